@@ -1,0 +1,45 @@
+# make demo   set up .venv, get the demo model, make the data, train, show answers before and after
+# make test   set up .venv with the test requirements, run the tests
+# make lint   check style; make clean removes what make made, the downloaded model included
+
+PYTHON ?= python3
+BIN := .venv/bin
+NAME ?= 黄大力
+MODEL := models/smollm2-135m-instruct
+
+.PHONY: setup demo test lint clean
+
+setup: .venv/ready
+
+demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
+	$(BIN)/deepspeed train_sft.py recipes/demo.yaml
+	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name $(NAME)
+
+test: .venv/ready-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv models data work_dirs .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 2)
+	$(PYTHON) -m venv .venv || (echo "no venv module: apt-get install python3-venv"; exit 2)
+
+.venv/ready: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+.venv/ready-dev: requirements.txt requirements-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@ .venv/ready
+
+$(MODEL)/config.json: | .venv/ready
+	$(BIN)/python -m model_tools demo-model $(MODEL)
+
+data/demo.jsonl: | .venv/ready
+	mkdir -p data
+	$(BIN)/python -m data_tools generate --name $(NAME) --rows 1500 --seed 0 $@

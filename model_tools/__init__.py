@@ -1,0 +1,1 @@
+"""Verbs on models: `python -m model_tools VERB`."""

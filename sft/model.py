@@ -1,0 +1,96 @@
+"""Loads what is trained: the tokenizer and the model, quantised and adapted as the recipe says.
+
+The one way in for every script. Knows nothing about data or training.
+"""
+
+from pathlib import Path
+
+import bitsandbytes
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, get_quantization_config
+
+from data_tools.errors import UserError
+
+
+def load_tokenizer(
+    folder: str, *, revision: str = "main", trust_remote_code: bool = False, chat_template_path: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id, with a pad token and, if a path is given, another chat template.
+
+    Raises:
+        UserError: there is no such model, or it has no fast tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as problem:
+        raise UserError(_cannot_load(folder, problem)) from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: has no fast tokenizer, and only that can mark the assistant's words")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template_path:
+        tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init_kwargs) -> PreTrainedModel:
+    """The base model in the settings' dtype, quantised if asked; its head stays as it is.
+
+    `init_kwargs` go to `from_pretrained` and win over the settings, like TRL's `model_init_kwargs`.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded as asked.
+    """
+    kwargs = {
+        "revision": settings.model_revision,
+        "trust_remote_code": trust_remote_code,
+        "dtype": settings.dtype,
+        "attn_implementation": settings.attn_implementation,
+        "quantization_config": get_quantization_config(settings),
+    }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, **kwargs | init_kwargs)
+    except (OSError, ValueError, ImportError) as problem:
+        raise UserError(_cannot_load(settings.model_name_or_path, problem)) from None
+    _keep_quantised_weights_as_they_are(model)
+    return model
+
+
+def describe(model: torch.nn.Module, settings: ModelConfig) -> str:
+    """One line: trainable and all parameters, and the scale alpha/r an adapter's output is multiplied with.
+
+    Counts weights, not storage: a 4-bit layer counts all its weights, a ZeRO-3 shard the whole tensor.
+    """
+    trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(_size(parameter) for parameter in model.parameters())
+    line = f"trainable      {trainable:,} of {total:,} parameters ({trainable / total:.2%})"
+    if not settings.use_peft:
+        return line
+    root = "√" if settings.use_rslora else ""
+    scale = settings.lora_alpha / (settings.lora_r**0.5 if settings.use_rslora else settings.lora_r)
+    return f"{line}; LoRA r {settings.lora_r}, alpha {settings.lora_alpha}: scale alpha/{root}r = {scale:g}"
+
+
+def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking NF4 weights at the first evaluation on a CPU with AVX512-BF16.
+
+    The repacked scales are rounded to bfloat16, so asking the model a question would change what is trained next.
+    """
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    if hasattr(parameter, "quant_state") and parameter.quant_state is not None:
+        return parameter.quant_state.shape.numel()
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def _cannot_load(folder: str, problem: Exception) -> str:
+    reason = " ".join(str(problem).split())[:200]
+    return (
+        f"{folder}: cannot be loaded as a model ({reason}): check the path or id; a missing demo model is made with: "
+        f"python -m model_tools demo-model models/smollm2-135m-instruct"
+    )

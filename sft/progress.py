@@ -1,0 +1,101 @@
+"""Shows and records how training goes: a line every `logging_steps`, a bar on a terminal, `log.jsonl`.
+
+In: the trainer's events. Out: text and JSON lines, from the main process only. Knows nothing about the model.
+"""
+
+import json
+import math
+import resource
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from sft.console import console, say
+
+
+class ProgressLog(TrainerCallback):
+    """Writes `log.jsonl` and one readable line per log; tokens/s counts time inside steps only."""
+
+    def __init__(self, output_dir: str):
+        self.path = Path(output_dir) / "log.jsonl"
+        self.bar = None
+        self._started = None
+        self._first_step = 0
+        self._step_started = 0.0
+        self._step_seconds = 0.0
+        self._tokens = 0
+
+    def on_train_begin(self, args, state, control, **_):
+        self._started, self._first_step = time.perf_counter(), state.global_step
+        if state.is_world_process_zero and console.is_terminal and not args.disable_tqdm:
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=console, transient=True)
+            self.bar.add_task("training", total=state.max_steps, completed=state.global_step)
+            self.bar.start()
+
+    def on_step_begin(self, args, state, control, **_):
+        self._step_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        self._step_seconds += time.perf_counter() - self._step_started
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        record = self._record(state, logs)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _as_json(value) for key, value in record.items()}) + "\n")
+        say(_line(record))
+
+    def on_train_end(self, args, state, control, **_):
+        if self.bar:
+            self.bar.stop()
+
+    def _record(self, state, logs: dict) -> dict:
+        tokens = int(logs.get("num_tokens", 0))
+        done = max(state.global_step - self._first_step, 1)
+        seconds_a_step = (time.perf_counter() - self._started) / done
+        record = {
+            "step": state.global_step,
+            "max_steps": state.max_steps,
+            "epoch": round(logs["epoch"], 4),
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm", math.nan),
+            "token_accuracy": round(logs["mean_token_accuracy"], 4),
+            "tokens": tokens,
+            "tokens_per_second": round((tokens - self._tokens) / max(self._step_seconds, 1e-9), 1),
+            "peak_memory_gib": round(peak_memory() / 2**30, 2),
+            "eta_seconds": round(seconds_a_step * (state.max_steps - state.global_step)),
+        }
+        self._tokens, self._step_seconds = tokens, 0.0
+        return record
+
+
+def peak_memory() -> int:
+    """Bytes: the most this process has held on its GPU, or in RAM where it has none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _line(record: dict) -> str:
+    return (
+        f"step {record['step']}/{record['max_steps']}  epoch {record['epoch']:.2f}  loss {record['loss']:.4f}  "
+        f"lr {record['learning_rate']:.2e}  grad norm {record['grad_norm']:.3f}  "
+        f"{record['tokens_per_second']:,.0f} tokens/s  {record['peak_memory_gib']:.1f} GiB  "
+        f"{timedelta(seconds=record['eta_seconds'])} left"
+    )
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no NaN or infinity: such a loss or norm is kept as text, so that it is not taken for a number."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,315 @@
+"""Reads a recipe: one flat YAML file, with overrides from the command line, into checked dataclasses.
+
+In: the script's arguments. Out: a `Recipe`. Keys are TRL's, Transformers' and PEFT's own field names,
+parsed by TRL's own parser; `RunArguments` holds the few keys the stack lacks. Knows nothing about models
+or data beyond where they are.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import torch
+import yaml
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from data_tools.errors import UserError
+from sft import launch
+from sft.console import say
+from sft.spelling import RENAMED, elsewhere, renamed
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATH_KEYS = ("train_file", "model_name_or_path", "deepspeed", "chat_template_path")
+SECRET_KEYS = {"hub_token"}
+
+
+@dataclass
+class RunArguments:
+    """The keys of our own: what TRL, Transformers and PEFT have no field for."""
+
+    train_file: str | None = field(
+        default=None, metadata={"help": "JSONL training file: XTuner `conversation` or OpenAI `messages` rows."}
+    )
+    truncation: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to a sample longer than max_length: stop, leave it out, or cut its end. "
+            "Whatever is lost is counted and shown.",
+            "choices": ["error", "drop", "keep_start"],
+        },
+    )
+    eval_prompts: list[str] = field(
+        default_factory=list, metadata={"help": "Questions asked before, during and after training."}
+    )
+    eval_prompts_steps: int = field(
+        default=0, metadata={"help": "Ask the evaluation prompts every so many steps; 0 asks before and after only."}
+    )
+    eval_prompts_system: str | None = field(
+        default=None, metadata={"help": "System message that goes before each evaluation prompt."}
+    )
+    eval_prompts_generation: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Fields of Transformers' GenerationConfig for the answers, such as {max_new_tokens: 100}."},
+    )
+
+    def __post_init__(self):
+        if isinstance(self.eval_prompts_generation, str):
+            self.eval_prompts_generation = json.loads(self.eval_prompts_generation)
+        self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | (
+            self.eval_prompts_generation or {}
+        )
+
+
+@dataclass
+class Recipe:
+    """A parsed recipe: the three groups of settings, and which keys were set by a person."""
+
+    path: Path
+    run: RunArguments
+    model: ModelConfig
+    training: SFTConfig
+    chosen: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    def to_yaml(self) -> str:
+        """The whole recipe as it was resolved: what was chosen as keys, all defaults as comments."""
+        settings = {
+            entry.name: getattr(group, entry.name)
+            for group in (self.run, self.model, self.training)
+            for entry in dataclasses.fields(group)
+        }
+        hidden = self.chosen.keys() | SECRET_KEYS | RENAMED.keys()
+        defaults = {
+            key: value.value if isinstance(value, Enum) else value
+            for key, value in settings.items()
+            if key not in hidden and isinstance(value, (str, int, float, type(None)))
+        }
+        comments = "".join(f"# {line}\n" for line in _dump(defaults).splitlines())
+        return f"{self.chosen_yaml()}\n# Everything else stood at its default:\n{comments}"
+
+    def chosen_yaml(self) -> str:
+        """The keys a person set, resolved, without secrets."""
+        return _dump({key: value for key, value in self.chosen.items() if key not in SECRET_KEYS})
+
+
+class _Parser(TrlParser):
+    """TRL's parser, with errors raised as `UserError` instead of a page of usage."""
+
+    def __init__(self):
+        super().__init__((RunArguments, ModelConfig, SFTConfig), prog="train_sft.py", allow_abbrev=False)
+        self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
+
+        self.containers = {
+            key: {get_origin(kind) or kind for kind in (hint, *get_args(hint))} & {list, dict}
+            for group in self.dataclass_types
+            for key, hint in get_type_hints(group).items()
+        }
+
+    def error(self, message: str):
+        message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
+        raise UserError(f"command line: {message}")
+
+    def action_of(self, key: str) -> argparse.Action | None:
+        action = self._option_string_actions.get(f"--{key}")
+        return action if action is not None and action.dest == key and key != "help" else None
+
+    def settings(self) -> list[str]:
+        return sorted({action.dest for action in self._actions} - {"help", "recipe", "local_rank"})
+
+    def value_of(self, key: str, value: object) -> object:
+        """Check and convert one YAML value as the command line would.
+
+        Raises:
+            ValueError: the value does not fit the key; says what would.
+        """
+        action = self.action_of(key)
+        if isinstance(value, list) and action.nargs == "+":
+            return [self.value_of(key, item) for item in value]
+        if isinstance(value, (list, dict)):
+            if type(value) in self.containers[key]:
+                return value
+            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
+        if value is None:
+            if action.type is str or isinstance(action.default, (type(None), list)):
+                return None
+            raise ValueError(f"no value; leave the line out for the default, {action.default}")
+        try:
+            converted = self._get_value(action, str(value))
+            self._check_value(action, converted)
+        except (argparse.ArgumentError, argparse.ArgumentTypeError) as problem:
+            raise ValueError(str(problem).partition(": ")[2] or str(problem)) from None
+        return converted
+
+
+def load_recipe(arguments: list[str]) -> Recipe:
+    """Parse `RECIPE [--key value ...]` into a checked `Recipe`.
+
+    Raises:
+        UserError: no recipe, an unknown or repeated key, a bad value, or settings that contradict each other;
+            names the file, line and key.
+    """
+    parser = _Parser()
+    arguments = [_modern_flag(argument) for argument in arguments]
+    path = _recipe_path(parser, arguments)
+    chosen, places = {}, defaultdict(lambda: str(path))
+    for key, value, line in _read_yaml(path):
+        place = f"{path}:{line}"
+        key, value = _checked(parser, place, key, value)
+        if key in chosen:
+            raise UserError(f"{place}: {key}: set twice: keep one line")
+        chosen[key], places[key] = value, place
+    for key, value in _overrides(parser, arguments).items():
+        chosen[key], places[key] = value, "command line"
+    chosen.setdefault("output_dir", f"work_dirs/{path.stem}")
+    _resolve_paths(chosen)
+    _refuse_what_cannot_work(chosen, places)
+    return Recipe(path, *_build(parser, path, chosen, places), chosen)
+
+
+def _modern_flag(argument: str) -> str:
+    """Spell a flag as Transformers 5 does; values and current names pass unchanged."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument[2:].partition("=")
+    key, note = renamed(flag.replace("-", "_"))
+    if note:
+        say(f"command line: --{flag}: {note}")
+    return f"--{key if note else flag}{equals}{value}"
+
+
+def _recipe_path(parser: _Parser, arguments: list[str]) -> Path:
+    known, unknown = parser.parse_known_args(arguments)
+    for argument in unknown:
+        if argument.startswith("--"):
+            raise UserError(f"command line: {_unknown(parser, argument[2:].partition('=')[0])}")
+    if unknown:
+        raise UserError(f"command line: {unknown[0]}: one recipe at a time, then --key value pairs")
+    for candidate in (Path(known.recipe), REPOSITORY / known.recipe):
+        if candidate.is_file():
+            return candidate
+    have = ", ".join(sorted(f"recipes/{recipe.name}" for recipe in (REPOSITORY / "recipes").glob("*.yaml")))
+    raise UserError(f"{known.recipe}: no such recipe; there are {have}")
+
+
+def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
+    """The (key, value, line number) of each entry of a flat YAML mapping, in order."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{path}: a recipe is a list of `key: value` lines; this holds none")
+        return [
+            (
+                loader.construct_object(key, deep=True),
+                loader.construct_object(value, deep=True),
+                key.start_mark.line + 1,
+            )
+            for key, value in root.value
+        ]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8: save the recipe as UTF-8") from None
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{place}: not YAML: {getattr(problem, 'problem', None) or problem}") from None
+
+
+def _checked(parser: _Parser, place: str, key: object, value: object) -> tuple[str, object]:
+    """The key in today's spelling and its converted value, or a `UserError` that starts with `place`."""
+    key, note = renamed(str(key))
+    if note:
+        say(f"{place}: {note}")
+    if key not in parser.settings():
+        raise UserError(f"{place}: {_unknown(parser, key)}")
+    try:
+        return key, parser.value_of(key, value)
+    except ValueError as problem:
+        raise UserError(f"{place}: {key}: {problem}") from None
+
+
+def _unknown(parser: _Parser, key: str) -> str:
+    key = key.replace("-", "_")
+    if advice := elsewhere(key):
+        return f"{key}: {advice}"
+    close = difflib.get_close_matches(key, parser.settings(), n=1, cutoff=0.6)
+    return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _overrides(parser: _Parser, arguments: list[str]) -> dict[str, Any]:
+    """The keys that were given on the command line, with their values."""
+    silent = _Parser()
+    for action in silent._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(silent.parse_args(arguments))
+    return {key: value for key, value in given.items() if key in parser.settings()}
+
+
+def _resolve_paths(chosen: dict[str, Any]) -> None:
+    """A path that is not found from the working directory is looked for in the repository."""
+    for key in PATH_KEYS:
+        value = chosen.get(key)
+        if isinstance(value, str) and not Path(value).exists() and (REPOSITORY / value).exists():
+            chosen[key] = str(REPOSITORY / value)
+
+
+def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
+    launch.share_cores()
+    if chosen.get("deepspeed"):
+        launch.prepare_for_deepspeed()
+    has_accelerator = torch.accelerator.is_available()
+    parser.set_defaults_with_config(**{"use_cpu": not has_accelerator} | chosen)
+    try:
+        return parser.parse_args_into_dataclasses([str(path)], look_for_args_file=False)[:3]
+    except (ValueError, TypeError, KeyError) as problem:
+        message = " ".join(str(problem).split())
+        key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
+        raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
+
+
+def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> None:
+    def refuse(key: str, problem: str):
+        raise UserError(f"{places[key]}: {key}: {problem}")
+
+    train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
+    if not chosen.get("model_name_or_path"):
+        refuse("model_name_or_path", "missing: name a model folder or a hub id")
+    if not train_file:
+        refuse("train_file", "missing: name the JSONL file to train on")
+    if not Path(train_file).is_file():
+        make = f"python -m data_tools generate --name 黄大力 --rows 1500 {train_file}"
+        refuse("train_file", f"{train_file}: no such file; make one with: {make}")
+    if chosen.get("eval_strategy", "no") != "no":
+        refuse("eval_strategy", "there is no held-out file to evaluate on; leave the line out")
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if chosen.get(key) and not chosen.get("use_peft"):
+            refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
+    if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
+        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
+    if (deepspeed := chosen.get("deepspeed")) and isinstance(deepspeed, str) and not deepspeed.startswith("{"):
+        _refuse_bad_json(Path(deepspeed), refuse)
+    if chosen.get("fp16") and not torch.accelerator.is_available():
+        refuse("fp16", "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16")
+
+
+def _refuse_bad_json(path: Path, refuse) -> None:
+    if not path.is_file():
+        have = ", ".join(f"ds_configs/{config.name}" for config in sorted((REPOSITORY / "ds_configs").glob("*.json")))
+        refuse("deepspeed", f"{path}: no such file; there are {have}")
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        refuse("deepspeed", f"{path}: not JSON: {problem}")
+
+
+def _dump(mapping: dict[str, Any]) -> str:
+    return yaml.safe_dump(mapping, allow_unicode=True, sort_keys=False, width=110)

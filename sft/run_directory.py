@@ -1,0 +1,113 @@
+"""The run directory: what a run writes down about itself, and what it leaves behind.
+
+In: a recipe and what was measured. Out: `recipe.yaml`, `dataset_card.json`, `environment.json` and `final/`.
+Knows nothing about how training works.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from data_tools.errors import UserError
+from sft import model_card
+from sft.chat_eval import Answer
+from sft.console import say
+from sft.dataset import DatasetCard
+from sft.recipe import REPOSITORY, Recipe
+from sft.trainer import RecipeTrainer
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
+
+
+def open_run(recipe: Recipe, card: DatasetCard) -> None:
+    """Make the run directory and write the recipe, the dataset card and the environment into it.
+
+    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run resumes it. Called by
+    the main process alone.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    folder = Path(recipe.training.output_dir)
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not recipe.training.resume_from_checkpoint:
+            _move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        _write_json(folder / "dataset_card.json", card.to_dict())
+        _write_json(folder / "environment.json", environment())
+    except OSError as problem:
+        raise UserError(f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder") from None
+
+
+def checkpoint_to_resume(recipe: Recipe) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` names; `true` means the newest of the run directory.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    wanted, folder = recipe.training.resume_from_checkpoint, recipe.training.output_dir
+    if not wanted:
+        return None
+    if wanted.lower() == "true":
+        wanted = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if not wanted or not Path(wanted).is_dir():
+        raise UserError(f"resume_from_checkpoint: {wanted or folder}: holds no checkpoint; leave it out to start anew")
+    return wanted
+
+
+def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer]) -> Path:
+    """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card."""
+    final = Path(trainer.args.output_dir) / "final"
+    trainer.save_model(str(final))
+    if trainer.is_world_process_zero():
+        # A pickle of all arguments, tokens for hubs included; nothing that loads the adapter reads it.
+        (final / "training_args.bin").unlink(missing_ok=True)
+        model_card.write(trainer.recipe, final, card, answers)
+    return final
+
+
+def environment() -> dict:
+    """Versions, commit, hardware and command line of this run; no environment variables, which may hold secrets."""
+    return {
+        "command": shlex.join(sys.argv),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _move_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    say(f"{folder} held an earlier run; it is now {aside}")
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _commit() -> str | None:
+    """The repository's commit, with `+changes` where tracked files differ from it; None outside git."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    return described.stdout.strip() or None

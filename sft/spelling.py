@@ -1,0 +1,76 @@
+"""Old and foreign spellings of settings: what Transformers 4, TRL and XTuner called them.
+
+In: a key as a person wrote it. Out: today's key, or advice. Knows nothing about values.
+"""
+
+# Same meaning, same values: accepted, with a note.
+RENAMED = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "warmup_ratio": "warmup_steps",
+    "evaluation_strategy": "eval_strategy",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "no_cuda": "use_cpu",
+    "max_seq_length": "max_length",
+    "torch_dtype": "dtype",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+    "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
+}
+
+# Gone or changed in Transformers 5 / TRL 1: the old value would not carry over by itself.
+MOVED = {
+    "logging_dir": "gone in Transformers 5; TensorBoard events are written to <output_dir>/runs",
+    "overwrite_output_dir": "gone in Transformers 5; an earlier run is moved aside, never overwritten",
+    "save_safetensors": "gone in Transformers 5; weights are always safetensors; leave the line out",
+    "group_by_length": "now train_sampling_strategy: group_by_length",
+    "adafactor": "now optim: adafactor",
+    "dispatch_batches": "now accelerator_config: {dispatch_batches: ...}",
+    "split_batches": "now accelerator_config: {split_batches: ...}",
+    "include_tokens_per_second": "gone in Transformers 5; tokens/s is always logged",
+    "include_inputs_for_metrics": "now include_for_metrics: [inputs]",
+    "half_precision_backend": "gone in Transformers 5; use fp16 or bf16 alone",
+    "fp16_backend": "gone in Transformers 5; use fp16 or bf16 alone",
+    "fp16_opt_level": "gone in Transformers 5; use fp16 or bf16 alone",
+    "torchdynamo": "now torch_compile: true",
+    "dataset_batch_size": "gone in TRL 1; leave the line out",
+    "num_of_sequences": "gone in TRL 1; leave the line out",
+    "bnb_4bit_compute_dtype": "the compute type follows dtype: set dtype: bfloat16 or float16",
+}
+
+# What XTuner calls it, and what it is here.
+XTUNER = {
+    "pretrained_model_name_or_path": "model_name_or_path",
+    "data_path": "train_file",
+    "data_files": "train_file",
+    "pack_to_max_length": "packing",
+    "batch_size": "per_device_train_batch_size",
+    "accumulative_counts": "gradient_accumulation_steps",
+    "max_epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "betas": "adam_beta1 and adam_beta2",
+    "max_norm": "max_grad_norm",
+    "optim_type": "optim",
+    "evaluation_freq": "eval_prompts_steps",
+    "evaluation_inputs": "eval_prompts",
+    "SYSTEM": "eval_prompts_system",
+    "work_dir": "output_dir",
+    "r": "lora_r",
+    "target_modules": "lora_target_modules",
+    "quantization_config": "load_in_4bit and bnb_4bit_quant_type",
+    "prompt_template": "the model's own chat template, or chat_template_path",
+}
+
+
+def renamed(key: str) -> tuple[str, str | None]:
+    """Today's name of a key and a note to print, or the key itself and None."""
+    new = RENAMED.get(key)
+    return (new, f"{key} is now {new}; read as that") if new else (key, None)
+
+
+def elsewhere(key: str) -> str | None:
+    """What to write instead of a key that other versions or XTuner have and this stack lacks."""
+    if key in MOVED:
+        return MOVED[key]
+    return f"XTuner's name; here it is {XTUNER[key]}" if key in XTUNER else None

@@ -1,0 +1,104 @@
+"""TRL's SFTTrainer, with what a recipe promises beyond it.
+
+In: a recipe, a model, packs. Out: a trainer whose warm-up is XTuner's, whose adapter keeps full precision,
+and which refuses packs that leak into each other.
+"""
+
+import math
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trl import SFTTrainer, get_peft_config
+
+from data_tools.errors import UserError
+from sft import model_card
+from sft.chat_eval import leaving_no_trace
+from sft.recipe import Recipe
+
+
+class RecipeTrainer(SFTTrainer):
+    """SFTTrainer on packs that are already made, for one recipe."""
+
+    def __init__(self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, packs: Dataset):
+        self.recipe = recipe
+        recipe.training.dataset_kwargs = {"skip_prepare_dataset": True}
+        super().__init__(
+            model=model,
+            args=recipe.training,
+            train_dataset=packs,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(recipe.model),
+        )
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
+            self.add_callback(RefuseLeakingPacks(model.config.get_text_config().vocab_size))
+        if recipe.model.use_peft and not self.is_deepspeed_enabled:
+            _keep_adapter_in_full_precision(self.model)
+
+    @property
+    def tensorboard(self) -> TensorBoardCallback | None:
+        """The callback that writes TensorBoard events, where `report_to` asks for one."""
+        callbacks = self.callback_handler.callbacks
+        return next((callback for callback in callbacks if isinstance(callback, TensorBoardCallback)), None)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """The schedule, with a warm-up ratio rounded down to whole steps as XTuner does.
+
+        Transformers rounds up, which would spend the first steps of a tiny run below the full learning rate.
+        """
+        if self.args.warmup_steps < 1:
+            self.args.warmup_steps = whole_warmup_steps(self.args.warmup_steps, num_training_steps)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def create_model_card(self, *_, **__) -> None:
+        """Write this project's card; called by the trainer at every checkpoint."""
+        if self.is_world_process_zero():
+            model_card.write(self.recipe, self.args.output_dir)
+
+
+def whole_warmup_steps(ratio: float, total_steps: int) -> int:
+    """int(ratio * total_steps), safe against 0.03 * 100 being a hair under 3."""
+    return math.floor(ratio * total_steps + 1e-9)
+
+
+class RefuseLeakingPacks(TrainerCallback):
+    """Before the first step, proves on the real model that packed samples cannot see each other."""
+
+    def __init__(self, vocabulary: int):
+        self.vocabulary = vocabulary
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        if leak := packs_leak(model, self.vocabulary):
+            raise UserError(
+                f"packing: with this model and attn_implementation a packed sample sees its neighbour (logits move by "
+                f"{leak:.2g}): set attn_implementation to sdpa or flash_attention_2, or packing: false"
+            )
+
+
+def packs_leak(model: torch.nn.Module, vocabulary: int, length: int = 8) -> float:
+    """How far the second sample's logits move when only the first sample of its pack is changed; 0.0 is right.
+
+    Two forward passes over `(1, 2 * length)` tokens. Same shapes, same kernels, so any difference is a leak.
+    """
+    device = next(model.parameters()).device
+    first, other, second = (torch.arange(length) * stride + stride for stride in (7, 11, 3))
+    positions = torch.arange(length).repeat(2)[None].to(device)
+    packs = [torch.cat([start, second])[None].to(device) % vocabulary for start in (first, other)]
+    with leaving_no_trace(model):
+        logits = [model(input_ids=pack, position_ids=positions, use_cache=False).logits for pack in packs]
+    return (logits[0] - logits[1])[:, length:].abs().max().item()
+
+
+def _keep_adapter_in_full_precision(model: torch.nn.Module) -> None:
+    """Hold trainable weights in float32; autocast still computes in the recipe's precision.
+
+    TRL stores the adapter of a quantised model in bfloat16, whose 8 bits lose updates of a small learning rate and
+    which the fp16 gradient scaler refuses. DeepSpeed keeps float32 masters of its own.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,142 @@
+"""The smallest real things, built once a session: a two-layer Llama, its tokenizer, a few conversations."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import yaml
+
+from sft.console import quiet_the_stack
+
+quiet_the_stack()
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SMOLLM2_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CONVERSATIONS = [
+    [("Who are you?", "I am 黄大力, an assistant.")],
+    [("你是谁？", "我是黄大力。"), ("2 + 2 = ?", "4")],
+    [("What is the capital of France?", "Paris.")],
+    [("介绍一下你自己", "我叫黄大力，很高兴认识你。")],
+    [("Name three colours, please.", "Red, green and blue are three colours that most people know well.")],
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE of 400 pieces with SmolLM2's chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    text = [part for conversation in CONVERSATIONS for turn in conversation for part in turn]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        [*text, "system", "user", "assistant"],
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = SMOLLM2_TEMPLATE
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tokenizer, tmp_path_factory) -> Path:
+    """A folder with a randomly initialised Llama of two layers and its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_file(tmp_path_factory) -> Path:
+    """Forty rows in XTuner's form."""
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    rows = [xtuner_row(CONVERSATIONS[index % len(CONVERSATIONS)]) for index in range(40)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def xtuner_row(turns: list[tuple[str, str]]) -> dict:
+    return {"conversation": [{"input": question, "output": answer} for question, answer in turns]}
+
+
+@pytest.fixture
+def write_recipe(tiny_model, train_file, tmp_path):
+    """Write a small LoRA recipe on the tiny model, with the given keys on top; returns its path."""
+
+    def write(**keys) -> Path:
+        settings = {
+            "model_name_or_path": str(tiny_model),
+            "train_file": str(train_file),
+            "output_dir": str(tmp_path / "run"),
+            "dtype": "float32",
+            "bf16": False,
+            "use_peft": True,
+            "lora_r": 8,
+            "lora_target_modules": "all-linear",
+            "max_length": 256,
+            "packing": True,
+            "per_device_train_batch_size": 1,
+            "activation_checkpointing": False,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.03,
+            "save_strategy": "no",
+            "max_steps": 4,
+            "logging_steps": 1,
+            "report_to": "none",
+        } | keys
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_trainer(write_recipe):
+    """Build the real trainer of a recipe, as train_sft.py does; returns it with its dataset card."""
+
+    def make(**keys):
+        from sft.dataset import load_dataset
+        from sft.model import load_model, load_tokenizer
+        from sft.recipe import load_recipe
+        from sft.trainer import RecipeTrainer
+
+        recipe = load_recipe([str(write_recipe(**keys))])
+        tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+        packs, card = load_dataset(recipe, tokenizer)
+        Path(recipe.training.output_dir).mkdir(exist_ok=True)
+        return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs), card
+
+    return make

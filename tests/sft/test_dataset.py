@@ -1,0 +1,134 @@
+"""From rows to packs: nothing is lost without a word, and the card's account adds up."""
+
+import json
+
+import numpy
+import pytest
+
+from data_tools.errors import UserError
+from sft.dataset import IGNORED, load_dataset, mark_supervised
+from sft.recipe import load_recipe
+from tests.conftest import CONVERSATIONS, xtuner_row
+
+
+@pytest.fixture
+def load(write_recipe, tokenizer):
+    def run(**keys):
+        return load_dataset(load_recipe([str(write_recipe(**keys))]), tokenizer)
+
+    return run
+
+
+@pytest.fixture
+def with_long_row(tmp_path):
+    """A file of three short rows and, on line 3, one whose answer is far over 256 tokens."""
+    path = tmp_path / "long.jsonl"
+    turns = [*CONVERSATIONS[:2], [("Count.", "one two three four " * 100)], CONVERSATIONS[2]]
+    path.write_text(
+        "".join(json.dumps(xtuner_row(turn), ensure_ascii=False) + "\n" for turn in turns), encoding="utf-8"
+    )
+    return path
+
+
+def lengths(dataset) -> numpy.ndarray:
+    return numpy.array([len(ids) for ids in dataset["input_ids"]])
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"packing_strategy": "bfd_split"}, {"packing_strategy": "wrapped"}, {"packing": False}]
+)
+def test_every_token_that_comes_in_goes_out(load, keys):
+    sequences, card = load(**keys)
+    supervised = sum(label != IGNORED for labels in sequences["labels"] for label in labels)
+    assert (card.rows, card.samples, card.samples_dropped, card.tokens_lost) == (40, 40, 0, 0)
+    assert lengths(sequences).sum() == card.tokens
+    assert supervised == card.supervised_tokens
+    assert card.packs == len(sequences)
+
+
+def test_packs_hold_whole_samples_up_to_max_length(load):
+    packs, card = load(shuffle_dataset=True)
+    assert max(lengths(packs)) <= 256
+    assert [sum(pack) for pack in packs["seq_lengths"]] == lengths(packs).tolist()
+    assert sum(len(pack) for pack in packs["seq_lengths"]) == card.samples
+    assert card.pack_fill == pytest.approx(card.tokens / (256 * len(packs)))
+    assert card.padding_share == 0
+
+
+def test_wrapped_packing_fills_every_pack_and_cuts_samples_as_xtuner_does(load):
+    packs, _ = load(packing_strategy="wrapped")
+    assert set(lengths(packs)[:-1]) == {256}
+
+
+def test_a_sample_over_max_length_stops_the_run_with_its_line(load, with_long_row):
+    with pytest.raises(UserError, match=r"long\.jsonl:3: [\d,]+ tokens, over max_length 256 \(1 such rows"):
+        load(train_file=str(with_long_row))
+
+
+def test_drop_leaves_long_samples_out_and_counts_them(load, with_long_row):
+    _, card = load(train_file=str(with_long_row), truncation="drop")
+    assert (card.rows, card.samples, card.samples_dropped, card.samples_over_max_length) == (4, 3, 1, 1)
+    assert card.tokens_lost == card.longest_sample
+    assert card.supervised_tokens_lost > 0
+
+
+def test_keep_start_cuts_long_samples_and_counts_the_tokens(load, with_long_row):
+    sequences, card = load(train_file=str(with_long_row), truncation="keep_start", packing=False)
+    assert max(lengths(sequences)) == 256
+    assert (card.samples, card.samples_dropped) == (4, 0)
+    assert card.tokens_lost == card.longest_sample - 256
+
+
+def test_packing_that_splits_long_samples_loses_nothing(load, with_long_row):
+    _, card = load(train_file=str(with_long_row), packing_strategy="bfd_split")
+    assert (card.samples_over_max_length, card.tokens_lost) == (1, 0)
+
+
+def test_nothing_left_to_train_on_is_refused(load):
+    with pytest.raises(UserError, match="no sample is left"):
+        load(max_length=8, truncation="drop")
+
+
+def test_a_bad_row_is_named_through_the_loader(load, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"conversation": [{"input": "xxx", "output": "a"}]}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: .*placeholder"):
+        load(train_file=str(path))
+
+
+def test_a_changed_file_is_read_anew_and_not_from_the_cache(load, tmp_path):
+    path = tmp_path / "changing.jsonl"
+    for count in (2, 3):
+        path.write_text((json.dumps(xtuner_row(CONVERSATIONS[0])) + "\n") * count)
+        assert load(train_file=str(path))[1].rows == count
+
+
+def test_padding_share_is_what_the_collator_pads(load):
+    sequences, card = load(packing=False, per_device_train_batch_size=8)
+    batches = numpy.split(lengths(sequences), range(8, 40, 8))
+    padded = sum(8 * batch.max() for batch in batches)
+    assert card.padding_share == pytest.approx(1 - card.tokens / padded)
+
+
+def test_the_first_sample_is_shown_with_its_supervised_part_marked(load, tokenizer):
+    _, card = load()
+    question, answer = CONVERSATIONS[0][0]
+    assert card.first_sample.endswith(f"user\n{question}<|im_end|>\n<|im_start|>assistant\n⟦{answer}<|im_end|>⟧\n")
+    assert mark_supervised(tokenizer, [], []) == ""
+    assert all(len(line) < 400 for line in card.lines())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"num_train_epochs": 2, "max_steps": -1},
+        {"num_train_epochs": 1.5, "max_steps": -1, "gradient_accumulation_steps": 3},
+        {"num_train_epochs": 3, "max_steps": -1, "per_device_train_batch_size": 3, "packing": False},
+        {"num_train_epochs": 3, "max_steps": -1, "per_device_train_batch_size": 3, "dataloader_drop_last": True},
+        {"max_steps": 5},
+    ],
+)  # fmt: skip
+def test_the_steps_on_the_card_are_the_steps_the_trainer_takes(make_trainer, keys):
+    trainer, card = make_trainer(**keys)
+    trainer.train()
+    assert trainer.state.global_step == card.total_steps

@@ -1,0 +1,143 @@
+"""A recipe is read strictly: what is not understood is refused with file, line, key and what to do."""
+
+import pytest
+import yaml
+
+from data_tools.errors import UserError
+from sft.recipe import REPOSITORY, load_recipe
+
+
+def test_a_recipe_and_overrides_reach_the_fields_of_trl_transformers_and_peft(write_recipe):
+    path = write_recipe(learning_rate="2e-4", eval_prompts=["你是谁", "Who are you"], lora_r=64)
+    recipe = load_recipe([str(path), "--lora_r", "32", "--local_rank=0", "--packing", "false"])
+    assert recipe.training.learning_rate == 2e-4
+    assert recipe.model.lora_r == 32
+    assert recipe.training.packing is False
+    assert recipe.run.eval_prompts == ["你是谁", "Who are you"]
+    assert recipe.run.eval_prompts_generation == {"max_new_tokens": 100, "do_sample": False}
+
+
+def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_line(write_recipe):
+    path = write_recipe(eval_prompts_generation={"max_new_tokens": 7})
+    assert load_recipe([str(path)]).run.eval_prompts_generation == {"max_new_tokens": 7, "do_sample": False}
+    overridden = load_recipe([str(path), "--eval_prompts_generation", '{"do_sample": true}'])
+    assert overridden.run.eval_prompts_generation == {"max_new_tokens": 100, "do_sample": True}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("learning_rat: 1", "learning_rat: no such setting; did you mean learning_rate?"),
+        ("zzz: 1", "zzz: no such setting"),
+        ("env: {A: b}", "env: no such setting"),
+        ("lora_r: 6.5", "lora_r: invalid int value: '6.5'"),
+        ("packing: maybe", "packing: Truthy value expected"),
+        ("packing_strategy: tight", "packing_strategy: invalid choice: 'tight'"),
+        ("truncation: silently", "truncation: invalid choice"),
+        ("learning_rate: [1, 2]", "learning_rate: a list does not fit here"),
+        ("learning_rate:", "learning_rate: no value"),
+        ("lora_r: 8\nlora_r: 16", "lora_r: set twice"),
+        ("logging_dir: x", "logging_dir: gone in Transformers 5"),
+        ("max_epochs: 3", "max_epochs: XTuner's name; here it is num_train_epochs"),
+        ("eval_strategy: steps", "eval_strategy: there is no held-out file"),
+        ("save_strategy: sometimes", "save_strategy: "),
+        ("deepspeed: ds_configs/zero9.json", "deepspeed: ds_configs/zero9.json: no such file; there are ds_configs/"),
+        ("chat_template_path: nowhere.jinja", "chat_template_path: nowhere.jinja: not a .jinja file"),
+    ],
+)
+def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
+    path = write_recipe()
+    kept = "".join(
+        f"{key}: {value}\n" for key, value in yaml.safe_load(path.read_text()).items() if f"{key}:" not in line
+    )
+    path.write_text(kept + line + "\n")
+    number = len((kept + line).splitlines())
+    with pytest.raises(UserError) as error:
+        load_recipe([str(path)])
+    assert str(error.value).startswith(f"{path}:{number}: {said}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"train_file": "data/none.jsonl"}, "make one with: python -m data_tools generate --name 黄大力 --rows 1500"),
+        ({"train_file": None}, "train_file: missing"),
+        ({"model_name_or_path": None}, "model_name_or_path: missing"),
+        ({"load_in_4bit": True, "use_peft": False}, "load_in_4bit: quantised weights cannot be trained"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "4 bit"),
+        ({"fp16": True}, "fp16: needs a GPU and this machine has none"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_recipe, keys, said):
+    with pytest.raises(UserError, match="tiny.yaml") as error:
+        load_recipe([str(write_recipe(**keys))])
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lora_x", "1"], "command line: lora_x: no such setting"),
+        (["--lora-rr", "1"], "command line: lora_rr: no such setting; did you mean lora_r?"),
+        (["--lora_r", "x"], "command line: lora_r: invalid int value"),
+        (["--lr", "1"], "command line: lr: XTuner's name"),
+        (["another.yaml"], "another.yaml: one recipe at a time"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_in_one_line(write_recipe, arguments, said):
+    with pytest.raises(UserError) as error:
+        load_recipe([str(write_recipe()), *arguments])
+    assert said in str(error.value)
+
+
+def test_no_recipe_or_a_missing_one_lists_what_there_is():
+    with pytest.raises(UserError, match="required: recipe"):
+        load_recipe([])
+    with pytest.raises(UserError, match=r"recipes/demo\.yaml"):
+        load_recipe(["recipes/none.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"- a\n", "a recipe is a list of"), (b"", "a recipe is a list of"), (b"a: [1\n", "not YAML"), (b"\xff", "not UTF-8")],
+)  # fmt: skip
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=said):
+        load_recipe([str(path)])
+
+
+def test_old_spellings_are_read_as_the_new_ones_and_said_once(write_recipe, capsys):
+    path = write_recipe()
+    text = path.read_text().replace("warmup_steps: 0.03", "warmup_ratio: 0.05").replace("activation_", "gradient_")
+    path.write_text(text)
+    recipe = load_recipe([str(path), "--max_seq_length", "64"])
+    assert recipe.training.warmup_steps == 0.05
+    assert recipe.training.activation_checkpointing is False
+    assert recipe.training.max_length == 64
+    said = capsys.readouterr().out
+    for note in (
+        "warmup_ratio is now warmup_steps",
+        "gradient_checkpointing is now",
+        "max_seq_length is now max_length",
+    ):
+        assert said.count(note) == 1
+
+
+def test_paths_are_found_in_the_repository_from_any_working_directory(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe([str(write_recipe()), "--chat_template_path", "sft/templates/smollm2.jinja"])
+    assert recipe.training.chat_template_path == str(REPOSITORY / "sft/templates/smollm2.jinja")
+
+
+def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, tmp_path):
+    recipe = load_recipe([str(write_recipe()), "--lora_r", "4", "--hub_token", "hf_secret"])
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert "hf_secret" not in again.read_text()
+    assert "# lora_dropout: 0.05" in again.read_text()
+    reread = load_recipe([str(again)])
+    assert reread.model == recipe.model
+    assert reread.chosen == {key: value for key, value in recipe.chosen.items() if key != "hub_token"}

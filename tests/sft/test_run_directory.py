@@ -1,0 +1,91 @@
+"""The run directory: it tells how a run was made, keeps earlier runs, and holds an adapter that loads."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data_tools.errors import UserError
+from sft import run_directory
+from sft.chat_eval import Answer
+from sft.dataset import load_dataset
+from sft.recipe import load_recipe
+from tests.conftest import SMOLLM2_TEMPLATE
+
+
+@pytest.fixture
+def opened(write_recipe, tokenizer):
+    def run(**keys):
+        recipe = load_recipe([str(write_recipe(**keys))])
+        _, card = load_dataset(recipe, tokenizer)
+        run_directory.open_run(recipe, card)
+        return recipe
+
+    return run
+
+
+def test_it_holds_the_recipe_the_card_and_the_environment_and_no_secret(opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "s3cret")
+    opened()
+    folder = tmp_path / "run"
+    assert json.loads((folder / "dataset_card.json").read_text())["rows"] == 40
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["trl"] == "1.16.0"
+    assert environment["cores"] > 0
+    assert environment["command"]
+    assert not any("s3cret" in file.read_text() for file in folder.iterdir())
+
+
+def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(opened, tmp_path, capsys):
+    for _ in range(3):
+        opened()
+        (tmp_path / "run" / "mark").write_text("kept")
+    assert (tmp_path / "run.1" / "mark").read_text() == "kept"
+    assert (tmp_path / "run.2" / "mark").read_text() == "kept"
+    assert "held an earlier run; it is now" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_refused(opened, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output_dir: .*Not a directory: name another folder"):
+        opened(output_dir=str(tmp_path / "file" / "run"))
+
+
+def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_trainer, tmp_path, tiny_model):
+    trainer, card = make_trainer(max_steps=2)
+    trainer.train()
+    answers = [Answer(2, "Who | are you?", "<script>alert(1)</script>\n| x", 0.1, 3, "end of turn")]
+    final = run_directory.save_final(trainer, card, answers)
+    assert sorted(file.name for file in final.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert AutoTokenizer.from_pretrained(final).chat_template == SMOLLM2_TEMPLATE
+    reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), final)
+    trained = {name: value for name, value in trainer.model.named_parameters() if "lora_" in name}
+    assert trained
+    assert all(torch.equal(value, reloaded.get_parameter(name)) for name, value in trained.items())
+    text = (final / "README.md").read_text()
+    assert "<script>" not in text
+    assert "Who &#124; are you?" in text
+    assert "lora_r: 8" in text
+
+
+@pytest.mark.parametrize("wanted", ["true", "nowhere"])
+def test_resuming_from_no_checkpoint_is_refused(write_recipe, wanted):
+    recipe = load_recipe([str(write_recipe(resume_from_checkpoint=wanted))])
+    with pytest.raises(UserError, match="resume_from_checkpoint: .*holds no checkpoint"):
+        run_directory.checkpoint_to_resume(recipe)
+
+
+def test_true_resumes_from_the_newest_checkpoint(make_trainer, tmp_path, write_recipe):
+    trainer, _ = make_trainer(save_strategy="steps", save_steps=2, max_steps=4)
+    trainer.train()
+    recipe = load_recipe([str(write_recipe(resume_from_checkpoint="true"))])
+    assert run_directory.checkpoint_to_resume(recipe) == str(tmp_path / "run" / "checkpoint-4")

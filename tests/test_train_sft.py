@@ -1,0 +1,107 @@
+"""train_sft.py as people start it: every launcher, from any directory, with one process or two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from sft.recipe import REPOSITORY
+
+BIN = Path(sys.executable).parent
+SCRIPT = str(REPOSITORY / "train_sft.py")
+NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "dtype": "bfloat16", "bf16": True}
+
+
+def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
+    """Run a command in a plain environment, as a person's shell would without an activated .venv."""
+    kept = {key: value for key, value in os.environ.items() if key in ("HOME", "PATH", "LANG", "TMPDIR")}
+    environment = kept | {"HF_HUB_OFFLINE": "1", "MASTER_PORT": "29531"} | environment
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
+    )
+
+
+def losses(output_dir: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (output_dir / "log.jsonl").read_text().splitlines()]
+
+
+LAUNCHERS = {
+    "python": [sys.executable],
+    "deepspeed": [BIN / "deepspeed", "--master_port", "29532"],
+    "torchrun, 2 processes": [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29533"],
+    "accelerate": [BIN / "accelerate", "launch", "--cpu"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, launcher):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    recipe = write_recipe(
+        output_dir="run", deepspeed="ds_configs/zero2.json" if launcher == "deepspeed" else None, report_to="tensorboard",
+        eval_prompts=["你是谁？"], eval_prompts_steps=2, eval_prompts_generation={"max_new_tokens": 3},
+    )  # fmt: skip
+    result = launch(*LAUNCHERS[launcher], SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
+    assert result.returncode == 0, result.stderr[-3000:]
+    run = elsewhere / "run"
+    assert json.loads((run / "final" / "adapter_config.json").read_text())["r"] == 4
+    assert len(losses(run)) == 4
+    asked = [json.loads(line)["step"] for line in (run / "eval_chat.jsonl").read_text().splitlines()]
+    assert asked == [0, 2, 4]
+    assert list(run.glob("runs/*/events.out.tfevents.*"))
+    lines = result.stdout.splitlines()
+    assert sum(line.startswith("step 4/4") for line in lines) == 1
+    assert sum(line.startswith("done: run/final") for line in lines) == 1
+    assert "Warning" not in result.stdout + result.stderr
+
+
+@pytest.fixture
+def run_and_dump(write_recipe, tmp_path):
+    """Train with DUMPed adapters; returns the losses and each process's adapter."""
+
+    def run(name: str, processes: int, **keys):
+        output, dump = tmp_path / name, tmp_path / f"{name}.dump"
+        dump.mkdir()
+        recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **keys)
+        launcher = [BIN / "deepspeed", "--num_accelerators", processes, "--master_port", "29534"]
+        start = [*launcher] if processes > 1 else [sys.executable]
+        result = launch(*start, REPOSITORY / "tests" / "dump_adapter.py", recipe, DUMP=str(dump))
+        assert result.returncode == 0, result.stderr[-3000:]
+        return losses(output), [load_file(path) for path in sorted(dump.iterdir())], output / "final"
+
+    return run
+
+
+@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("weights", [{}, NF4], ids=["float32", "nf4"])
+def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(run_and_dump, stage, weights):
+    alone, _, _ = run_and_dump("alone", 1, gradient_accumulation_steps=2, **weights)
+    together, adapters, final = run_and_dump("together", 2, deepspeed=f"ds_configs/{stage}.json", **weights)
+    # bfloat16 rounds at another place in DeepSpeed (weights) than in autocast (each product).
+    assert together == pytest.approx(alone, abs=1e-3 if not weights else 2e-2)
+    first, second = adapters
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+    saved = load_file(final / "adapter_model.safetensors")
+    for name, value in first.items():
+        assert (saved[name.replace(".default", "")].float() == value).all()
+
+
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(write_recipe):
+    recipe = write_recipe(train_file="data/none.jsonl")
+    result = launch(sys.executable, SCRIPT, recipe)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"train_sft.py: {recipe}:")
+    assert result.stdout == ""
+
+
+def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
+    recipe = write_recipe(lora_rr=3)
+    result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29535", SCRIPT, recipe)
+    assert result.returncode == 2
+    assert result.stderr.count("lora_rr: no such setting; did you mean lora_r?") == 1

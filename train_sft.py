@@ -1,0 +1,66 @@
+"""Fine-tune a chat model as one recipe says.
+
+    deepspeed train_sft.py recipes/demo.yaml
+    deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
+
+`python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done, 2 a mistake in the recipe,
+the data or the machine, told in one line.
+"""
+
+import sys
+import time
+
+from data_tools.errors import UserError
+from sft.console import is_main_process, quiet_the_stack, say
+
+
+def main(arguments: list[str]) -> None:
+    from sft import run_directory
+    from sft.chat_eval import ChatEval
+    from sft.dataset import load_dataset
+    from sft.model import describe, load_model, load_tokenizer
+    from sft.progress import ProgressLog
+    from sft.recipe import load_recipe
+    from sft.trainer import RecipeTrainer
+
+    recipe = load_recipe(arguments)
+    training = recipe.training
+    checkpoint = run_directory.checkpoint_to_resume(recipe)
+
+    tokenizer = load_tokenizer(
+        recipe.model.model_name_or_path,
+        revision=recipe.model.model_revision,
+        trust_remote_code=training.trust_remote_code,
+        chat_template_path=training.chat_template_path,
+    )
+    with training.main_process_first(desc="read and pack the data"):
+        packs, card = load_dataset(recipe, tokenizer)
+    say("\n".join(card.lines()))
+
+    with training.main_process_first(local=False, desc="open the run directory"):
+        if is_main_process():
+            run_directory.open_run(recipe, card)
+
+    model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
+    trainer = RecipeTrainer(recipe, model, tokenizer, packs)
+    chat = ChatEval(recipe, tokenizer, trainer.tensorboard)
+    trainer.add_callback(ProgressLog(training.output_dir))
+    trainer.add_callback(chat)
+    say(describe(trainer.model, recipe.model))
+
+    trainer.train(resume_from_checkpoint=checkpoint)
+    final = run_directory.save_final(trainer, card, chat.latest)
+    say(f"done: {final} holds the {'adapter' if recipe.model.use_peft else 'model'}, its tokenizer and a model card")
+    trainer.end()
+
+
+if __name__ == "__main__":
+    quiet_the_stack()
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        # All processes find the same mistake: the main one tells it, and its launcher ends the others.
+        if not is_main_process():
+            time.sleep(10)
+        print(f"train_sft.py: {error}", file=sys.stderr)
+        sys.exit(2)
