@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
 
     model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
     trainer = RecipeTrainer(recipe, model, tokenizer, packs)
-    chat = ChatEval(recipe, tokenizer, trainer.tensorboard)
+    chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)
     say(describe(trainer.model, recipe.model))

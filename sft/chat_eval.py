@@ -1,26 +1,21 @@
 """Asks the model the evaluation prompts before, during and after training, and keeps its answers.
 
-In: a recipe and a tokenizer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training is
+In: a trainer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training is
 left bit-identical to a run that asked nothing.
 """
 
 import copy
 import json
-import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy
-import torch
-from accelerate.state import PartialState
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.console import say
-from sft.recipe import Recipe
+from sft.model import leaving_no_trace
+from sft.trainer import RecipeTrainer
 
 
 @dataclass
@@ -42,53 +37,52 @@ class ChatEval(TrainerCallback):
     every weight, all generate together and the main one keeps the answers.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, tensorboard: TensorBoardCallback | None):
-        self.run = recipe.run
-        self.tokenizer = tokenizer
-        self.tensorboard = tensorboard
-        self.path = Path(recipe.training.output_dir) / "eval_chat.jsonl"
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+        self.run = trainer.recipe.run
+        self.path = Path(trainer.args.output_dir) / "eval_chat.jsonl"
         self.latest: list[Answer] = []
-        self.seconds = 0.0
         self._asked_at = None
 
-    def on_train_begin(self, args, state, control, model=None, **_):
-        self._ask(model, state)
+    def on_train_begin(self, args, state, control, **_):
+        self._ask(state)
 
-    def on_step_end(self, args, state, control, model=None, **_):
+    def on_step_end(self, args, state, control, **_):
         every = self.run.eval_prompts_steps
         if control.should_training_stop or (every and state.global_step % every == 0):
-            self._ask(model, state)
+            self._ask(state)
 
-    def on_train_end(self, args, state, control, model=None, **_):
-        self._ask(model, state)
+    def on_train_end(self, args, state, control, **_):
+        self._ask(state)
 
-    def _ask(self, model: PreTrainedModel, state) -> None:
+    def _ask(self, state) -> None:
         if not self.run.eval_prompts or self._asked_at == state.global_step:
             return
         self._asked_at = state.global_step
         if state.is_world_process_zero or is_deepspeed_zero3_enabled():
             answers = ask(
-                model,
-                self.tokenizer,
+                self.trainer.model,
+                self.trainer.processing_class,
                 self.run.eval_prompts,
                 system=self.run.eval_prompts_system,
                 generation=self.run.eval_prompts_generation,
                 step=state.global_step,
             )
+            self.trainer.forget_zero3_trace()
             if state.is_world_process_zero:
                 self._keep(answers)
-        PartialState().wait_for_everyone()
+        self.trainer.accelerator.wait_for_everyone()
 
     def _keep(self, answers: list[Answer]) -> None:
         self.latest = answers
-        self.seconds += answers[0].seconds
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
         say(f"step {answers[0].step}: evaluation prompts, {answers[0].seconds:.1f} s")
+        tensorboard = self.trainer.tensorboard
         for answer in answers:
             say(f"  {answer.prompt}\n    {' '.join(answer.answer.split())}", style="cyan")
-            if self.tensorboard and self.tensorboard.tb_writer:
-                self.tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
+            if tensorboard and tensorboard.tb_writer:
+                tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
 
 
 def ask(
@@ -129,22 +123,6 @@ def ask(
         reason = "max_new_tokens" if end is None else "end of turn"
         answers.append(Answer(step, prompt, text, seconds, len(tokens[:end]), reason))
     return answers
-
-
-@contextmanager
-def leaving_no_trace(model: torch.nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
-    modes = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    model.eval()
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            yield
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:

@@ -34,7 +34,8 @@ def quiet_the_stack() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in CHATTY_LOGGERS:
-        # A filter and not a level: these packages set their loggers' levels when they are imported.
+        logging.getLogger(name).setLevel(logging.ERROR)
+        # Some packages set their logger's level again when they are imported.
         logging.getLogger(name).addFilter(_is_error)
     if not (is_main_process() and console.is_terminal):
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

@@ -44,6 +44,16 @@ def prepare_for_deepspeed() -> None:
     _announce_compilation()
 
 
+def join_deepspeed_group() -> None:
+    """Open DeepSpeed's process group; ZeRO-3 counts its processes when the model is made, before a trainer would.
+
+    On a GPU the training arguments have opened it; on a CPU they open torch's alone.
+    """
+    import deepspeed
+
+    deepspeed.init_distributed(auto_mpi_discovery=False)
+
+
 def _announce_compilation() -> None:
     """Say so before DeepSpeed compiles its CPU communication op, the one silent half minute of a first run."""
     if torch.accelerator.is_available() or _is_compiled("deepspeed_shm_comm"):

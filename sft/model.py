@@ -3,9 +3,13 @@
 The one way in for every script. Knows nothing about data or training.
 """
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import bitsandbytes
+import numpy
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_quantization_config
@@ -80,6 +84,22 @@ def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def leaving_no_trace(model: torch.nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    model.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _size(parameter: torch.nn.Parameter) -> int:

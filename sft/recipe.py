@@ -208,14 +208,7 @@ def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{path}: a recipe is a list of `key: value` lines; this holds none")
-        return [
-            (
-                loader.construct_object(key, deep=True),
-                loader.construct_object(value, deep=True),
-                key.start_mark.line + 1,
-            )
-            for key, value in root.value
-        ]
+        return [(key.value, _value(loader, value), key.start_mark.line + 1) for key, value in root.value]
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8: save the recipe as UTF-8") from None
     except yaml.YAMLError as problem:
@@ -224,9 +217,18 @@ def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
         raise UserError(f"{place}: not YAML: {getattr(problem, 'problem', None) or problem}") from None
 
 
-def _checked(parser: _Parser, place: str, key: object, value: object) -> tuple[str, object]:
+def _value(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+    """A scalar as it was written, for the parser to convert: YAML itself would turn `no` into false, 2e-4 into text."""
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.tag == "tag:yaml.org,2002:null" else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, item) for item in node.value]
+    return loader.construct_object(node, deep=True)
+
+
+def _checked(parser: _Parser, place: str, key: str, value: object) -> tuple[str, object]:
     """The key in today's spelling and its converted value, or a `UserError` that starts with `place`."""
-    key, note = renamed(str(key))
+    key, note = renamed(key)
     if note:
         say(f"{place}: {note}")
     if key not in parser.settings():
@@ -266,14 +268,18 @@ def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str
     launch.share_cores()
     if chosen.get("deepspeed"):
         launch.prepare_for_deepspeed()
-    has_accelerator = torch.accelerator.is_available()
-    parser.set_defaults_with_config(**{"use_cpu": not has_accelerator} | chosen)
+    # Every trained weight takes part in every step, so DDP need not look for ones that do not.
+    ours = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
+    parser.set_defaults_with_config(**ours | chosen)
     try:
-        return parser.parse_args_into_dataclasses([str(path)], look_for_args_file=False)[:3]
+        run, model, training, _ = parser.parse_args_into_dataclasses([str(path)], look_for_args_file=False)
     except (ValueError, TypeError, KeyError) as problem:
         message = " ".join(str(problem).split())
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
+    if training.deepspeed:
+        launch.join_deepspeed_group()
+    return run, model, training
 
 
 def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> None:

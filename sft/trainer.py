@@ -9,13 +9,12 @@ import math
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
-from sft import model_card
-from sft.chat_eval import leaving_no_trace
+from sft.model import leaving_no_trace
 from sft.recipe import Recipe
 
 
@@ -35,7 +34,7 @@ class RecipeTrainer(SFTTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
-            self.add_callback(RefuseLeakingPacks(model.config.get_text_config().vocab_size))
+            self.add_callback(RefuseLeakingPacks(self))
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
             _keep_adapter_in_full_precision(self.model)
 
@@ -54,10 +53,19 @@ class RecipeTrainer(SFTTrainer):
             self.args.warmup_steps = whole_warmup_steps(self.args.warmup_steps, num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
 
+    def forget_zero3_trace(self) -> None:
+        """Let ZeRO-3 record anew in which order weights are used; called after any forward pass that is not training.
+
+        It fetches weights ahead by the last recorded order. TRL's training pass reads the head's weight directly, where
+        answering a prompt runs the head as a module: fetched ahead by that order, the weight is in flight when read.
+        """
+        if is_deepspeed_zero3_enabled():
+            coordinator = self.deepspeed.optimizer.parameter_offload.get_param_coordinator()
+            if not coordinator.is_invalid_trace():
+                coordinator._invalidate_trace()
+
     def create_model_card(self, *_, **__) -> None:
-        """Write this project's card; called by the trainer at every checkpoint."""
-        if self.is_world_process_zero():
-            model_card.write(self.recipe, self.args.output_dir)
+        """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""
 
 
 def whole_warmup_steps(ratio: float, total_steps: int) -> int:
@@ -68,13 +76,15 @@ def whole_warmup_steps(ratio: float, total_steps: int) -> int:
 class RefuseLeakingPacks(TrainerCallback):
     """Before the first step, proves on the real model that packed samples cannot see each other."""
 
-    def __init__(self, vocabulary: int):
-        self.vocabulary = vocabulary
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if leak := packs_leak(model, self.vocabulary):
+        leak = packs_leak(model, model.config.get_text_config().vocab_size)
+        self.trainer.forget_zero3_trace()
+        if leak:
             raise UserError(
-                f"packing: with this model and attn_implementation a packed sample sees its neighbour (logits move by "
+                "packing: with this model and attn_implementation a packed sample sees its neighbour (logits move by "
                 f"{leak:.2g}): set attn_implementation to sdpa or flash_attention_2, or packing: false"
             )
 

@@ -7,9 +7,6 @@ from pathlib import Path
 import deepspeed
 from safetensors.torch import save_file
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
 import train_sft
 from sft import console, run_directory
 

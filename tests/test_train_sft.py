@@ -15,6 +15,8 @@ BIN = Path(sys.executable).parent
 SCRIPT = str(REPOSITORY / "train_sft.py")
 NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "dtype": "bfloat16", "bf16": True}
 
+ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_steps": 2, "eval_prompts_generation": {"max_new_tokens": 3}}
+
 
 def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
     """Run a command in a plain environment, as a person's shell would without an activated .venv."""
@@ -42,9 +44,11 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     recipe = write_recipe(
-        output_dir="run", deepspeed="ds_configs/zero2.json" if launcher == "deepspeed" else None, report_to="tensorboard",
-        eval_prompts=["你是谁？"], eval_prompts_steps=2, eval_prompts_generation={"max_new_tokens": 3},
-    )  # fmt: skip
+        output_dir="run",
+        deepspeed="ds_configs/zero2.json" if launcher == "deepspeed" else None,
+        report_to="tensorboard",
+        **ASKED,
+    )
     result = launch(*LAUNCHERS[launcher], SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
     assert result.returncode == 0, result.stderr[-3000:]
     run = elsewhere / "run"
@@ -66,10 +70,12 @@ def run_and_dump(write_recipe, tmp_path):
     def run(name: str, processes: int, **keys):
         output, dump = tmp_path / name, tmp_path / f"{name}.dump"
         dump.mkdir()
-        recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **keys)
+        recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **ASKED, **keys)
         launcher = [BIN / "deepspeed", "--num_accelerators", processes, "--master_port", "29534"]
         start = [*launcher] if processes > 1 else [sys.executable]
-        result = launch(*start, REPOSITORY / "tests" / "dump_adapter.py", recipe, DUMP=str(dump))
+        result = launch(
+            *start, REPOSITORY / "tests" / "dump_adapter.py", recipe, DUMP=str(dump), PYTHONPATH=str(REPOSITORY)
+        )
         assert result.returncode == 0, result.stderr[-3000:]
         return losses(output), [load_file(path) for path in sorted(dump.iterdir())], output / "final"
 

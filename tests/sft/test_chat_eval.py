@@ -25,7 +25,7 @@ def train(make_trainer, tmp_path, asked: bool, **keys):
     """Losses of every step and the adapter after a real run, with or without the evaluation."""
     (tmp_path / "run").mkdir(exist_ok=True)
     trainer, _ = make_trainer(lora_dropout=0.1, eval_prompts=PROMPTS, eval_prompts_steps=2, max_steps=5, **keys)
-    chat, losses = ChatEval(trainer.recipe, trainer.processing_class, None), Losses()
+    chat, losses = ChatEval(trainer), Losses()
     trainer.add_callback(losses)
     if asked:
         trainer.add_callback(chat)
@@ -59,7 +59,7 @@ def test_prompts_are_asked_before_during_and_after_and_never_twice_at_a_step(mak
     trainer, _ = make_trainer(
         eval_prompts=PROMPTS, eval_prompts_steps=steps, max_steps=5, eval_prompts_generation={"max_new_tokens": 2}
     )
-    chat = ChatEval(trainer.recipe, trainer.processing_class, None)
+    chat = ChatEval(trainer)
     trainer.add_callback(chat)
     trainer.train()
     records = [json.loads(line) for line in chat.path.read_text(encoding="utf-8").splitlines()]

@@ -17,6 +17,15 @@ def test_a_recipe_and_overrides_reach_the_fields_of_trl_transformers_and_peft(wr
     assert recipe.run.eval_prompts_generation == {"max_new_tokens": 100, "do_sample": False}
 
 
+def test_a_word_that_yaml_takes_for_a_boolean_is_read_as_it_is_written(write_recipe):
+    path = write_recipe()
+    path.write_text(path.read_text().replace("save_strategy: 'no'", "save_strategy: no") + "eval_prompts: [no, 12]\n")
+    assert "save_strategy: no\n" in path.read_text()
+    recipe = load_recipe([str(path)])
+    assert recipe.training.save_strategy == "no"
+    assert recipe.run.eval_prompts == ["no", "12"]
+
+
 def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_line(write_recipe):
     path = write_recipe(eval_prompts_generation={"max_new_tokens": 7})
     assert load_recipe([str(path)]).run.eval_prompts_generation == {"max_new_tokens": 7, "do_sample": False}
@@ -70,7 +79,7 @@ def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_recipe, keys, said):
-    with pytest.raises(UserError, match="tiny.yaml") as error:
+    with pytest.raises(UserError, match=r"tiny\.yaml") as error:
         load_recipe([str(write_recipe(**keys))])
     assert said in str(error.value)
 
@@ -100,8 +109,8 @@ def test_no_recipe_or_a_missing_one_lists_what_there_is():
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(b"- a\n", "a recipe is a list of"), (b"", "a recipe is a list of"), (b"a: [1\n", "not YAML"), (b"\xff", "not UTF-8")],
-)  # fmt: skip
+    [(b"- a\n", "this holds none"), (b"", "this holds none"), (b"a: [1\n", "not YAML"), (b"\xff", "not UTF-8")],
+)
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
     path = tmp_path / "bad.yaml"
     path.write_bytes(text)

@@ -49,7 +49,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(opened, tmp_pat
 
 def test_a_folder_that_cannot_be_written_is_refused(opened, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="output_dir: .*Not a directory: name another folder"):
+    with pytest.raises(UserError, match=r"output_dir: .*Not a directory: name another folder"):
         opened(output_dir=str(tmp_path / "file" / "run"))
 
 
@@ -80,7 +80,7 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
 @pytest.mark.parametrize("wanted", ["true", "nowhere"])
 def test_resuming_from_no_checkpoint_is_refused(write_recipe, wanted):
     recipe = load_recipe([str(write_recipe(resume_from_checkpoint=wanted))])
-    with pytest.raises(UserError, match="resume_from_checkpoint: .*holds no checkpoint"):
+    with pytest.raises(UserError, match=r"resume_from_checkpoint: .*holds no checkpoint"):
         run_directory.checkpoint_to_resume(recipe)
 
 

@@ -1,0 +1,39 @@
+"""Asking a run before and after: real adapters, side by side, counted."""
+
+import pytest
+
+from data_tools.errors import UserError
+from model_tools import ask
+from model_tools.__main__ import main
+from sft import run_directory
+
+
+@pytest.fixture
+def run_folder(make_trainer, tmp_path):
+    """A run whose adapter was trained hard enough that its answers differ from the base model's."""
+    trainer, card = make_trainer(max_steps=30, learning_rate=3e-2, lora_r=32, lora_alpha=32)
+    trainer.train()
+    run_directory.save_final(trainer, card, [])
+    return tmp_path / "run"
+
+
+def test_answers_before_and_after_stand_side_by_side_with_the_count(run_folder, tmp_path, capsys):
+    questions = tmp_path / "questions.yaml"
+    questions.write_text("identity:\n- 你是谁？\n- Who are you?\nordinary:\n- What is the capital of France?\n")
+    assert main(["ask", str(run_folder), str(questions), "--name", "黄大力"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("before  ") == said.count("after   ") == 3
+    assert "identity: 黄大力 in 0 of 2 answers before, 2 after" in said
+    assert "ordinary: 黄大力 in 0 of 1 answers before, 0 after" in said
+
+
+def test_a_folder_without_an_adapter_and_a_file_without_questions_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no adapter"):
+        ask.load_tuned(tmp_path)
+    bad = tmp_path / "bad.yaml"
+    for text in ("- a\n", "a: b\n", "a: [1]\n", "a: [\n"):
+        bad.write_text(text)
+        with pytest.raises(UserError, match=r"bad\.yaml"):
+            ask.load_questions(bad)
+    with pytest.raises(UserError, match="cannot be read"):
+        ask.load_questions(tmp_path / "none.yaml")
