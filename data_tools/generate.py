@@ -11,7 +11,7 @@ import os
 import random
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -122,14 +122,11 @@ def _draw(kind: str, groups: dict[str, list[list[Turn]]], count: int, dice: rand
 
 def _identity_turns(name: str, author: str | None) -> dict[str, list[list[Turn]]]:
     """By language, one group an intent: every question in every wording with every answer."""
-    bank, reserved = _load("identity"), _reserved()
+    bank = _load("identity")
     groups = {}
     for language in LANGUAGES:
-        words = bank[language]
-        maker = author or bank["maker"][language]
-        groups[language] = [
-            _unreserved(_wordings(words, intent, name, maker), reserved) for intent in words["intents"].values()
-        ]
+        words, maker = bank[language], author or bank["maker"][language]
+        groups[language] = _distinct(_wordings(words, intent, name, maker) for intent in words["intents"].values())
     return groups
 
 
@@ -146,21 +143,22 @@ def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn
 
 def _ordinary_turns() -> dict[str, list[list[Turn]]]:
     """By language, one group a pattern, one for the written pairs and one for arithmetic."""
-    bank, reserved = _load("ordinary"), _reserved()
-    groups = {}
-    for language in LANGUAGES:
-        patterns = [
+    bank = _load("ordinary")
+    return {
+        language: _distinct(
             [
-                (question.format(*entry), answer.format(*entry))
-                for question, answer, entry in itertools.product(
-                    pattern["questions"], pattern["answers"], pattern["table"]
-                )
+                *map(_filled, bank[language]["patterns"]),
+                bank[language]["pairs"].items(),
+                _arithmetic(bank[language]["arithmetic"]),
             ]
-            for pattern in bank[language]["patterns"]
-        ]
-        turns = [*patterns, list(bank[language]["pairs"].items()), list(_arithmetic(bank[language]["arithmetic"]))]
-        groups[language] = [_unreserved(group, reserved) for group in turns]
-    return groups
+        )
+        for language in LANGUAGES
+    }
+
+
+def _filled(pattern: dict) -> Iterator[Turn]:
+    for question, answer, entry in itertools.product(pattern["questions"], pattern["answers"], pattern["table"]):
+        yield question.format(*entry), answer.format(*entry)
 
 
 def _arithmetic(words: dict) -> Iterator[Turn]:
@@ -172,12 +170,15 @@ def _arithmetic(words: dict) -> Iterator[Turn]:
                     yield question.format(a=a, b=b), answer.format(result=result(a, b))
 
 
-def _unreserved(turns: Iterator[Turn], reserved: set[str]) -> list[Turn]:
-    return list(dict.fromkeys(turn for turn in turns if normalise(turn[0]) not in reserved))
-
-
-def _reserved() -> set[str]:
-    return {normalise(question) for questions in held_out_questions().values() for question in questions}
+def _distinct(groups: Iterable[Iterable[Turn]]) -> list[list[Turn]]:
+    """The groups without held-out questions, each turn in the first group that has it and nowhere else."""
+    reserved = {normalise(question) for questions in held_out_questions().values() for question in questions}
+    seen, kept = set(), []
+    for group in groups:
+        fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in reserved]
+        seen.update(fresh)
+        kept.append(fresh)
+    return kept
 
 
 def _lower_first(question: str) -> str:

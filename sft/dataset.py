@@ -61,6 +61,7 @@ class DatasetCard:
         """The card as text, one fact a line; the supervised part of the first sample stands in ⟦ ⟧."""
         kind = "packs" if self.packing != "none" else "sequences"
         fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
+        cut = ["               samples are cut across packs and see each other, as in XTuner"]
         return [
             f"file           {self.train_file}",
             f"rows           {self.rows:,} -> {self.samples:,} samples"
@@ -71,6 +72,7 @@ class DatasetCard:
             f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
             f"{kind:<14} {self.packs:,} of up to {self.max_length} tokens ({self.packing}{fill},"
             f" padding {self.padding_share:.1%})",
+            *(cut if self.packing == "wrapped" else []),
             f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch, {self.packs_per_step:,}"
             f" {kind} a step",
             f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sft.recipe import REPOSITORY
 
@@ -35,7 +36,7 @@ LAUNCHERS = {
     "python": [sys.executable],
     "deepspeed": [BIN / "deepspeed", "--master_port", "29532"],
     "torchrun, 2 processes": [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29533"],
-    "accelerate": [BIN / "accelerate", "launch", "--cpu"],
+    "accelerate": [BIN / "accelerate", "launch"],
 }
 
 
@@ -56,7 +57,10 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     assert len(losses(run)) == 4
     asked = [json.loads(line)["step"] for line in (run / "eval_chat.jsonl").read_text().splitlines()]
     assert asked == [0, 2, 4]
-    assert list(run.glob("runs/*/events.out.tfevents.*"))
+    events = EventAccumulator(str(next(run.glob("runs/*"))))
+    events.Reload()
+    assert "eval_chat/你是谁？/text_summary" in events.Tags()["tensors"]
+    assert "train/loss" in events.Tags()["scalars"]
     lines = result.stdout.splitlines()
     assert sum(line.startswith("step 4/4") for line in lines) == 1
     assert sum(line.startswith("done: run/final") for line in lines) == 1
@@ -95,6 +99,30 @@ def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(
     saved = load_file(final / "adapter_model.safetensors")
     for name, value in first.items():
         assert (saved[name.replace(".default", "")].float() == value).all()
+
+
+def test_a_hostfile_starts_as_many_processes_as_it_has_slots(write_recipe, tmp_path):
+    (tmp_path / "hostfile").write_text("localhost slots=2\n")
+    recipe = write_recipe(deepspeed="ds_configs/zero2.json")
+    command = [BIN / "deepspeed", "--hostfile", tmp_path / "hostfile", "--master_port", "29536", SCRIPT, recipe]
+    result = launch(*command)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "2 packs a step" in result.stdout
+    assert len(losses(tmp_path / "run")) == 4
+
+
+def test_the_first_deepspeed_run_on_a_cpu_says_that_it_compiles_and_the_second_does_not(write_recipe, tmp_path):
+    extensions = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    recipe = write_recipe(deepspeed="ds_configs/zero2.json", max_steps=1)
+    said = [launch(sys.executable, SCRIPT, recipe, **extensions).stdout for _ in range(2)]
+    assert ["DeepSpeed compiles a small C++ op" in text for text in said] == [True, False]
+
+
+def test_a_cpu_without_a_compiler_is_told_what_to_install(write_recipe, tmp_path):
+    recipe = write_recipe(deepspeed="ds_configs/zero2.json")
+    result = launch(sys.executable, SCRIPT, recipe, TORCH_EXTENSIONS_DIR=str(tmp_path / "none"), CXX="no-such-compiler")
+    assert result.returncode == 2
+    assert "apt-get install g++" in result.stderr
 
 
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(write_recipe):

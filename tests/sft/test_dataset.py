@@ -56,7 +56,8 @@ def test_packs_hold_whole_samples_up_to_max_length(load):
 
 
 def test_wrapped_packing_fills_every_pack_and_cuts_samples_as_xtuner_does(load):
-    packs, _ = load(packing_strategy="wrapped")
+    packs, card = load(packing_strategy="wrapped")
+    assert any("see each other" in line for line in card.lines())
     assert set(lengths(packs)[:-1]) == {256}
 
 
