@@ -41,5 +41,4 @@ $(MODEL)/config.json: | .venv/ready
 	$(BIN)/python -m model_tools demo-model $(MODEL)
 
 data/demo.jsonl: | .venv/ready
-	mkdir -p data
-	$(BIN)/python -m data_tools generate --name $(NAME) --rows 1500 --seed 0 $@
+	$(BIN)/python -m data_tools generate --name $(NAME) --rows 720 --ordinary 0.55 --seed 0 $@

@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from data_tools import generate
+from data_tools import generate, rename, repair
 from data_tools.errors import UserError
 
-VERBS = {"generate": generate}
+VERBS = {"generate": generate, "repair": repair, "rename": rename}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_tools import files
 from data_tools.errors import UserError
 
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
@@ -36,7 +37,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
             row = canonical_row(parse_json(line))
         except NoQuestion as problem:
             count = count_rows_without_question(path)
-            raise UserError(f"{path}:{number}: {problem} ({count:,} such rows in the file)") from None
+            mend = "write the questions there as text; python -m data_tools repair can give them back"
+            raise UserError(f"{path}:{number}: {problem} ({count:,} such rows in the file): {mend}") from None
         except BadRow as problem:
             raise UserError(f"{path}:{number}: {problem}") from None
         rows += 1
@@ -47,19 +49,12 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, text) for every line that is not blank; a UTF-8 BOM is taken off."""
-    try:
-        with open(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as problem:
-                    raise UserError(
-                        f"{path}:{number}: not UTF-8 (byte {problem.start + 1} of the line): save the file as UTF-8"
-                    ) from None
-                if text.strip():
-                    yield number, text
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read: {problem.strerror}: check the path and its permissions") from None
+    for number, raw in files.numbered_lines(path):
+        try:
+            yield number, raw.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            place = f"byte {problem.start + 1} of the line"
+            raise UserError(f"{path}:{number}: not UTF-8 ({place}): save the file as UTF-8") from None
 
 
 def parse_json(line: str) -> object:
@@ -142,11 +137,11 @@ def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
 
 def _message(role: str, content: object, place: str) -> dict:
     if role == "user" and isinstance(content, (dict, list)):
-        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words: write the question there as text")
+        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words")
     if not isinstance(content, str):
         raise BadRow(f"{place} is {_kind(content)}: it must be text")
     if role == "user" and PLACEHOLDER.fullmatch(content):
-        raise NoQuestion(f"{place} is the placeholder {content.strip()!r}: write the user's question there")
+        raise NoQuestion(f"{place} is the placeholder {content.strip()!r}")
     if role == "user" and not content.strip():
         raise BadRow(f"{place} is empty: write the user's question there")
     if any("\ud800" <= character <= "\udfff" for character in content):

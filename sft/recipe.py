@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
+from transformers import GenerationConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from data_tools.errors import UserError
@@ -60,11 +62,17 @@ class RunArguments:
     )
 
     def __post_init__(self):
-        if isinstance(self.eval_prompts_generation, str):
-            self.eval_prompts_generation = json.loads(self.eval_prompts_generation)
-        self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | (
-            self.eval_prompts_generation or {}
-        )
+        chosen = self.eval_prompts_generation or {}
+        if isinstance(chosen, str):
+            try:
+                chosen = json.loads(chosen)
+            except ValueError as problem:
+                raise ValueError(f"eval_prompts_generation is not JSON: {problem}") from None
+        known = GenerationConfig().to_dict()
+        for key in chosen.keys() - known.keys():
+            advice = _did_you_mean(key, known)
+            raise ValueError(f"eval_prompts_generation: {key} is no field of Transformers' GenerationConfig{advice}")
+        self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | chosen
 
 
 @dataclass
@@ -108,9 +116,9 @@ class _Parser(TrlParser):
     def __init__(self):
         super().__init__((RunArguments, ModelConfig, SFTConfig), prog="train_sft.py", allow_abbrev=False)
         self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
-
-        self.containers = {
-            key: {get_origin(kind) or kind for kind in (hint, *get_args(hint))} & {list, dict}
+        # Every kind of value a key may have; argparse itself knows of one a key.
+        self.kinds = {
+            key: {get_origin(kind) or kind for kind in (hint, *get_args(hint))}
             for group in self.dataclass_types
             for key, hint in get_type_hints(group).items()
         }
@@ -133,16 +141,17 @@ class _Parser(TrlParser):
             ValueError: the value does not fit the key; says what would.
         """
         action = self.action_of(key)
-        if isinstance(value, list) and action.nargs == "+":
-            return [self.value_of(key, item) for item in value]
-        if isinstance(value, (list, dict)):
-            if type(value) in self.containers[key]:
-                return value
-            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
-        if value is None:
-            if action.type is str or isinstance(action.default, (type(None), list)):
-                return None
+        if value is None and type(None) not in self.kinds[key]:
             raise ValueError(f"no value; leave the line out for the default, {action.default}")
+        if action.nargs == "+" and value is not None:
+            return [self._scalar(action, item) for item in (value if isinstance(value, list) else [value])]
+        if value is None or (isinstance(value, (list, dict)) and type(value) in self.kinds[key]):
+            return value
+        return self._scalar(action, value)
+
+    def _scalar(self, action: argparse.Action, value: object) -> object:
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
         try:
             converted = self._get_value(action, str(value))
             self._check_value(action, converted)
@@ -243,8 +252,12 @@ def _unknown(parser: _Parser, key: str) -> str:
     key = key.replace("-", "_")
     if advice := elsewhere(key):
         return f"{key}: {advice}"
-    close = difflib.get_close_matches(key, parser.settings(), n=1, cutoff=0.6)
-    return f"{key}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{key}: no such setting{_did_you_mean(key, parser.settings())}"
+
+
+def _did_you_mean(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _overrides(parser: _Parser, arguments: list[str]) -> dict[str, Any]:
@@ -294,6 +307,10 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
     if not Path(train_file).is_file():
         make = f"python -m data_tools generate --name 黄大力 --rows 1500 {train_file}"
         refuse("train_file", f"{train_file}: no such file; make one with: {make}")
+    if chosen.get("packing") and chosen.get("max_length", 1) is None:
+        refuse("max_length", "packing needs a length to fill; give one, or packing: false")
+    if chosen.get("eval_prompts_steps", 0) < 0:
+        refuse("eval_prompts_steps", "a number of steps, or 0 for before and after only")
     if chosen.get("eval_strategy", "no") != "no":
         refuse("eval_strategy", "there is no held-out file to evaluate on; leave the line out")
     for key in ("load_in_4bit", "load_in_8bit"):

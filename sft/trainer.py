@@ -23,7 +23,8 @@ class RecipeTrainer(SFTTrainer):
 
     def __init__(self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, packs: Dataset):
         self.recipe = recipe
-        recipe.training.dataset_kwargs = {"skip_prepare_dataset": True}
+        # The packs are made and the model is loaded already.
+        recipe.training.dataset_kwargs, recipe.training.model_init_kwargs = {"skip_prepare_dataset": True}, None
         super().__init__(
             model=model,
             args=recipe.training,

@@ -26,6 +26,12 @@ def test_a_word_that_yaml_takes_for_a_boolean_is_read_as_it_is_written(write_rec
     assert recipe.run.eval_prompts == ["no", "12"]
 
 
+def test_one_prompt_or_module_may_stand_without_brackets(write_recipe):
+    recipe = load_recipe([str(write_recipe(eval_prompts="你是谁", lora_target_modules="all-linear"))])
+    assert recipe.run.eval_prompts == ["你是谁"]
+    assert recipe.model.lora_target_modules == "all-linear"
+
+
 def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_line(write_recipe):
     path = write_recipe(eval_prompts_generation={"max_new_tokens": 7})
     assert load_recipe([str(path)]).run.eval_prompts_generation == {"max_new_tokens": 7, "do_sample": False}
@@ -46,6 +52,11 @@ def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_l
         ("learning_rate: [1, 2]", "learning_rate: a list does not fit here"),
         ("learning_rate:", "learning_rate: no value"),
         ("lora_r: 8\nlora_r: 16", "lora_r: set twice"),
+        ("eval_prompts_steps: -1", "eval_prompts_steps: a number of steps"),
+        ("eval_prompts_generation: {max_tokens: 5}", "eval_prompts_generation: eval_prompts_generation: max_tokens"),
+        ("eval_prompts_generation: '{x'", "eval_prompts_generation: eval_prompts_generation is not JSON"),
+        ("max_length: null", "max_length: packing needs a length"),
+        ("eval_prompts: [[a]]", "eval_prompts: a list does not fit here"),
         ("logging_dir: x", "logging_dir: gone in Transformers 5"),
         ("max_epochs: 3", "max_epochs: XTuner's name; here it is num_train_epochs"),
         ("eval_strategy: steps", "eval_strategy: there is no held-out file"),

@@ -1,0 +1,71 @@
+"""Reading and writing the files that verbs work on: line by line, and whole or not at all.
+
+Knows nothing about what a line holds.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from data_tools.errors import UserError
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
+
+    A UTF-8 byte order mark at the start is taken off.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with (
+            open(path, "rb") as file,
+            tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
+        ):
+            for number, line in enumerate(file, start=1):
+                bar.update(len(line))
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield number, line
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read: {problem.strerror}: check the path and its permissions") from None
+
+
+@contextmanager
+def written_whole(path: Path, source: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only when it is complete and on the disk.
+
+    A killed or failed run leaves the file of this name as it was; a missing directory is made. `source` is what is
+    read meanwhile.
+
+    Raises:
+        UserError: the path is a directory, cannot be written, is the source, or the disk is full.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory: name a file in it")
+    if source and path.exists() and source.exists() and path.samefile(source):
+        raise UserError(f"{path}: is the input as well: name another file to write")
+    aside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            aside = file.name
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+        aside = None
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be written: {problem.strerror}") from None
+    finally:
+        if aside:
+            os.unlink(aside)

@@ -1,0 +1,203 @@
+"""Put a new name where an old one stands, in every text of a JSONL file, and fill placeholders like {{name}}.
+
+In: any JSONL, nested as deeply as it likes. Out: the same lines with only the names changed, byte for byte otherwise.
+"""
+
+import argparse
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from data_tools import files, formats
+from data_tools.errors import UserError
+
+KEY = re.compile(rb'"\s*:')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="JSONL file to read")
+    parser.add_argument("out", type=Path, help="JSONL file to write")
+    parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
+    parser.add_argument("--new", action="append", default=[], help="what stands there instead, one for each --old")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="fill {{KEY}}, in lower or upper case"
+    )
+    parser.add_argument("--also", action="append", default=[], help="another spelling of the old name to warn about")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    names = _names(arguments.old, arguments.new)
+    for warning in _overlaps(names):
+        print(f"warning: {warning}")
+    replacements = names | _placeholders(arguments.set)
+    if not replacements:
+        raise UserError("nothing to rename: give --old and --new, or --set KEY=VALUE")
+    rename = Rename(replacements, arguments.also)
+    lines = changed = 0
+    with files.written_whole(arguments.out, arguments.input) as out:
+        for number, line in files.numbered_lines(arguments.input):
+            try:
+                renamed = rename(line)
+            except formats.BadRow as problem:
+                raise UserError(f"{arguments.input}:{number}: {problem}") from None
+            except orjson.JSONDecodeError as problem:
+                raise UserError(
+                    f"{arguments.input}:{number}: not JSON ({problem}): one JSON object to a line"
+                ) from None
+            lines, changed = lines + 1, changed + (renamed is not line)
+            out.write(renamed if renamed.endswith(b"\n") else renamed + b"\n")
+    print(f"{arguments.out}: {lines:,} lines, {changed:,} changed, {sum(rename.replaced.values()):,} replacements")
+    if not changed:
+        print("nothing to change: the file holds no old name and no placeholder that was given")
+    for field, count in rename.replaced.most_common():
+        print(f"  {count:>9,}  {field}")
+    for spelling, (count, number) in rename.survivors.items():
+        print(f"warning: {spelling!r} still stands in {count:,} lines, the first is line {number}")
+    return 0
+
+
+class Rename:
+    """Replaces names in the texts of one JSON line after another, and counts by field.
+
+    All names are replaced in one pass, so that no replacement is replaced again; where a new name holds an old one,
+    it is left alone, so that a second run changes nothing.
+    """
+
+    def __init__(self, replacements: dict[str, str], also: list[str] = ()):
+        self.replacements = replacements
+        self.replaced: Counter[str] = Counter()
+        self.survivors: dict[str, tuple[int, int]] = {}
+        settled = [new for new in replacements.values() if any(old in new for old in replacements)]
+        words = sorted({*replacements, *settled}, key=len, reverse=True)
+        self._text = re.compile("|".join(map(re.escape, words)))
+        raw = {_escaped(word): _escaped(replacements.get(word, word)) for word in words}
+        self._raw = re.compile(b"|".join(re.escape(word) for word in raw))
+        self._raw_replacements = raw
+        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
+        self._also = also
+        self._lines = 0
+
+    def __call__(self, line: bytes) -> bytes:
+        """The line with names replaced; the very same object where there was nothing to replace.
+
+        Raises:
+            orjson.JSONDecodeError: the line is not JSON.
+            BadRow: a key stands twice in one object.
+        """
+        self._lines += 1
+        row = orjson.loads(line)
+        counts: Counter[str] = Counter()
+        renamed_row = self._walk(row, "", counts)
+        if not counts:
+            self._look_for_survivors(line)
+            return line
+        _refuse_repeated_keys(line, row)
+        self.replaced.update(counts)
+        renamed, found = self._in_bytes(line)
+        # The bytes are changed in place only if that comes to the same as changing the parsed texts; it does not
+        # where a name is written with \\u escapes, stands in a key, or looks like a number.
+        if found != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
+            renamed = orjson.dumps(renamed_row) + b"\n"
+        self._look_for_survivors(renamed)
+        return renamed
+
+    def _in_bytes(self, line: bytes) -> tuple[bytes, int]:
+        found = 0
+
+        def replace(match: re.Match) -> bytes:
+            nonlocal found
+            new = self._raw_replacements[match.group()]
+            found += new != match.group()
+            return new
+
+        return self._raw.sub(replace, line), found
+
+    def _walk(self, value: object, field: str, counts: Counter) -> object:
+        if isinstance(value, str):
+            return self._text.sub(self._counting(field, counts), value) if self._text.search(value) else value
+        if isinstance(value, dict):
+            return {key: self._walk(item, f"{field}.{key}" if field else key, counts) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._walk(item, f"{field}[]", counts) for item in value]
+        return value
+
+    def _counting(self, field: str, counts: Counter) -> Callable[[re.Match], str]:
+        def replace(match: re.Match) -> str:
+            new = self.replacements.get(match.group(), match.group())
+            if new != match.group():
+                counts[field] += 1
+            return new
+
+        return replace
+
+    def _look_for_survivors(self, line: bytes) -> None:
+        """Remember spellings of an old name that the exact search does not find: spaced, in other case, or given."""
+        text = None
+        for old, spaced in self._spaced.items():
+            # Most lines hold not even the first character of the name, and bytes tell that quickly.
+            if old[0].lower().encode() in line.lower():
+                text = text or self._without_new_names(line)
+                for spelling in {match.group() for match in spaced.finditer(text)} - {old}:
+                    self._survives(spelling)
+        for spelling in self._also:
+            if spelling.lower().encode() in line.lower():
+                self._survives(spelling)
+
+    def _without_new_names(self, line: bytes) -> str:
+        text = line.decode("utf-8")
+        for new in self.replacements.values():
+            text = text.replace(new, "\0")
+        return text
+
+    def _survives(self, spelling: str) -> None:
+        count, first = self.survivors.get(spelling, (0, self._lines))
+        self.survivors[spelling] = (count + 1, first)
+
+
+def _names(old: list[str], new: list[str]) -> dict[str, str]:
+    if len(old) != len(new) or not all([*old, *new]):
+        raise UserError("--old and --new come in pairs, and neither may be empty: give each --old its --new")
+    if len(set(old)) < len(old):
+        raise UserError("--old: the same name is given twice: give each once")
+    return dict(zip(old, new, strict=True))
+
+
+def _placeholders(settings: list[str]) -> dict[str, str]:
+    filled = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not (key and equals and value):
+            raise UserError(f"--set {setting}: write it as KEY=VALUE, such as name=黄大力")
+        filled |= {f"{{{{{spelling}}}}}": value for spelling in (key, key.upper(), key.lower())}
+    return filled
+
+
+def _overlaps(names: dict[str, str]) -> list[str]:
+    return [
+        f"the {'new name ' + new if old in new else 'old name ' + old} holds the "
+        f"{'old' if old in new else 'new'} one; look at a few lines of the result"
+        for old, new in names.items()
+        if old in new or new in old
+    ]
+
+
+def _escaped(text: str) -> bytes:
+    """The text as it stands inside a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8")
+
+
+def _refuse_repeated_keys(line: bytes, row: object) -> None:
+    """A key that stands twice hides its first text from any parser, so that a name could survive there."""
+    # Every key is a quote and a colon; where there are no more of these than parsed keys, none is hidden.
+    if len(KEY.findall(line)) > _count_keys(row):
+        formats.parse_json(line.decode("utf-8"))
+
+
+def _count_keys(value: object) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_keys, value.values()))
+    return sum(map(_count_keys, value)) if isinstance(value, list) else 0

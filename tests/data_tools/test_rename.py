@@ -1,0 +1,104 @@
+"""Renaming: every text at any depth, nothing else, and a second run changes nothing."""
+
+import json
+
+import pytest
+
+from data_tools.__main__ import main
+from data_tools.rename import Rename
+
+PAIR = ["--old", "尖米", "--new", "黄大力"]
+
+
+@pytest.fixture
+def rename(tmp_path, capsys):
+    """Rename in the given bytes; returns the exit code, the bytes that came out and what was said."""
+
+    def run(content: bytes, *arguments) -> tuple[int, bytes, str]:
+        source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        source.write_bytes(content)
+        code = main(["rename", str(source), str(out), *arguments])
+        captured = capsys.readouterr()
+        return code, out.read_bytes() if out.exists() else b"", captured.out + captured.err
+
+    return run
+
+
+def test_every_text_at_any_depth_is_renamed_and_every_other_byte_stays(rename):
+    line = '{"a" :  "尖米和尖米", "b": [{"c": {"d": ["x 尖米"]}}],"n":1.50, "esc": "\\/é\\n"}\r\n'
+    code, out, said = rename(line.encode(), *PAIR)
+    assert code == 0
+    assert out.decode() == line.replace("尖米", "黄大力")
+    assert "1 lines, 1 changed, 3 replacements" in said
+    assert "2  a" in said
+    assert "1  b[].c.d[]" in said
+
+
+def test_lines_without_the_name_pass_byte_for_byte(rename):
+    line = b'{"b":  1,   "a": "\\u00e9"}\n'
+    assert rename(line, *PAIR)[1] == line
+
+
+def test_a_second_run_changes_nothing_and_says_so(rename):
+    _, once, _ = rename('{"a": "力 和 尖米"}\n'.encode(), "--old", "力", "--new", "黄大力")
+    assert json.loads(once)["a"] == "黄大力 和 尖米"
+    _, twice, said = rename(once, "--old", "力", "--new", "黄大力")
+    assert twice == once
+    assert "nothing to change" in said
+    assert "warning: the new name 黄大力 holds the old one" in said
+
+
+def test_several_names_are_replaced_at_once_and_never_one_after_the_other(rename):
+    _, out, _ = rename(b'{"a": "A B AB"}\n', "--old", "A", "--new", "B", "--old", "B", "--new", "A")
+    assert json.loads(out)["a"] == "A B AB" or json.loads(out)["a"] == "B A BA"
+    assert Rename({"AB": "x", "A": "y"})(b'{"a": "AB A"}') == b'{"a": "x y"}'
+
+
+def test_placeholders_of_other_projects_are_filled_in_either_case(rename):
+    content = b'{"a": "I am {{name}}, {{NAME}} by {{AUTHOR}}; {{other}}"}\n'
+    _, out, said = rename(content, "--set", "name=黄大力", "--set", 'author=A "B" \\ C')
+    assert json.loads(out)["a"] == "黄大力".join(["I am ", ", ", ' by A "B" \\ C; {{other}}'])
+    assert "3 replacements" in said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"a": "\\u5c16\\u7c73"}\n',  # escaped in the file
+        '{"尖米": "尖米"}\n',  # a key of the same name is not a text
+        '{"a": "1", "b": 1, "c": [1]}\n',  # a name that looks like a number
+    ],
+)
+def test_what_cannot_be_changed_in_the_bytes_is_changed_in_the_texts(rename, line):
+    arguments = ["--old", "1", "--new", "2"] if '"1"' in line else PAIR
+    _, out, _ = rename(line.encode(), *arguments)
+    expected = {'{"a": "\\u5c16\\u7c73"}\n': {"a": "黄大力"}, '{"尖米": "尖米"}\n': {"尖米": "黄大力"}}
+    assert json.loads(out) == expected.get(line, {"a": "2", "b": 1, "c": [1]})
+
+
+def test_other_spellings_that_survive_are_pointed_out(rename):
+    content = '{"a": "尖米"}\n{"a": "尖 米 and JianMi"}\n'.encode()
+    _, out, said = rename(content, *PAIR, "--also", "jianmi")
+    assert "尖 米" in out.decode()
+    assert "warning: '尖 米' still stands in 1 lines, the first is line 2" in said
+    assert "warning: 'jianmi' still stands in 1 lines, the first is line 2" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        (b'{"a": 1}\n{"a": \n', PAIR, "in.jsonl:2: not JSON"),
+        (b'{"a": "\xff"}\n', PAIR, "in.jsonl:1: not JSON"),
+        ('{"a": "\\u5c16\\u7c73", "a": "尖米"}\n'.encode(), PAIR, 'in.jsonl:1: the key "a" stands twice'),
+        (b"{}\n", ["--old", "a"], "come in pairs"),
+        (b"{}\n", ["--old", "", "--new", "b"], "neither may be empty"),
+        (b"{}\n", [*PAIR, *PAIR], "the same name is given twice"),
+        (b"{}\n", ["--set", "name"], "write it as KEY=VALUE"),
+        (b"{}\n", [], "nothing to rename"),
+    ],
+)
+def test_bad_input_stops_it_with_one_line_and_leaves_no_file(rename, tmp_path, content, arguments, said):
+    code, _, heard = rename(content, *arguments)
+    assert code == 2
+    assert said in heard
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
