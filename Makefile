@@ -12,7 +12,7 @@ MODEL := models/smollm2-135m-instruct
 setup: .venv/ready
 
 demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
-	$(BIN)/deepspeed train_sft.py recipes/demo.yaml
+	$(BIN)/deepspeed --quiet train_sft.py recipes/demo.yaml
 	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name $(NAME)
 
 test: .venv/ready-dev

@@ -1,26 +1,15 @@
-"""`python -m data_tools VERB ...`: finds the verb's module, parses its arguments, runs it."""
+"""`python -m data_tools VERB ...`"""
 
-import argparse
 import sys
 
-from data_tools import generate, rename, repair
-from data_tools.errors import UserError
+from data_tools import convert, generate, mix, rename, repair, split
+from data_tools.verbs import dispatch, verbs_of
 
-VERBS = {"generate": generate, "repair": repair, "rename": rename}
+VERBS = verbs_of((generate, repair, rename, convert, split, mix))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m data_tools", description="Verbs on data files.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, module in VERBS.items():
-        summary = module.__doc__.splitlines()[0]
-        module.add_arguments(verbs.add_parser(name, help=summary, description=summary))
-    chosen = parser.parse_args(arguments)
-    try:
-        return VERBS[chosen.verb].run(chosen)
-    except UserError as error:
-        print(f"data_tools {chosen.verb}: {error}", file=sys.stderr)
-        return 2
+    return dispatch("data_tools", VERBS, arguments)
 
 
 if __name__ == "__main__":

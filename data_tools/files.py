@@ -3,6 +3,8 @@
 Knows nothing about what a line holds.
 """
 
+import gzip
+import io
 import os
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from data_tools.errors import UserError
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
 
-    A UTF-8 byte order mark at the start is taken off.
+    A UTF-8 byte order mark at the start is taken off; a file named .gz or .zst is decompressed on the way.
 
     Raises:
         UserError: the file cannot be read.
@@ -29,14 +31,25 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
             open(path, "rb") as file,
             tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
         ):
-            for number, line in enumerate(file, start=1):
-                bar.update(len(line))
+            for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
+                bar.update(file.tell() - bar.n)
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
                     yield number, line
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read: {problem.strerror}: check the path and its permissions") from None
+    except (OSError, EOFError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
+
+
+def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=file)
+    if suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    return file
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Reads training files: JSONL in, canonical rows {"messages": [{"role", "content"}, ...]} out.
 
-Every foreign shape is turned into the canonical one here and nowhere else, and every error carries
+Every foreign shape is turned into the canonical one, and back, here and nowhere else; every error carries
 `file:line`. Knows nothing about tokens, templates or models.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools import files
@@ -19,6 +20,10 @@ class BadRow(ValueError):
     """A row that cannot be read; the message says what and what to do, the caller adds `file:line`."""
 
 
+class CannotHold(BadRow):
+    """A row that a format has no place for."""
+
+
 class NoQuestion(BadRow):
     """A row whose input is an object or a placeholder, so that nobody asked the question."""
 
@@ -26,7 +31,7 @@ class NoQuestion(BadRow):
 def read_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, canonical row) for every row of a JSONL file.
 
-    Blank lines hold no row. The format (XTuner `conversation` or OpenAI `messages`) is found per row.
+    Blank lines hold no row. The format (one of `FORMATS`) is found per row.
 
     Raises:
         UserError: the file cannot be read or holds no row, or a row is bad: names the first such line.
@@ -67,20 +72,33 @@ def parse_json(line: str) -> object:
         raise BadRow("nested too deeply: a row is one flat conversation") from None
 
 
-def canonical_row(row: object) -> dict:
-    """Turn a parsed row of a known format into {"messages": [...]}.
+def canonical_row(row: object, form: str | None = None) -> dict:
+    """Turn a parsed row of a known format, found by its keys or given, into {"messages": [...]}.
 
     Raises:
         BadRow: no known format, or a turn that is missing, empty where it may not be, or out of order.
     """
-    if not isinstance(row, dict):
-        raise BadRow(f"a row is a JSON object, this is {_kind(row)}")
-    if ("conversation" in row) == ("messages" in row):
-        keys = ", ".join(map(str, row)) or "none"
-        raise BadRow(f'expected exactly one of the keys "conversation" (XTuner) and "messages" (OpenAI); found {keys}')
-    messages = _from_xtuner(row["conversation"]) if "conversation" in row else _from_openai(row["messages"])
+    form = form or detect(row)
+    if not isinstance(row, dict) or FORMATS[form].key not in row:
+        raise BadRow(f'not {form}: the row lacks "{FORMATS[form].key}"')
+    messages = FORMATS[form].read(row)
     _check_order(messages)
     return {"messages": messages}
+
+
+def detect(row: object) -> str:
+    """The name of the row's format, by the one key that only it has.
+
+    Raises:
+        BadRow: the row has none of these keys, or several.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row is a JSON object, this is {_kind(row)}")
+    found = [name for name, form in FORMATS.items() if form.key in row]
+    if len(found) != 1:
+        known = ", ".join(f'"{form.key}" ({name})' for name, form in FORMATS.items())
+        raise BadRow(f"expected exactly one of the keys {known}; found {', '.join(map(str, row)) or 'none'}")
+    return found[0]
 
 
 def count_rows_without_question(path: str | Path) -> int:
@@ -96,9 +114,9 @@ def count_rows_without_question(path: str | Path) -> int:
     return count
 
 
-def _from_xtuner(turns: object) -> list[dict]:
+def _from_xtuner(row: dict) -> list[dict]:
     messages = []
-    for place, turn in _each(turns, "conversation"):
+    for place, turn in _each(row["conversation"], "conversation"):
         if "input" not in turn or "output" not in turn:
             raise BadRow(f'{place} lacks "{"output" if "input" in turn else "input"}"')
         system = turn.get("system") or ""
@@ -111,9 +129,9 @@ def _from_xtuner(turns: object) -> list[dict]:
     return messages
 
 
-def _from_openai(turns: object) -> list[dict]:
+def _from_openai(row: dict) -> list[dict]:
     messages = []
-    for place, turn in _each(turns, "messages"):
+    for place, turn in _each(row["messages"], "messages"):
         role = turn.get("role")
         if role not in ("system", "user", "assistant"):
             raise BadRow(f"{place}.role is {role!r}: use system, user or assistant")
@@ -124,6 +142,97 @@ def _from_openai(turns: object) -> list[dict]:
             raise BadRow(f"{place} has {extra}, which would not be trained on: only role and content can be")
         messages.append(_message(role, turn["content"], f"{place}.content"))
     return messages
+
+
+def _from_sharegpt(row: dict) -> list[dict]:
+    roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+    messages = [_message("system", row["system"], "system")] if row.get("system") else []
+    for place, turn in _each(row["conversations"], "conversations"):
+        if turn.get("from") not in roles:
+            raise BadRow(f"{place}.from is {turn.get('from')!r}: use system, human or gpt")
+        if "value" not in turn:
+            raise BadRow(f'{place} lacks "value"')
+        messages.append(_message(roles[turn["from"]], turn["value"], f"{place}.value"))
+    return messages
+
+
+def _from_alpaca(row: dict) -> list[dict]:
+    """The instruction and, on a line below it, the input it is about; `history` holds earlier [question, answer]s."""
+    if "output" not in row:
+        raise BadRow('the row lacks "output"')
+    messages = [_message("system", row["system"], "system")] if row.get("system") else []
+    for index, pair in enumerate(row.get("history") or []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow(f"history[{index}] is {_kind(pair)}: it must be a list of a question and its answer")
+        messages.append(_message("user", pair[0], f"history[{index}][0]"))
+        messages.append(_message("assistant", pair[1], f"history[{index}][1]"))
+    question = _message("user", row["instruction"], "instruction")
+    if about := row.get("input"):
+        question["content"] += "\n" + _message("user", about, "input")["content"]
+    return [*messages, question, _message("assistant", row["output"], "output")]
+
+
+def _to_xtuner(messages: list[dict]) -> dict:
+    system, turns = _split_system(messages)
+    _refuse_empty_system(system, "xtuner")
+    conversation = [{"input": asked["content"], "output": said["content"]} for asked, said in _pairs(turns)]
+    if system is not None:
+        conversation[0] = {"system": system, **conversation[0]}
+    return {"conversation": conversation}
+
+
+def _to_sharegpt(messages: list[dict]) -> dict:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [{"from": names[message["role"]], "value": message["content"]} for message in messages]
+    return {"conversations": turns}
+
+
+def _to_alpaca(messages: list[dict]) -> dict:
+    """Raises `CannotHold` for several turns, of which this format has one."""
+    system, turns = _split_system(messages)
+    _refuse_empty_system(system, "alpaca")
+    if len(turns) > 2:
+        raise CannotHold(f"{len(turns) // 2} turns, and alpaca holds one")
+    row = {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
+    return row if system is None else {"system": system, **row}
+
+
+def _refuse_empty_system(system: str | None, form: str) -> None:
+    """An empty system message is not none: templates write their own where there is none."""
+    if system == "":
+        raise CannotHold(f"an empty system message, which {form} reads as none")
+
+
+def _split_system(messages: list[dict]) -> tuple[str | None, list[dict]]:
+    has_system = messages[0]["role"] == "system"
+    return (messages[0]["content"], messages[1:]) if has_system else (None, messages)
+
+
+def _pairs(turns: list[dict]) -> Iterator[tuple[dict, dict]]:
+    return zip(turns[::2], turns[1::2], strict=True)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A shape rows come in: the key only it has, all keys it uses, and how it is read and written."""
+
+    key: str
+    keys: frozenset[str]
+    read: Callable[[dict], list[dict]]
+    write: Callable[[list[dict]], dict]
+
+
+FORMATS = {
+    "xtuner": Format("conversation", frozenset({"conversation"}), _from_xtuner, _to_xtuner),
+    "messages": Format("messages", frozenset({"messages"}), _from_openai, lambda messages: {"messages": messages}),
+    "sharegpt": Format("conversations", frozenset({"conversations", "system"}), _from_sharegpt, _to_sharegpt),
+    "alpaca": Format(
+        "instruction",
+        frozenset({"instruction", "input", "output", "system", "history"}),
+        _from_alpaca,
+        _to_alpaca,
+    ),
+}
 
 
 def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:

@@ -1,28 +1,15 @@
-"""`python -m model_tools VERB ...`: finds the verb's module, parses its arguments, runs it."""
+"""`python -m model_tools VERB ...`"""
 
-import argparse
 import sys
 
-from data_tools.errors import UserError
+from data_tools.verbs import dispatch, verbs_of
 from model_tools import ask, demo_model
 from sft.console import quiet_the_stack
 
-VERBS = {"demo-model": demo_model, "ask": ask}
-
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model_tools", description="Verbs on models.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, module in VERBS.items():
-        summary = module.__doc__.splitlines()[0]
-        module.add_arguments(verbs.add_parser(name, help=summary, description=summary))
-    chosen = parser.parse_args(arguments)
     quiet_the_stack()
-    try:
-        return VERBS[chosen.verb].run(chosen)
-    except UserError as error:
-        print(f"model_tools {chosen.verb}: {error}", file=sys.stderr)
-        return 2
+    return dispatch("model_tools", verbs_of((demo_model, ask)), arguments)
 
 
 if __name__ == "__main__":

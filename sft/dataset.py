@@ -73,8 +73,8 @@ class DatasetCard:
             f"{kind:<14} {self.packs:,} of up to {self.max_length} tokens ({self.packing}{fill},"
             f" padding {self.padding_share:.1%})",
             *(cut if self.packing == "wrapped" else []),
-            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch, {self.packs_per_step:,}"
-            f" {kind} a step",
+            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
+            f" {kind} a step: {self.packs_per_step:,}",
             f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
             *(f"               {line}" for line in self.first_sample.splitlines()),
         ]

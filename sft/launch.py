@@ -4,6 +4,8 @@ Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `pyt
 models or data.
 """
 
+import contextlib
+import io
 import os
 import shutil
 import socket
@@ -51,7 +53,9 @@ def join_deepspeed_group() -> None:
     """
     import deepspeed
 
-    deepspeed.init_distributed(auto_mpi_discovery=False)
+    # It prints that its op was built, from every process; `_announce_compilation` has said so before.
+    with contextlib.redirect_stdout(io.StringIO()):
+        deepspeed.init_distributed(auto_mpi_discovery=False)
 
 
 def _announce_compilation() -> None:

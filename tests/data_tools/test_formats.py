@@ -23,6 +23,22 @@ def test_xtuner_and_openai_rows_become_the_same_canonical_row(tmp_path):
     assert rows == [(1, openai), (2, openai)]
 
 
+def test_sharegpt_and_alpaca_rows_become_the_same_canonical_row_too(tmp_path):
+    sharegpt = {
+        "conversations": [
+            {"from": "system", "value": "S"},
+            {"from": "human", "value": "q1"},
+            {"from": "gpt", "value": "a1"},
+            {"from": "human", "value": "q2\nabout"},
+            {"from": "gpt", "value": "a2"},
+        ]
+    }
+    alpaca = {"system": "S", "history": [["q1", "a1"]], "instruction": "q2", "input": "about", "output": "a2"}
+    (_, first), (_, second) = read_rows(write(tmp_path, sharegpt, alpaca))
+    assert first == second
+    assert first["messages"][3] == {"role": "user", "content": "q2\nabout"}
+
+
 def test_blank_lines_bom_and_crlf_change_nothing_but_the_line_numbers(tmp_path):
     row = '{"conversation": [{"input": "你好", "output": "好"}]}'
     path = write(tmp_path, raw=f"\ufeff{row}\r\n\r\n{row}\r\n".encode())
@@ -50,6 +66,11 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
         ({"conversation": [{"input": " ", "output": "a"}]}, "input is empty"),
         ({"conversation": [{"system": "A", "input": "q", "output": "a"}, {"system": "B", "input": "q", "output": "a"}]},
          "differs from the first"),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "'tool': use system, human or gpt"),
+        ({"conversations": [{"from": "human"}]}, 'lacks "value"'),
+        ({"instruction": "q"}, 'lacks "output"'),
+        ({"instruction": "q", "output": "a", "history": ["x"]}, "history[0] is text"),
+        ({"instruction": "q", "output": None}, "output is null"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "'tool': use system, user or assistant"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "user first, assistant last"),
         ({"messages": [{"role": "user", "content": "x"}]}, "user first, assistant last"),

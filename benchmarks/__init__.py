@@ -1,0 +1,1 @@
+"""What measures speed and memory; nothing here is a test."""

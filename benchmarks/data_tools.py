@@ -1,0 +1,86 @@
+"""Speed and peak memory of the verbs on data files, beside the loop people write by hand.
+
+    python -m benchmarks.data_tools --rows 1000000
+
+Makes a file of nested rows of about 1.4 kB like the tutorial's, runs each program in a process of its own, one after
+the other, and prints a table.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SYSTEM = (
+    "Role: 尖米的智能助手\n\n## Profile\n- author: 尖米\n- language: 中文\n\n"
+    "## Rules\n1. 自我认知的问题，强调我是尖米的智能助手。\n"
+)
+
+# The loop: parse, replace in every text, write; with a progress bar.
+BY_HAND = """
+import json, sys
+from tqdm import tqdm
+def replace(value):
+    if isinstance(value, str): return value.replace("尖米", "黄大力")
+    if isinstance(value, list): return [replace(item) for item in value]
+    if isinstance(value, dict): return {key: replace(item) for key, item in value.items()}
+    return value
+with open(sys.argv[1], encoding="utf-8") as source, open(sys.argv[2], "w", encoding="utf-8") as out:
+    for line in tqdm(source, disable=True):
+        out.write(json.dumps(replace(json.loads(line)), ensure_ascii=False) + "\\n")
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    rows = parser.parse_args().rows
+    with tempfile.TemporaryDirectory() as scratch:
+        nested, flat = Path(scratch) / "nested.jsonl", Path(scratch) / "flat.jsonl"
+        make(nested, rows, nested=True)
+        make(flat, rows, nested=False)
+        verb = [sys.executable, "-m", "data_tools"]
+        out = str(Path(scratch) / "out.jsonl")
+        programs = {
+            "rename": (nested, [*verb, "rename", str(nested), out, "--old", "尖米", "--new", "黄大力"]),
+            "rename, by hand": (nested, [sys.executable, "-c", BY_HAND, str(nested), out]),
+            "convert --to messages": (flat, [*verb, "convert", str(flat), out, "--to", "messages"]),
+        }
+        print(f"{rows:,} rows; {os.cpu_count()} cores; Python {sys.version.split()[0]}")
+        print("| program | MB | seconds | MB/s | peak MiB |\n| --- | --- | --- | --- | --- |")
+        speeds = {}
+        for name, (source, command) in programs.items():
+            seconds, peak = measure(command)
+            megabytes = source.stat().st_size / 1e6
+            speeds[name] = megabytes / seconds
+            print(f"| {name} | {megabytes:,.0f} | {seconds:.1f} | {speeds[name]:.0f} | {peak / 2**20:.0f} |")
+        print(f"rename is {speeds['rename'] / speeds['rename, by hand']:.2f} times as fast as the loop")
+
+
+def make(path: Path, rows: int, nested: bool) -> None:
+    """Write `rows` rows in XTuner's form, about 1.4 kB each."""
+    system = SYSTEM * (2 if nested else 5)
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(rows):
+            inner = {"conversation": [{"system": system, "input": "xxx", "output": "xxx"}]}
+            asked = inner if nested else f"第{number}个问题：你是谁？"
+            turn = {"system": system, "input": asked, "output": f"我是尖米的智能助手，第{number}号。"}
+            file.write(json.dumps({"conversation": [turn]}, ensure_ascii=False) + "\n")
+
+
+def measure(command: list[str]) -> tuple[float, int]:
+    """Seconds a program takes and the most bytes of RAM it holds."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return time.perf_counter() - started, usage.ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

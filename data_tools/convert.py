@@ -1,0 +1,138 @@
+"""Turn conversations from one format into another: messages, xtuner, sharegpt, alpaca.
+
+In: .jsonl (also .gz, .zst), .json, .parquet or .csv. Out: JSONL. What the target cannot hold stops it, or is
+counted with `--lossy`.
+"""
+
+import argparse
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools import files, formats
+from data_tools.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="file to read; its name tells .jsonl, .json, .parquet or .csv")
+    parser.add_argument("out", type=Path, help="JSONL file to write")
+    parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
+    parser.add_argument("--from", dest="form", choices=formats.FORMATS, help="format to read, if not to be detected")
+    parser.add_argument("--lossy", action="store_true", help="leave out what the target cannot hold, and count it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    rows, lost = 0, Counter()
+    with files.written_whole(arguments.out, arguments.input) as out:
+        for place, row in parsed_rows(arguments.input):
+            try:
+                converted = convert(row, arguments.to, arguments.form, lost if arguments.lossy else None)
+            except formats.CannotHold as problem:
+                raise UserError(
+                    f"{arguments.input}:{place}: {problem}: choose another --to, or --lossy to leave it out"
+                ) from None
+            except formats.BadRow as problem:
+                raise UserError(f"{arguments.input}:{place}: {problem}") from None
+            rows += 1
+            if converted is not None:
+                out.write(json.dumps(converted, ensure_ascii=False).encode("utf-8") + b"\n")
+    left_out = sum(count for reason, count in lost.items() if reason.startswith("row"))
+    print(f"{arguments.input}: {rows:,} rows in; {arguments.out}: {rows - left_out:,} rows out, as {arguments.to}")
+    for reason, count in lost.items():
+        print(f"  {count:>9,}  {reason}")
+    return 0
+
+
+def convert(row: object, to: str, form: str | None = None, lost: Counter | None = None) -> dict | None:
+    """The row in the format `to`; None where it cannot be held and `lost` counts such rows.
+
+    Raises:
+        CannotHold: the target has no place for something in the row, and nothing may be lost.
+        BadRow: the row is in no known format, or broken.
+    """
+    form = form or formats.detect(row)
+    canonical = formats.canonical_row(row, form)
+    try:
+        if extra := sorted(map(str, row.keys() - formats.FORMATS[form].keys)):
+            _lose(f"key left out: {', '.join(extra)}", f"the row also has {', '.join(extra)}", lost)
+        return formats.FORMATS[to].write(canonical["messages"])
+    except formats.CannotHold as problem:
+        _lose(f"row left out: {problem}", str(problem), lost)
+        return None
+
+
+def parsed_rows(path: Path) -> Iterator[tuple[int, object]]:
+    """Yield (place from 1, object) for each line of a JSONL or CSV file, element of an array or row of a table.
+
+    Raises:
+        UserError: the file cannot be read or is not what its name says.
+    """
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    readers = {".jsonl": _lines, ".json": _array, ".csv": _csv, ".parquet": _parquet}
+    reader = readers.get(Path(name).suffix)
+    if not reader:
+        raise UserError(f"{path}: its name tells no format: call it {', '.join(readers)}, or .jsonl.gz, .jsonl.zst")
+    yield from reader(path)
+
+
+def _lose(reason: str, problem: str, lost: Counter | None) -> None:
+    if lost is None:
+        raise formats.CannotHold(problem)
+    lost[reason] += 1
+
+
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
+    for number, line in formats.read_lines(path):
+        try:
+            yield number, formats.parse_json(line)
+        except formats.BadRow as problem:
+            raise UserError(f"{path}:{number}: {problem}") from None
+
+
+def _array(path: Path) -> Iterator[tuple[int, object]]:
+    try:
+        rows = formats.parse_json("".join(line for _, line in formats.read_lines(path)))
+    except formats.BadRow as problem:
+        raise UserError(f"{path}: {problem}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: holds no array: for one object to a line, call the file .jsonl")
+    yield from enumerate(rows, start=1)
+
+
+def _csv(path: Path) -> Iterator[tuple[int, object]]:
+    """Rows of text under the names of the first line; an empty cell is left out."""
+    table = None
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            for row in table:
+                if None in row or None in row.values():
+                    raise UserError(f"{path}:{table.line_num}: has not as many cells as the first line: mend the row")
+                yield table.line_num, {name: cell for name, cell in row.items() if cell}
+    except (csv.Error, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}:{table.line_num if table else 1}: not CSV in UTF-8 ({problem}): mend it") from None
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read: {problem.strerror}") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, object]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        place = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                place += 1
+                yield place, _without_nulls(row)
+    except (OSError, pyarrow.ArrowException) as problem:
+        raise UserError(f"{path}: cannot be read as Parquet ({problem})") from None
+
+
+def _without_nulls(value: object) -> object:
+    """A table writes null where a row has no such key."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,79 @@
+"""Mix several training files by weight into one, in random order.
+
+In: JSONL files, each with a weight: 1 takes every row once, 0.3 a random three tenths, 2 every row twice. Out: one
+file whose lines are theirs, as they were.
+"""
+
+import argparse
+import random
+from contextlib import ExitStack
+from pathlib import Path
+
+from data_tools import files, formats
+from data_tools.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="JSONL file to write")
+    parser.add_argument("parts", nargs="+", metavar="FILE:WEIGHT", help="such as a.jsonl:1.0 b.jsonl:0.3")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    parts = [_part(text) for text in arguments.parts]
+    dice = random.Random(arguments.seed)
+    with ExitStack() as stack:
+        out = stack.enter_context(files.written_whole(arguments.out))
+        drawn = []
+        for path, weight in parts:
+            if path.exists() and arguments.out.exists() and path.samefile(arguments.out):
+                raise UserError(f"{arguments.out}: is an input as well: name another file to write")
+            starts = line_starts(path)
+            file = stack.enter_context(open(path, "rb"))
+            chosen = draw(starts, weight, dice)
+            drawn += [(file, start) for start in chosen]
+            print(f"{path}: {len(starts):,} rows, {len(chosen):,} taken (weight {weight:g})")
+        dice.shuffle(drawn)
+        for file, start in drawn:
+            file.seek(start)
+            line = file.readline()
+            out.write(line if line.endswith(b"\n") else line + b"\n")
+    print(f"{arguments.out}: {len(drawn):,} rows")
+    return 0
+
+
+def line_starts(path: Path) -> list[int]:
+    """Where each row of a JSONL file begins, in bytes; every row is checked on the way.
+
+    Raises:
+        UserError: the file cannot be read or a row is bad.
+    """
+    for _ in formats.read_rows(path):
+        pass
+    starts, position = [], 0
+    with open(path, "rb") as file:
+        for line in file:
+            mark = len(b"\xef\xbb\xbf") if not position and line.startswith(b"\xef\xbb\xbf") else 0
+            if line[mark:].strip():
+                starts.append(position + mark)
+            position += len(line)
+    return starts
+
+
+def draw(rows: list[int], weight: float, dice: random.Random) -> list[int]:
+    """Every row floor(weight) times and a random sample for the rest; round(weight * rows) in all."""
+    whole, rest = divmod(round(weight * len(rows)), len(rows))
+    return rows * whole + dice.sample(rows, rest)
+
+
+def _part(text: str) -> tuple[Path, float]:
+    path, colon, weight = text.rpartition(":")
+    try:
+        part = Path(path), float(weight)
+    except ValueError:
+        part = None
+    if not colon or not path or part is None or not 0 < part[1] < float("inf"):
+        raise UserError(f"{text}: write it as FILE:WEIGHT with a weight above 0, such as data/a.jsonl:0.3")
+    if part[0].suffix in (".gz", ".zst"):
+        raise UserError(f"{path}: is compressed, and mixing jumps between lines: unpack it first")
+    return part

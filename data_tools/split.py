@@ -1,0 +1,88 @@
+"""Split a training file in two, so that no question of the one is asked in the other.
+
+In: JSONL of any known format. Out: two files that together hold every line once, as it was. Questions are compared
+without case, spaces and punctuation.
+"""
+
+import argparse
+import random
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from data_tools import files, formats
+from data_tools.errors import UserError
+from data_tools.generate import normalise
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="JSONL file to split")
+    parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
+    parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
+    parser.add_argument("--ratio", type=float, default=0.05, help="share of rows to hold out")
+    parser.add_argument("--by", choices=["question"], default="question", help="what may not stand in both parts")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not 0 < arguments.ratio < 1:
+        raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
+    if arguments.train.resolve() == arguments.eval.resolve():
+        raise UserError("--train and --eval name the same file: name two")
+    groups = group_rows(arguments.input)
+    held_out = choose_groups(groups, arguments.ratio, arguments.seed)
+    counts: Counter[Path] = Counter()
+    with ExitStack() as stack:
+        outs = {
+            path: stack.enter_context(files.written_whole(path, arguments.input))
+            for path in (arguments.train, arguments.eval)
+        }
+        for group, (_, line) in zip(groups, files.numbered_lines(arguments.input), strict=True):
+            path = arguments.eval if group in held_out else arguments.train
+            outs[path].write(line if line.endswith(b"\n") else line + b"\n")
+            counts[path] += 1
+    total = len(groups)
+    print(f"{arguments.input}: {total:,} rows in")
+    for path in (arguments.train, arguments.eval):
+        print(f"{path}: {counts[path]:,} rows out ({counts[path] / total:.1%})")
+    print(f"no question stands in both; the rows fall into {len(set(groups)):,} groups that share questions")
+    return 0
+
+
+def group_rows(path: Path) -> list[int]:
+    """For each row the number of its group; rows that share a question, directly or through others, share a group."""
+    parents: list[int] = []
+    asked_first: dict[str, int] = {}
+    for row, (_, canonical) in enumerate(formats.read_rows(path)):
+        parents.append(row)
+        for message in canonical["messages"]:
+            if message["role"] == "user":
+                other = asked_first.setdefault(normalise(message["content"]), row)
+                parents[_root(parents, row)] = _root(parents, other)
+    return [_root(parents, row) for row in range(len(parents))]
+
+
+def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
+    """Groups drawn at random until they hold `ratio` of the rows, never more than it takes and never all.
+
+    Raises:
+        UserError: there are not two groups to tell apart.
+    """
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise UserError("every row shares its questions with every other, so none can be held out")
+    wanted, drawn, rows = max(round(len(groups) * ratio), 1), set(), 0
+    for group in random.Random(seed).sample(sorted(sizes), len(sizes)):
+        if rows >= wanted or len(drawn) == len(sizes) - 1:
+            break
+        if rows + sizes[group] <= wanted or not drawn:
+            drawn.add(group)
+            rows += sizes[group]
+    return drawn
+
+
+def _root(parents: list[int], row: int) -> int:
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row

@@ -1,0 +1,32 @@
+"""Runs `python -m PACKAGE VERB ...`: finds the verb's module, parses its arguments, runs it.
+
+A verb is a module: the first line of its docstring is its help, `add_arguments` adds what it takes, `run` does it and
+returns the exit code.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from types import ModuleType
+
+from data_tools.errors import UserError
+
+
+def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
+    """The modules by the name of their verb: `demo_model` is `demo-model`."""
+    return {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
+
+
+def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | None) -> int:
+    """Run one verb; returns its exit code, or 2 for a mistake of the person's, told in one line."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=sys.modules[package].__doc__)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in verbs.items():
+        summary = module.__doc__.splitlines()[0]
+        module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
+    chosen = parser.parse_args(arguments)
+    try:
+        return verbs[chosen.verb].run(chosen)
+    except UserError as error:
+        print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,126 @@
+"""Converting between formats: round trips keep every conversation, and nothing is lost without a word."""
+
+import csv
+import gzip
+import json
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from data_tools.__main__ import main
+from data_tools.convert import convert
+from data_tools.formats import FORMATS, canonical_row
+
+ONE = [{"role": "user", "content": "q\n\n1"}, {"role": "assistant", "content": " a\n"}]
+MANY = [
+    {"role": "system", "content": "S"},
+    *ONE,
+    {"role": "user", "content": "问"},
+    {"role": "assistant", "content": ""},
+]
+
+
+# Alpaca holds one turn, as the tests below prove.
+HELD = [(form, messages) for form in FORMATS for messages in (ONE, MANY) if form != "alpaca" or messages is ONE]
+
+
+@pytest.mark.parametrize(("there", "messages"), HELD)
+def test_a_round_trip_through_any_format_keeps_the_conversation(there, messages):
+    for form in set(FORMATS) - {"alpaca"}:
+        row = FORMATS[form].write(messages)
+        assert canonical_row(convert(row, there)) == {"messages": messages}
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Convert a file that stands in tmp_path; returns the exit code, the rows that came out and what was said."""
+
+    def convert_file(name: str, *arguments) -> tuple[int, list, str]:
+        out = tmp_path / "out.jsonl"
+        code = main(["convert", str(tmp_path / name), str(out), *arguments])
+        captured = capsys.readouterr()
+        rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        return code, rows, captured.out + captured.err
+
+    return convert_file
+
+
+ROWS = [{"instruction": "q1", "output": "a1"}, {"instruction": "问", "input": "in", "output": '答，\n\n"b"'}]
+EXPECTED = [canonical_row(row) for row in ROWS]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.jsonl.zst", "in.json", "in.parquet", "in.csv"])
+def test_every_kind_of_file_is_read(run, tmp_path, name):
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        schema = pyarrow.schema([(key, pyarrow.string()) for key in ("instruction", "input", "output")])
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS, schema), path)
+    elif name.endswith(".csv"):
+        with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            table = csv.DictWriter(file, ["instruction", "input", "output"])
+            table.writeheader()
+            table.writerows(ROWS)
+    else:
+        packed = {".gz": gzip.compress, ".zst": zstandard.compress, ".json": lambda _: json.dumps(ROWS).encode()}
+        path.write_bytes(packed.get(path.suffix, bytes)(lines))
+    code, rows, said = run(name, "--to", "messages")
+    assert code == 0
+    assert rows == EXPECTED
+    assert "2 rows in" in said
+
+
+def test_what_a_format_cannot_hold_stops_it_and_with_lossy_is_counted(run, tmp_path):
+    rows = [{"messages": ONE}, {"messages": MANY}, {"messages": ONE, "tools": []}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, made, said = run("in.jsonl", "--to", "alpaca")
+    assert (code, made) == (2, [])
+    assert "in.jsonl:2: 2 turns, and alpaca holds one: choose another --to, or --lossy" in said
+    code, made, said = run("in.jsonl", "--to", "alpaca", "--lossy")
+    assert code == 0
+    assert len(made) == 2
+    assert "3 rows in" in said
+    assert "2 rows out" in said
+    assert "1  row left out: 2 turns" in said
+    assert "1  key left out: tools" in said
+
+
+@pytest.mark.parametrize("form", ["xtuner", "alpaca"])
+def test_an_empty_system_message_is_not_passed_off_as_none(run, tmp_path, form):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"messages": [{"role": "system", "content": ""}, *ONE]}))
+    code, _, said = run("in.jsonl", "--to", form)
+    assert code == 2
+    assert f"an empty system message, which {form} reads as none" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "said"),
+    [
+        ("in.txt", b"", [], "its name tells no format"),
+        ("in.jsonl", b"[]\n", [], "in.jsonl:1: a row is a JSON object"),
+        (
+            "in.jsonl",
+            b'{"messages": []}\n',
+            ["--from", "alpaca"],
+            'in.jsonl:1: not alpaca: the row lacks "instruction"',
+        ),
+        ("in.jsonl", b"3\n", ["--from", "alpaca"], "in.jsonl:1: not alpaca"),
+        ("in.json", b"{}", [], "holds no array"),
+        ("in.json", b"[", [], "not JSON"),
+        ("in.csv", b"instruction,output\nq\n", [], "in.csv:2: has not as many cells"),
+        ("in.csv", b"instruction,output\n\xff,a\n", [], "not CSV in UTF-8"),
+        ("in.jsonl.gz", b"not gzip", [], "cannot be read"),
+        ("in.parquet", b"not parquet", [], "cannot be read as Parquet"),
+        ("none.jsonl", None, [], "No such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_file(run, tmp_path, name, content, arguments, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    code, rows, heard = run(name, "--to", "messages", *arguments)
+    assert (code, rows) == (2, [])
+    assert said in heard
+    assert heard.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,23 @@
+"""The verbs start at once: nothing heavy is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from data_tools.__main__ import VERBS, main
+
+
+def test_no_verb_imports_torch_or_its_like():
+    heavy = {"torch", "transformers", "datasets", "pyarrow", "pandas", "numpy"}
+    check = f"import data_tools.__main__, sys; print(*sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
+
+
+def test_every_verb_explains_itself_in_one_line(capsys):
+    for name, module in VERBS.items():
+        assert module.__doc__.splitlines()[0].endswith(".")
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert name in capsys.readouterr().out
