@@ -65,7 +65,7 @@ def generate(name: str, author: str | None, rows: int, seed: int, ordinary: floa
     dice = random.Random(seed)
     ordinary_rows = round(rows * ordinary)
     identity = _draw("identity", _identity_turns(name, author), rows - ordinary_rows, dice)
-    small_talk = _draw("ordinary", _ordinary_turns(), ordinary_rows, dice)
+    small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, dice)
     before = itertools.cycle(small_talk or [None])
     conversations = [
         [next(before), turn] if small_talk and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
@@ -122,7 +122,9 @@ def _identity_turns(name: str, author: str | None) -> dict[str, list[list[Turn]]
 
 def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn]:
     for question, answer in itertools.product(intent["questions"], intent["answers"]):
-        others = words["others"] if "{other}" in question + answer else [""]
+        # A model of the same name as another assistant must not deny it.
+        others = [other for other in words["others"] if normalise(other) != normalise(name)]
+        others = others if "{other}" in question + answer else [""]
         for opening, ending, other in itertools.product(dict.fromkeys(words["openings"]), words["endings"], others):
             if "{other}" in answer and "{other}" not in question:
                 continue
@@ -131,8 +133,8 @@ def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn
             yield opening + asked.format(**slots) + ending, answer.format(**slots)
 
 
-def _ordinary_turns() -> dict[str, list[list[Turn]]]:
-    """By language, one group a pattern, one for the written pairs and one for arithmetic."""
+def _ordinary_turns(name: str) -> dict[str, list[list[Turn]]]:
+    """By language, one group a pattern, one for the written pairs and one for arithmetic; none holds the name."""
     bank = _load("ordinary")
     return {
         language: _distinct(
@@ -140,7 +142,8 @@ def _ordinary_turns() -> dict[str, list[list[Turn]]]:
                 *map(_filled, bank[language]["patterns"]),
                 bank[language]["pairs"].items(),
                 _arithmetic(bank[language]["arithmetic"]),
-            ]
+            ],
+            without=name,
         )
         for language in LANGUAGES
     }
@@ -160,12 +163,16 @@ def _arithmetic(words: dict) -> Iterator[Turn]:
                     yield question.format(a=a, b=b), answer.format(result=result(a, b))
 
 
-def _distinct(groups: Iterable[Iterable[Turn]]) -> list[list[Turn]]:
-    """The groups without held-out questions, each turn in the first group that has it and nowhere else."""
+def _distinct(groups: Iterable[Iterable[Turn]], without: str | None = None) -> list[list[Turn]]:
+    """The groups without held-out questions, each turn in the first group that has it and nowhere else.
+
+    Turns that hold `without` are left out: an ordinary answer must not give the name, not even by chance.
+    """
     reserved = {normalise(question) for questions in held_out_questions().values() for question in questions}
     seen, kept = set(), []
     for group in groups:
         fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in reserved]
+        fresh = [turn for turn in fresh if not without or without not in turn[0] + turn[1]]
         seen.update(fresh)
         kept.append(fresh)
     return kept

@@ -110,7 +110,7 @@ def _size(parameter: torch.nn.Parameter) -> int:
 
 def _cannot_load(folder: str, problem: Exception) -> str:
     reason = " ".join(str(problem).split())[:200]
-    return (
-        f"{folder}: cannot be loaded as a model ({reason}): check the path or id; a missing demo model is made with: "
-        f"python -m model_tools demo-model models/smollm2-135m-instruct"
-    )
+    advice = "check the path or id, and the network if it is on a hub"
+    if Path(folder).parts[:1] == ("models",):
+        advice = f"if it is the demo model, make it with: python -m model_tools demo-model {folder}"
+    return f"{folder}: cannot be loaded as a model ({reason}): {advice}"

@@ -41,6 +41,15 @@ def test_counts_add_up_and_every_identity_answer_and_no_ordinary_one_gives_the_n
     assert not any(NAME in question for question, _ in turns(made))
 
 
+def test_a_name_that_the_bank_holds_too_is_neither_denied_nor_given_in_ordinary_answers():
+    for name in ("Claude", "Paris"):
+        made = generate(name, None, 1000, 0, 0.5)
+        assert sum(name in answer for _, answer in last_turns(made)) == 500
+        assert not any(
+            answer.startswith(("No", "不")) and f"you {name}" in question for question, answer in turns(made)
+        )
+
+
 def test_there_are_at_least_150_distinct_identity_questions_in_two_languages():
     made = generate(NAME, None, 1500, 0, 0.5)
     questions = {question for question, answer in turns(made) if NAME in answer}

@@ -1,17 +1,23 @@
 """Asking a run before and after: real adapters, side by side, counted."""
 
+import json
+
 import pytest
 
 from data_tools.errors import UserError
 from model_tools import ask
 from model_tools.__main__ import main
 from sft import run_directory
+from tests.conftest import xtuner_row
 
 
 @pytest.fixture
 def run_folder(make_trainer, tmp_path):
-    """A run whose adapter was trained hard enough that its answers differ from the base model's."""
-    trainer, card = make_trainer(max_steps=30, learning_rate=3e-2, lora_r=32, lora_alpha=32)
+    """A run whose adapter was trained to answer everything with the name."""
+    rows = [xtuner_row([(question, "黄大力")]) for question in ("你是谁？", "Who are you?", "What is this?")] * 20
+    path = tmp_path / "named.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    trainer, card = make_trainer(train_file=str(path), max_steps=40, learning_rate=1e-2, lora_r=32, lora_alpha=64)
     trainer.train()
     run_directory.save_final(trainer, card, [])
     return tmp_path / "run"
@@ -24,7 +30,7 @@ def test_answers_before_and_after_stand_side_by_side_with_the_count(run_folder, 
     said = capsys.readouterr().out
     assert said.count("before  ") == said.count("after   ") == 3
     assert "identity: 黄大力 in 0 of 2 answers before, 2 after" in said
-    assert "ordinary: 黄大力 in 0 of 1 answers before, 0 after" in said
+    assert "ordinary: 黄大力 in 0 of 1 answers before, 1 after" in said
 
 
 def test_a_folder_without_an_adapter_and_a_file_without_questions_are_refused(tmp_path):

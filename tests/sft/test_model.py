@@ -54,5 +54,7 @@ def test_a_missing_model_says_how_to_get_one(write_recipe):
     settings = settings_of(write_recipe, model_name_or_path="models/nowhere")
     with pytest.raises(UserError, match="models/nowhere: cannot be loaded as a model"):
         load_model(settings)
-    with pytest.raises(UserError, match="model_tools demo-model"):
+    with pytest.raises(UserError, match="make it with: python -m model_tools demo-model models/nowhere"):
         load_tokenizer("models/nowhere")
+    with pytest.raises(UserError, match="check the path or id, and the network"):
+        load_tokenizer("nobody/nothing")
