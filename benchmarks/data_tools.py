@@ -63,7 +63,7 @@ def main() -> None:
 
 def make(path: Path, rows: int, nested: bool) -> None:
     """Write `rows` rows in XTuner's form, about 1.4 kB each."""
-    system = SYSTEM * (2 if nested else 5)
+    system = SYSTEM * (4 if nested else 8)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(rows):
             inner = {"conversation": [{"system": system, "input": "xxx", "output": "xxx"}]}

@@ -13,6 +13,7 @@ from pathlib import Path
 from data_tools import files
 from data_tools.errors import UserError
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
 
 
@@ -253,7 +254,7 @@ def _message(role: str, content: object, place: str) -> dict:
         raise NoQuestion(f"{place} is the placeholder {content.strip()!r}")
     if role == "user" and not content.strip():
         raise BadRow(f"{place} is empty: write the user's question there")
-    if any("\ud800" <= character <= "\udfff" for character in content):
+    if SURROGATE.search(content):
         raise BadRow(f"{place} holds half of a surrogate pair: write the whole character")
     return {"role": role, "content": content}
 
