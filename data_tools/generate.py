@@ -22,9 +22,8 @@ BANK = Path(__file__).parent / "bank"
 LANGUAGES = ("zh", "en")
 # Chinese gets more rows: the people this is for ask in Chinese, and small models need more of it to learn.
 CHINESE_SHARE = 0.6
-# Every so many rows one opens with a turn of the other kind: the name is known later in a conversation, and is left
-# out of ordinary answers once it has been given.
-TURNS_EVERY = 16
+# Every so many identity rows one follows an ordinary turn, so that the name is also known later in a conversation.
+TURNS_EVERY = 8
 
 Turn = tuple[str, str]
 
@@ -67,7 +66,12 @@ def generate(name: str, author: str | None, rows: int, seed: int, ordinary: floa
     ordinary_rows = round(rows * ordinary)
     identity = _draw("identity", _identity_turns(name, author), rows - ordinary_rows, dice)
     small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, dice)
-    conversations = _after(small_talk, identity) + _after(identity, small_talk)
+    before = itertools.cycle(small_talk or [None])
+    conversations = [
+        [next(before), turn] if small_talk and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
+        for index, turn in enumerate(identity)
+    ]
+    conversations += [[turn] for turn in small_talk]
     dice.shuffle(conversations)
     return [
         {"conversation": [{"input": question, "output": answer} for question, answer in turns]}
@@ -91,26 +95,16 @@ def normalise(question: str) -> str:
     return re.sub(r"[\W_]+", "", question.lower())
 
 
-def _after(others: list[Turn], turns: list[Turn]) -> list[list[Turn]]:
-    """A conversation for each turn; one in TURNS_EVERY opens with a turn of the other kind."""
-    before = itertools.cycle(others)
-    return [
-        [next(before), turn] if others and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
-        for index, turn in enumerate(turns)
-    ]
-
-
 def _draw(kind: str, groups: dict[str, list[list[Turn]]], count: int, dice: random.Random) -> list[Turn]:
     """Draw `count` distinct turns in both languages, going round the groups so that none outweighs the rest."""
     chinese = math.ceil(count * CHINESE_SHARE)
-    shares = dict(zip(LANGUAGES, (chinese, count - chinese), strict=True))
-    available = {language: sum(map(len, groups[language])) for language in LANGUAGES}
-    if any(shares[language] > available[language] for language in LANGUAGES):
-        most = int(min(available["zh"] / CHINESE_SHARE, available["en"] / (1 - CHINESE_SHARE)))
-        raise UserError(f"--rows: {count:,} {kind} rows asked for, the question bank makes {most:,}: ask for fewer")
     drawn = []
-    for language, share in shares.items():
+    for language, share in zip(LANGUAGES, (chinese, count - chinese), strict=True):
         decks = [dice.sample(group, len(group)) for group in groups[language]]
+        available = sum(map(len, decks))
+        if share > available:
+            most = int(count * available / share)
+            raise UserError(f"--rows: {count:,} {kind} rows asked for, the question bank makes {most:,}: ask for fewer")
         dealt = (deck[place] for place in itertools.count() for deck in decks if place < len(deck))
         drawn += itertools.islice(dealt, share)
     return drawn
@@ -121,30 +115,22 @@ def _identity_turns(name: str, author: str | None) -> dict[str, list[list[Turn]]
     bank = _load("identity")
     groups = {}
     for language in LANGUAGES:
-        words = bank[language]
-        # A model of the same name as another assistant must not deny it.
-        others = [other for other in words["others"] if normalise(other) != normalise(name)]
-        slots = {"name": name, "maker": author or bank["maker"][language]}
-        groups[language] = _distinct(
-            itertools.chain.from_iterable(_wordings(words, block, others, slots) for block in blocks)
-            for blocks in words["intents"].values()
-        )
+        words, maker = bank[language], author or bank["maker"][language]
+        groups[language] = _distinct(_wordings(words, intent, name, maker) for intent in words["intents"].values())
     return groups
 
 
-def _wordings(words: dict, block: dict, others: list[str], slots: dict[str, str]) -> Iterator[Turn]:
-    for question, answer in itertools.product(_asked(words, block), block["answers"]):
-        for other in others if "{other}" in question else [""]:
-            yield question.format(other=other, **slots), answer.format(other=other, **slots)
-
-
-def _asked(words: dict, block: dict) -> Iterator[str]:
-    """The block's questions and requests with every opening and ending of theirs, and the rest as written."""
-    yield from block.get("as_written", [])
-    for form in ("questions", "requests"):
-        for sentence in block.get(form, []):
-            for opening, ending in itertools.product(words["openings"][form], words["endings"][form]):
-                yield opening + (sentence[0].lower() + sentence[1:] if opening else sentence) + ending
+def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn]:
+    for question, answer in itertools.product(intent["questions"], intent["answers"]):
+        # A model of the same name as another assistant must not deny it.
+        others = [other for other in words["others"] if normalise(other) != normalise(name)]
+        others = others if "{other}" in question + answer else [""]
+        for opening, ending, other in itertools.product(dict.fromkeys(words["openings"]), words["endings"], others):
+            if "{other}" in answer and "{other}" not in question:
+                continue
+            asked = _lower_first(question) if opening and question.isascii() else question
+            slots = {"name": name, "maker": maker, "other": other}
+            yield opening + asked.format(**slots) + ending, answer.format(**slots)
 
 
 def _ordinary_turns(name: str) -> dict[str, list[list[Turn]]]:
@@ -190,6 +176,10 @@ def _distinct(groups: Iterable[Iterable[Turn]], without: str | None = None) -> l
         seen.update(fresh)
         kept.append(fresh)
     return kept
+
+
+def _lower_first(question: str) -> str:
+    return question if re.match(r"I\b|I'", question) else question[0].lower() + question[1:]
 
 
 def _load(name: str) -> dict:

@@ -1,17 +1,15 @@
 """The generated self-cognition set: deterministic, balanced, varied, and blind to the held-out questions."""
 
 import json
-import re
 import subprocess
 import sys
 
 import pytest
-import yaml
 
 from data_tools.__main__ import main
 from data_tools.errors import UserError
 from data_tools.formats import read_rows
-from data_tools.generate import BANK, generate, held_out_questions, normalise, write
+from data_tools.generate import generate, held_out_questions, normalise, write
 
 NAME = "黄大力"
 
@@ -98,28 +96,10 @@ def test_a_name_with_braces_or_quotes_is_written_as_it_is(tmp_path):
     assert all(name in row["messages"][-1]["content"] for row in rows)
 
 
-def test_some_rows_hold_a_turn_of_each_kind_in_either_order():
+def test_some_rows_ask_for_the_name_after_an_ordinary_turn():
     several = [row["conversation"] for row in generate(NAME, None, 400, 0, 0.5) if len(row["conversation"]) > 1]
-    named = [tuple(NAME in turn["output"] for turn in conversation) for conversation in several]
-    assert named.count((True, False)) == named.count((False, True)) == 12
-    assert len(named) == 24
-
-
-@pytest.mark.parametrize("ordinary", [0.0, 1.0])
-def test_the_number_of_rows_the_refusal_offers_can_be_made(ordinary):
-    with pytest.raises(UserError) as refused:
-        generate(NAME, None, 10**6, 0, ordinary)
-    offered = int(re.search(r"makes ([\d,]+)", str(refused.value))[1].replace(",", ""))
-    assert len(generate(NAME, None, offered, 0, ordinary)) == offered
-
-
-def test_a_request_is_never_asked_as_if_it_were_a_question():
-    bank = yaml.safe_load((BANK / "identity.yaml").read_text(encoding="utf-8"))["zh"]["intents"].values()
-    requests = {request for blocks in bank for block in blocks for request in block.get("requests", [])}
-    made = [question for question, answer in turns(generate(NAME, None, 5000, 0, 0.0)) if not question.isascii()]
-    asked = [question for question in made if question.rstrip("。？?").endswith(tuple(requests))]
-    assert len(asked) > 100
-    assert not [question for question in asked if question.endswith(("？", "?")) or question.startswith("请问")]
+    assert len(several) >= 20
+    assert all(NAME not in before["output"] and NAME in after["output"] for before, after in several)
 
 
 @pytest.mark.parametrize(
