@@ -1,10 +1,9 @@
 # make demo   set up .venv, get the demo model, make the data, train, show answers before and after
 # make test   set up .venv with the test requirements, run the tests
-# make lint   check style; make clean removes what make made, the downloaded model included
+# make lint   check style; make clean removes .venv and the demo's model and data, never runs or other data
 
 PYTHON ?= python3
 BIN := .venv/bin
-NAME ?= 黄大力
 MODEL := models/smollm2-135m-instruct
 
 .PHONY: setup demo test lint clean
@@ -13,7 +12,7 @@ setup: .venv/ready
 
 demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
 	$(BIN)/deepspeed --quiet train_sft.py recipes/demo.yaml
-	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name $(NAME)
+	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name 黄大力
 
 test: .venv/ready-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -23,7 +22,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv models data work_dirs .pytest_cache .ruff_cache
+	rm -rf .venv $(MODEL) data/demo.jsonl .pytest_cache .ruff_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 2)
@@ -41,4 +40,4 @@ $(MODEL)/config.json: | .venv/ready
 	$(BIN)/python -m model_tools demo-model $(MODEL)
 
 data/demo.jsonl: | .venv/ready
-	$(BIN)/python -m data_tools generate --name $(NAME) --rows 720 --ordinary 0.55 --seed 0 $@
+	$(BIN)/python -m data_tools generate --name 黄大力 --rows 720 --ordinary 0.55 --seed 0 $@
