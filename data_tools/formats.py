@@ -149,7 +149,7 @@ def _from_sharegpt(row: dict) -> list[dict]:
     roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
     messages = [_message("system", row["system"], "system")] if row.get("system") else []
     for place, turn in _each(row["conversations"], "conversations"):
-        if turn.get("from") not in roles:
+        if not isinstance(turn.get("from"), str) or turn["from"] not in roles:
             raise BadRow(f"{place}.from is {turn.get('from')!r}: use system, human or gpt")
         if "value" not in turn:
             raise BadRow(f'{place} lacks "value"')
@@ -162,7 +162,10 @@ def _from_alpaca(row: dict) -> list[dict]:
     if "output" not in row:
         raise BadRow('the row lacks "output"')
     messages = [_message("system", row["system"], "system")] if row.get("system") else []
-    for index, pair in enumerate(row.get("history") or []):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise BadRow(f"history is {_kind(history)}: it must be a list of questions and their answers")
+    for index, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(f"history[{index}] is {_kind(pair)}: it must be a list of a question and its answer")
         messages.append(_message("user", pair[0], f"history[{index}][0]"))

@@ -70,6 +70,8 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
         ({"conversations": [{"from": "human"}]}, 'lacks "value"'),
         ({"instruction": "q"}, 'lacks "output"'),
         ({"instruction": "q", "output": "a", "history": ["x"]}, "history[0] is text"),
+        ({"instruction": "q", "output": "a", "history": True}, "history is true or false"),
+        ({"conversations": [{"from": [], "value": "x"}]}, "[]: use system, human or gpt"),
         ({"instruction": "q", "output": None}, "output is null"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "'tool': use system, user or assistant"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "user first, assistant last"),
