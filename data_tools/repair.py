@@ -13,7 +13,7 @@ from pathlib import Path
 from data_tools import files, formats
 from data_tools.errors import UserError
 
-# Rows whose question and answer are shown, so that a person can judge the alignment: first, middle, last.
+# How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
 
 
