@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 from data_tools.errors import UserError
 
+LINES_PER_UPDATE = 256
+BUFFER = 1 << 18
+
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
@@ -28,15 +31,17 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """
     try:
         with (
-            open(path, "rb") as file,
+            open(path, "rb", buffering=BUFFER) as file,
             tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
         ):
             for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
-                bar.update(file.tell() - bar.n)
+                if number % LINES_PER_UPDATE == 0:
+                    bar.update(file.tell() - bar.n)
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
+                if line and not line.isspace():
                     yield number, line
+            bar.update(file.tell() - bar.n)
     except (OSError, EOFError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
@@ -69,8 +74,8 @@ def written_whole(path: Path, source: Path | None = None) -> Iterator[BinaryIO]:
     aside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            aside = file.name
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(handle, "wb", buffering=BUFFER) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ In: any JSONL, nested as deeply as it likes. Out: the same lines with only the n
 """
 
 import argparse
+import itertools
 import json
 import re
 from collections import Counter
@@ -16,6 +17,8 @@ from data_tools import files, formats
 from data_tools.errors import UserError
 
 KEY = re.compile(rb'"\s*:')
+# What a backslash turns into something else, alone or as the last digit of \uXXXX.
+ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +80,19 @@ class Rename:
         raw = {_escaped(word): _escaped(replacements.get(word, word)) for word in words}
         self._raw = re.compile(b"|".join(re.escape(word) for word in raw))
         self._raw_replacements = raw
-        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
+        self._only, self._several = list(raw), len(raw) > 1
+        # Names that nothing in JSON escapes and whose new name does not hold them: bytes tell all about them.
+        self._plain = {
+            _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
+        }
+        self._spaced = [
+            (
+                old,
+                re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE),
+                re.compile(b"|".join({re.escape(case.encode()) for case in (old[0].lower(), old[0].upper())})).search,
+            )
+            for old in replacements
+        ]
         self._also = also
         self._lines = 0
 
@@ -99,23 +114,27 @@ class Rename:
     def _quickly(self, line: bytes, row: object) -> bytes | None:
         """The line renamed by replacing bytes, or None where that might not come to the same as changing the texts.
 
-        It does where one name stands in the line, as often in its bytes as in its texts, and nothing is escaped.
+        It does where one name stands in the line, as often in its bytes as in its texts, and no escape runs into it.
         """
-        present = [word for word in self._raw_replacements if word in line]
-        if len(present) > 1 or b"\\u" in line or b"\\/" in line:
+        present = [word for word in self._raw_replacements if word in line] if self._several else self._only
+        if len(present) > 1:
             return None
-        if not present:
-            return line
-        old, new = present[0].decode("utf-8"), self._raw_replacements[present[0]].decode("utf-8")
-        if _escaped(old).decode("utf-8") != old or old in new or old not in self.replacements:
+        around = line.split(present[0]) if present else [line]
+        if len(around) == 1:
+            return None if b"\\u" in line or b"\\/" in line else line
+        old = self._plain.get(present[0])
+        if not old or (old[0] in ENDS_AN_ESCAPE and b"\\" in line):
             return None
-        counts: Counter[str] = Counter()
-        _count(row, old, "", counts)
-        if sum(counts.values()) != line.count(present[0]):
+        counts: dict[str, int] = {}
+        texts = _count(row, old, "", counts)
+        if sum(counts.values()) != len(around) - 1:
             return None
-        _refuse_repeated_keys(line, row)
-        self.replaced.update(counts)
-        return line.replace(present[0], self._raw_replacements[present[0]])
+        # Where every quote of the line is one of a parsed text's two, no repeated key is hidden among them.
+        if line.count(b'"') > 2 * texts:
+            _refuse_repeated_keys(line, row)
+        for field, count in counts.items():
+            self.replaced[field] += count
+        return self._raw_replacements[present[0]].join(around)
 
     def _carefully(self, line: bytes, row: object) -> bytes:
         """The line renamed by changing its texts; in its bytes where that comes to the same, else written anew."""
@@ -162,9 +181,9 @@ class Rename:
     def _look_for_survivors(self, line: bytes) -> None:
         """Remember spellings of an old name that the exact search does not find: spaced, in other case, or given."""
         text = None
-        for old, spaced in self._spaced.items():
+        for old, spaced, first in self._spaced:
             # Most lines hold not even the first character of the name, and bytes tell that quickly.
-            if old[0].lower().encode() in line.lower():
+            if first(line):
                 text = text or self._without_new_names(line)
                 for spelling in {match.group() for match in spaced.finditer(text)} - {old}:
                     self._survives(spelling)
@@ -210,17 +229,32 @@ def _overlaps(names: dict[str, str]) -> list[str]:
     ]
 
 
-def _count(value: object, old: str, field: str, counts: Counter) -> None:
-    """Add up how often a name stands in each text field."""
-    if isinstance(value, str):
-        if found := value.count(old):
-            counts[field] += found
-    elif isinstance(value, dict):
+def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
+    """Add up how often a name stands in each text field; returns how many texts there are, keys included.
+
+    Most of a run's time is spent here, so that it looks into a text only once and names a field only when it must.
+    """
+    if type(value) is dict:
+        texts = len(value)
         for key, item in value.items():
-            _count(item, old, f"{field}.{key}" if field else key, counts)
-    elif isinstance(value, list):
-        for item in value:
-            _count(item, old, f"{field}[]", counts)
+            kind = type(item)
+            if kind is str:
+                texts += 1
+                if old in item:
+                    place = f"{field}.{key}" if field else key
+                    counts[place] = counts.get(place, 0) + item.count(old)
+            elif kind is dict or kind is list:
+                texts += _count(item, old, f"{field}.{key}" if field else key, counts)
+        return texts
+    texts, field = 0, f"{field}[]"
+    for item in value if type(value) is list else ():
+        if type(item) is str:
+            texts += 1
+            if old in item:
+                counts[field] = counts.get(field, 0) + item.count(old)
+        else:
+            texts += _count(item, old, field, counts)
+    return texts
 
 
 def _escaped(text: str) -> bytes:
