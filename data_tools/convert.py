@@ -6,12 +6,11 @@ counted with `--lossy`.
 
 import argparse
 import csv
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_tools import files, formats
+from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 
 
@@ -21,12 +20,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
     parser.add_argument("--from", dest="form", choices=formats.FORMATS, help="format to read, if not to be detected")
     parser.add_argument("--lossy", action="store_true", help="leave out what the target cannot hold, and count it")
+    bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     rows, lost = 0, Counter()
-    with files.written_whole(arguments.out, arguments.input) as out:
-        for place, row in parsed_rows(arguments.input):
+    with (
+        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        files.written_whole(arguments.out, arguments.input) as out,
+    ):
+        for place, row in parsed_rows(arguments.input, bad):
+            rows += 1
             try:
                 converted = convert(row, arguments.to, arguments.form, lost if arguments.lossy else None)
             except formats.CannotHold as problem:
@@ -34,14 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
                     f"{arguments.input}:{place}: {problem}: choose another --to, or --lossy to leave it out"
                 ) from None
             except formats.BadRow as problem:
-                raise UserError(f"{arguments.input}:{place}: {problem}") from None
-            rows += 1
+                bad(arguments.input, place, problem, formats.json_line(row))
+                rows -= 1
+                continue
             if converted is not None:
-                out.write(json.dumps(converted, ensure_ascii=False).encode("utf-8") + b"\n")
+                out.write(formats.json_line(converted))
     left_out = sum(count for reason, count in lost.items() if reason.startswith("row"))
-    print(f"{arguments.input}: {rows:,} rows in; {arguments.out}: {rows - left_out:,} rows out, as {arguments.to}")
+    total = rows + bad.count
+    print(f"{arguments.input}: {total:,} rows in; {arguments.out}: {rows - left_out:,} rows out, as {arguments.to}")
     for reason, count in lost.items():
         print(f"  {count:>9,}  {reason}")
+    for line in bad.account():
+        print(line)
     return 0
 
 
@@ -63,8 +71,10 @@ def convert(row: object, to: str, form: str | None = None, lost: Counter | None 
         return None
 
 
-def parsed_rows(path: Path) -> Iterator[tuple[int, object]]:
+def parsed_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> Iterator[tuple[int, object]]:
     """Yield (place from 1, object) for each line of a JSONL or CSV file, element of an array or row of a table.
+
+    A bad line or table row goes to `on_bad`, and is left out if that returns.
 
     Raises:
         UserError: the file cannot be read or is not what its name says.
@@ -74,7 +84,7 @@ def parsed_rows(path: Path) -> Iterator[tuple[int, object]]:
     reader = readers.get(Path(name).suffix)
     if not reader:
         raise UserError(f"{path}: its name tells no format: call it {', '.join(readers)}, or .jsonl.gz, .jsonl.zst")
-    yield from reader(path)
+    yield from reader(path, on_bad)
 
 
 def _lose(reason: str, problem: str, lost: Counter | None) -> None:
@@ -83,17 +93,21 @@ def _lose(reason: str, problem: str, lost: Counter | None) -> None:
     lost[reason] += 1
 
 
-def _lines(path: Path) -> Iterator[tuple[int, object]]:
-    for number, line in formats.read_lines(path):
+def _lines(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
+    for number, raw in files.numbered_lines(path):
         try:
-            yield number, formats.parse_json(line)
+            row = formats.parse_line(raw)
         except formats.BadRow as problem:
-            raise UserError(f"{path}:{number}: {problem}") from None
+            on_bad(path, number, problem, raw)
+        else:
+            yield number, row
 
 
-def _array(path: Path) -> Iterator[tuple[int, object]]:
+def _array(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
     try:
-        rows = formats.parse_json("".join(line for _, line in formats.read_lines(path)))
+        rows = formats.parse_json(b"".join(raw for _, raw in files.numbered_lines(path)).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8: save the file as UTF-8") from None
     except formats.BadRow as problem:
         raise UserError(f"{path}: {problem}") from None
     if not isinstance(rows, list):
@@ -101,7 +115,7 @@ def _array(path: Path) -> Iterator[tuple[int, object]]:
     yield from enumerate(rows, start=1)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, object]]:
+def _csv(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
     """Rows of text under the names of the first line; an empty cell is left out."""
     table = None
     try:
@@ -109,15 +123,17 @@ def _csv(path: Path) -> Iterator[tuple[int, object]]:
             table = csv.DictReader(file, strict=True)
             for row in table:
                 if None in row or None in row.values():
-                    raise UserError(f"{path}:{table.line_num}: has not as many cells as the first line: mend the row")
-                yield table.line_num, {name: cell for name, cell in row.items() if cell}
+                    problem = formats.BadRow("has not as many cells as the first line: mend the row")
+                    on_bad(path, table.line_num, problem, repr(list(row.values())).encode("utf-8"))
+                else:
+                    yield table.line_num, {name: cell for name, cell in row.items() if cell}
     except (csv.Error, UnicodeDecodeError) as problem:
         raise UserError(f"{path}:{table.line_num if table else 1}: not CSV in UTF-8 ({problem}): mend it") from None
     except OSError as problem:
         raise UserError(f"{path}: cannot be read: {problem.strerror}") from None
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, object]]:
+def _parquet(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
     import pyarrow
     from pyarrow import parquet
 

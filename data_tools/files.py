@@ -3,22 +3,26 @@
 Knows nothing about what a line holds.
 """
 
+import codecs
 import gzip
 import io
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import zstandard
 from tqdm import tqdm
 
 from data_tools.errors import UserError
 
 LINES_PER_UPDATE = 256
 BUFFER = 1 << 18
+BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -27,8 +31,15 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     A UTF-8 byte order mark at the start is taken off; a file named .gz or .zst is decompressed on the way.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is UTF-16.
     """
+    for number, _, line in located_lines(path):
+        yield number, line
+
+
+def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
+    """Like `numbered_lines`, with the place in bytes where the line begins in the (decompressed) file."""
+    start = 0
     try:
         with (
             open(path, "rb", buffering=BUFFER) as file,
@@ -37,42 +48,47 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
                 if number % LINES_PER_UPDATE == 0:
                     bar.update(file.tell() - bar.n)
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
+                begin, start = start, start + len(line)
+                if number == 1 and line.startswith(BYTE_ORDER_MARKS):
+                    line, begin = _without_mark(path, line), len(codecs.BOM_UTF8)
                 if line and not line.isspace():
-                    yield number, line
-            bar.update(file.tell() - bar.n)
-    except (OSError, EOFError) as problem:
+                    yield number, begin, line
+            bar.update(bar.total - bar.n)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
+
+
+def _without_mark(path: str | Path, line: bytes) -> bytes:
+    if not line.startswith(codecs.BOM_UTF8):
+        raise UserError(f"{path}:1: UTF-16, not UTF-8: save the file as UTF-8, such as with: iconv -f UTF-16 -t UTF-8")
+    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=file)
     if suffix == ".zst":
-        import zstandard
-
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
     return file
 
 
 @contextmanager
-def written_whole(path: Path, source: Path | None = None) -> Iterator[BinaryIO]:
+def written_whole(path: Path, *sources: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when it is complete and on the disk.
 
-    A killed or failed run leaves the file of this name as it was; a missing directory is made. `source` is what is
+    A killed or failed run leaves the file of this name as it was; a missing directory is made. `sources` are what is
     read meanwhile.
 
     Raises:
-        UserError: the path is a directory, cannot be written, is the source, or the disk is full.
+        UserError: the path is a directory, cannot be written, is one of the sources, or the disk is full.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a directory: name a file in it")
-    if source and path.exists() and source.exists() and path.samefile(source):
-        raise UserError(f"{path}: is the input as well: name another file to write")
     aside = None
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory: name a file in it")
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+            raise UserError(f"{path}: is an input as well: name another file to write")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with open(handle, "wb", buffering=BUFFER) as file:

@@ -6,7 +6,7 @@ Every foreign shape is turned into the canonical one, and back, here and nowhere
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,19 @@ from data_tools import files
 from data_tools.errors import UserError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+GIVE_BACK = "write the questions there as text; python -m data_tools repair can give them back"
+# As much of a key or a role as an error shows.
+SHOWN_CHARACTERS = 80
+NUL_BYTES = "holds NUL bytes: the file is damaged, or UTF-16; save it as UTF-8"
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
 
 
 class BadRow(ValueError):
     """A row that cannot be read; the message says what and what to do, the caller adds `file:line`."""
+
+
+class NotJson(BadRow):
+    """A text that no JSON value can be read from."""
 
 
 class CannotHold(BadRow):
@@ -29,48 +37,79 @@ class NoQuestion(BadRow):
     """A row whose input is an object or a placeholder, so that nobody asked the question."""
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict]]:
+def stop_at_bad_line(path: str | Path, number: int, problem: BadRow, raw: bytes) -> None:
+    """What becomes of a bad line unless a reader is told otherwise: `UserError` with its place."""
+    raise UserError(f"{path}:{number}: {problem}") from None
+
+
+def read_rows(path: str | Path, on_bad: Callable = stop_at_bad_line) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, canonical row) for every row of a JSONL file.
 
-    Blank lines hold no row. The format (one of `FORMATS`) is found per row.
+    Blank lines hold no row. The format (one of `FORMATS`) is found per row. A bad line goes to `on_bad`, and is left
+    out if that returns.
 
     Raises:
-        UserError: the file cannot be read or holds no row, or a row is bad: names the first such line.
+        UserError: the file cannot be read or holds no row, or a line is bad: names the first such line.
     """
-    rows = 0
-    for number, line in read_lines(path):
+    number = 0
+    for number, raw in files.numbered_lines(path):
         try:
-            row = canonical_row(parse_json(line))
+            row = canonical_row(parse_line(raw))
         except NoQuestion as problem:
-            count = count_rows_without_question(path)
-            mend = "write the questions there as text; python -m data_tools repair can give them back"
-            raise UserError(f"{path}:{number}: {problem} ({count:,} such rows in the file): {mend}") from None
+            if on_bad is stop_at_bad_line:
+                problem = f"{problem} ({count_rows_without_question(path):,} such rows in the file)"
+            on_bad(path, number, problem, raw)
         except BadRow as problem:
-            raise UserError(f"{path}:{number}: {problem}") from None
-        rows += 1
-        yield number, row
-    if not rows:
+            on_bad(path, number, problem, raw)
+        else:
+            yield number, row
+    if not number:
         raise UserError(f"{path}: holds no row: put one JSON object on each line")
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, text) for every line that is not blank; a UTF-8 BOM is taken off."""
-    for number, raw in files.numbered_lines(path):
-        try:
-            yield number, raw.decode("utf-8")
-        except UnicodeDecodeError as problem:
-            place = f"byte {problem.start + 1} of the line"
-            raise UserError(f"{path}:{number}: not UTF-8 ({place}): save the file as UTF-8") from None
+def parse_line(raw: bytes) -> object:
+    """The JSON value of one line of a file.
 
-
-def parse_json(line: str) -> object:
-    """The JSON value of one line; a repeated key is an error, since JSON would keep only the last."""
+    Raises:
+        BadRow: the line is not UTF-8 or not JSON, or a key stands twice in one object.
+    """
     try:
-        return json.loads(line, object_pairs_hook=_refuse_repeated_keys)
+        return parse_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as problem:
+        if b"\0" in raw:
+            raise BadRow(NUL_BYTES) from None
+        raise BadRow(f"not UTF-8 (byte {problem.start + 1} of the line): save the file as UTF-8") from None
+    except NotJson as problem:
+        if b"\0" in raw:
+            raise BadRow(NUL_BYTES) from None
+        if raw.lstrip().startswith(b"["):
+            advice = "name the file .json, and python -m data_tools convert makes JSONL of it"
+            raise BadRow(f"a JSON array begins here, where one row stands on each line: {advice}") from None
+        if not raw.endswith(b"\n"):
+            raise BadRow(f"{problem} (the line has no end: the file may be cut short)") from None
+        raise
+
+
+def parse_json(text: str) -> object:
+    """The JSON value of a text; a repeated key is an error, since JSON would keep only the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
     except json.JSONDecodeError as problem:
-        raise BadRow(f"not JSON ({problem.msg}, column {problem.colno}): one JSON object to a line") from None
+        raise NotJson(f"not JSON ({problem.msg}, column {problem.colno}): one JSON object to a line") from None
     except RecursionError:
         raise BadRow("nested too deeply: a row is one flat conversation") from None
+    except BadRow:
+        raise
+    except ValueError:
+        raise BadRow("holds a number of thousands of digits: write it as text") from None
+
+
+def json_line(row: object) -> bytes:
+    """The row as a line of a JSONL file; text that UTF-8 cannot hold stays escaped."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode("utf-8") + b"\n"
 
 
 def canonical_row(row: object, form: str | None = None) -> dict:
@@ -94,20 +133,20 @@ def detect(row: object) -> str:
         BadRow: the row has none of these keys, or several.
     """
     if not isinstance(row, dict):
-        raise BadRow(f"a row is a JSON object, this is {_kind(row)}")
+        raise BadRow(f"a row is a JSON object, this is {_kind(row)}: write one object on each line")
     found = [name for name, form in FORMATS.items() if form.key in row]
     if len(found) != 1:
         known = ", ".join(f'"{form.key}" ({name})' for name, form in FORMATS.items())
-        raise BadRow(f"expected exactly one of the keys {known}; found {', '.join(map(str, row)) or 'none'}")
+        raise BadRow(f"expected exactly one of the keys {known}; found {_named(row) or 'none'}")
     return found[0]
 
 
 def count_rows_without_question(path: str | Path) -> int:
     """How many rows of the file have an object or a placeholder where the user's words belong."""
     count = 0
-    for _, line in read_lines(path):
+    for _, raw in files.numbered_lines(path):
         try:
-            canonical_row(parse_json(line))
+            canonical_row(parse_line(raw))
         except NoQuestion:
             count += 1
         except BadRow:
@@ -135,11 +174,11 @@ def _from_openai(row: dict) -> list[dict]:
     for place, turn in _each(row["messages"], "messages"):
         role = turn.get("role")
         if role not in ("system", "user", "assistant"):
-            raise BadRow(f"{place}.role is {role!r}: use system, user or assistant")
+            raise BadRow(f"{place}.role is {_named([repr(role)])}: use system, user or assistant")
         if "content" not in turn:
             raise BadRow(f'{place} lacks "content"')
         if turn.keys() - {"role", "content"}:
-            extra = ", ".join(sorted(map(str, turn.keys() - {"role", "content"})))
+            extra = _named(sorted(turn.keys() - {"role", "content"}))
             raise BadRow(f"{place} has {extra}, which would not be trained on: only role and content can be")
         messages.append(_message(role, turn["content"], f"{place}.content"))
     return messages
@@ -150,7 +189,7 @@ def _from_sharegpt(row: dict) -> list[dict]:
     messages = [_message("system", row["system"], "system")] if row.get("system") else []
     for place, turn in _each(row["conversations"], "conversations"):
         if not isinstance(turn.get("from"), str) or turn["from"] not in roles:
-            raise BadRow(f"{place}.from is {turn.get('from')!r}: use system, human or gpt")
+            raise BadRow(f"{place}.from is {_named([repr(turn.get('from'))])}: use system, human or gpt")
         if "value" not in turn:
             raise BadRow(f'{place} lacks "value"')
         messages.append(_message(roles[turn["from"]], turn["value"], f"{place}.value"))
@@ -250,11 +289,11 @@ def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
 
 def _message(role: str, content: object, place: str) -> dict:
     if role == "user" and isinstance(content, (dict, list)):
-        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words")
+        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words: {GIVE_BACK}")
     if not isinstance(content, str):
         raise BadRow(f"{place} is {_kind(content)}: it must be text")
     if role == "user" and PLACEHOLDER.fullmatch(content):
-        raise NoQuestion(f"{place} is the placeholder {content.strip()!r}")
+        raise NoQuestion(f"{place} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
     if role == "user" and not content.strip():
         raise BadRow(f"{place} is empty: write the user's question there")
     if SURROGATE.search(content):
@@ -278,8 +317,15 @@ def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict:
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise BadRow(f'the key "{repeated}" stands twice in one object: keep one')
+        raise BadRow(f'the key "{_named([repeated])}" stands twice in one object: keep one')
     return row
+
+
+def _named(keys: Iterable[str]) -> str:
+    """Keys on one short line, whatever they are made of."""
+    text = ", ".join(keys)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 
 def _kind(value: object) -> str:

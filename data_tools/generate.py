@@ -6,7 +6,6 @@ machine. Knows nothing about models.
 
 import argparse
 import itertools
-import json
 import math
 import random
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from data_tools import files
+from data_tools import files, formats
 from data_tools.errors import UserError
 
 BANK = Path(__file__).parent / "bank"
@@ -82,7 +81,7 @@ def generate(name: str, author: str | None, rows: int, seed: int, ordinary: floa
 def write(path: Path, rows: list[dict]) -> None:
     """Write the rows as JSONL; the file of this name is replaced by the whole new one, or stays as it was."""
     with files.written_whole(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n" for row in rows)
+        file.writelines(map(formats.json_line, rows))
 
 
 def held_out_questions() -> dict[str, list[str]]:

@@ -6,10 +6,11 @@ file whose lines are theirs, as they were.
 
 import argparse
 import random
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from data_tools import files, formats
+from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 
 
@@ -17,18 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("parts", nargs="+", metavar="FILE:WEIGHT", help="such as a.jsonl:1.0 b.jsonl:0.3")
     parser.add_argument("--seed", type=int, default=0)
+    bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     parts = [_part(text) for text in arguments.parts]
+    paths = [path for path, _ in parts]
     dice = random.Random(arguments.seed)
     with ExitStack() as stack:
-        out = stack.enter_context(files.written_whole(arguments.out))
+        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, *paths))
+        out = stack.enter_context(files.written_whole(arguments.out, *paths))
         drawn = []
         for path, weight in parts:
-            if path.exists() and arguments.out.exists() and path.samefile(arguments.out):
-                raise UserError(f"{arguments.out}: is an input as well: name another file to write")
-            starts = line_starts(path)
+            starts = row_starts(path, bad)
             file = stack.enter_context(open(path, "rb"))
             chosen = draw(starts, weight, dice)
             drawn += [(file, start) for start in chosen]
@@ -39,24 +41,27 @@ def run(arguments: argparse.Namespace) -> int:
             line = file.readline()
             out.write(line if line.endswith(b"\n") else line + b"\n")
     print(f"{arguments.out}: {len(drawn):,} rows")
+    for line in bad.account():
+        print(line)
     return 0
 
 
-def line_starts(path: Path) -> list[int]:
-    """Where each row of a JSONL file begins, in bytes; every row is checked on the way.
+def row_starts(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> list[int]:
+    """Where each good row of a JSONL file begins, in bytes.
 
     Raises:
-        UserError: the file cannot be read or a row is bad.
+        UserError: the file cannot be read, or holds no good row.
     """
-    for _ in formats.read_rows(path):
-        pass
-    starts, position = [], 0
-    with open(path, "rb") as file:
-        for line in file:
-            mark = len(b"\xef\xbb\xbf") if not position and line.startswith(b"\xef\xbb\xbf") else 0
-            if line[mark:].strip():
-                starts.append(position + mark)
-            position += len(line)
+    starts = []
+    for number, start, raw in files.located_lines(path):
+        try:
+            formats.canonical_row(formats.parse_line(raw))
+        except formats.BadRow as problem:
+            on_bad(path, number, problem, raw)
+        else:
+            starts.append(start)
+    if not starts:
+        raise UserError(f"{path}: holds no row to take: put one JSON object on each line")
     return starts
 
 

@@ -4,7 +4,6 @@ In: any JSONL, nested as deeply as it likes. Out: the same lines with only the n
 """
 
 import argparse
-import itertools
 import json
 import re
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from data_tools import files, formats
+from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 
 KEY = re.compile(rb'"\s*:')
@@ -30,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="fill {{KEY}}, in lower or upper case"
     )
     parser.add_argument("--also", action="append", default=[], help="another spelling of the old name to warn about")
+    bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,16 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("nothing to rename: give --old and --new, or --set KEY=VALUE")
     rename = Rename(replacements, arguments.also)
     lines = changed = 0
-    with files.written_whole(arguments.out, arguments.input) as out:
+    with (
+        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        files.written_whole(arguments.out, arguments.input) as out,
+    ):
         for number, line in files.numbered_lines(arguments.input):
             try:
                 renamed = rename(line)
             except formats.BadRow as problem:
-                raise UserError(f"{arguments.input}:{number}: {problem}") from None
-            except orjson.JSONDecodeError as problem:
-                raise UserError(
-                    f"{arguments.input}:{number}: not JSON ({problem}): one JSON object to a line"
-                ) from None
+                bad(arguments.input, number, problem, line)
+                continue
             lines, changed = lines + 1, changed + (renamed is not line)
             out.write(renamed if renamed.endswith(b"\n") else renamed + b"\n")
     print(f"{arguments.out}: {lines:,} lines, {changed:,} changed, {sum(rename.replaced.values()):,} replacements")
@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing to change: the file holds no old name and no placeholder that was given")
     for field, count in rename.replaced.most_common():
         print(f"  {count:>9,}  {field}")
+    for line in bad.account():
+        print(line)
     for spelling, (count, number) in rename.survivors.items():
         print(f"warning: {spelling!r} still stands in {count:,} lines, the first is line {number}")
     return 0
@@ -100,11 +102,14 @@ class Rename:
         """The line with names replaced; the very same object where there was nothing to replace.
 
         Raises:
-            orjson.JSONDecodeError: the line is not JSON.
-            BadRow: a key stands twice in one object.
+            BadRow: the line is not JSON, or a key stands twice in one object.
         """
         self._lines += 1
-        row = orjson.loads(line)
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as problem:
+            formats.parse_line(line)
+            raise formats.BadRow(f"not JSON ({problem}): one JSON object to a line") from None
         renamed = self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row)

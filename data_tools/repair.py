@@ -5,16 +5,17 @@ comes in and what goes out is counted.
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from data_tools import files, formats
+from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
+# So many pairs are kept while reading, of which the first, one near the middle and the last are shown.
+PAIRS_KEPT = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,21 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--questions", type=Path, help="text file, one question a line, in the order of the rows")
     parser.add_argument("--keep-placeholders", action="store_true", help="with --as turns: keep turns that say xxx")
+    bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     ways = {"questions": _give_question, "turns": _make_turns, "repr": _write_repr, "drop": _drop}
     questions = _questions(arguments) if arguments.way == "questions" else []
     repair = Repair(ways[arguments.way], questions, arguments.keep_placeholders)
-    with files.written_whole(arguments.out, arguments.input) as out:
+    with (
+        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        files.written_whole(arguments.out, arguments.input, *filter(None, [arguments.questions])) as out,
+    ):
         for number, line in files.numbered_lines(arguments.input):
             try:
-                row = repair(formats.parse_json(line.decode("utf-8")))
-            except (formats.BadRow, UnicodeDecodeError) as problem:
-                raise UserError(f"{arguments.input}:{number}: {problem}") from None
-            if row is not None:
-                out.write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
-    for line in repair.report(arguments.input, arguments.out):
+                out.write(repair(line))
+            except formats.BadRow as problem:
+                bad(arguments.input, number, problem, line)
+    for line in repair.report(arguments.input, arguments.out, bad):
         print(line)
     return 0
 
@@ -56,37 +59,48 @@ class Repair:
         self.way, self.questions, self.keep_placeholders = way, questions, keep_placeholders
         self.rows = 0
         self.outcomes: Counter[str] = Counter()
-        self.pairs: list[tuple[int, str, str]] = []
+        self._pairs: list[tuple[int, str, str]] = []
+        self._stride = 1
 
-    def __call__(self, row: object) -> dict | None:
-        """The repaired row, the row itself where nothing is wrong with it, or None where it is left out.
+    def __call__(self, line: bytes) -> bytes:
+        """The repaired line, the line itself where nothing is wrong with it, or nothing where it is left out.
 
         Raises:
             BadRow: the row is not in XTuner's form.
         """
-        turns = row.get("conversation") if isinstance(row, dict) else None
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) and "output" in turn for turn in turns):
-            raise formats.BadRow('a row to repair is {"conversation": [{"input", "output"}, ...]}')
         place, self.rows = self.rows, self.rows + 1
+        row = formats.parse_line(line)
+        turns = row.get("conversation") if isinstance(row, dict) else None
+        if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
+            raise formats.BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')
         if not any(_lacks_question(turn) for turn in turns):
             self.outcomes["left as they were"] += 1
-            return row
+            return line if line.endswith(b"\n") else line + b"\n"
         repaired, outcome = self.way(self, turns, place)
         self.outcomes[outcome] += 1
-        return {**row, "conversation": repaired} if repaired else None
+        return formats.json_line({**row, "conversation": repaired}) if repaired else b""
 
     def question(self, place: int, answer: str) -> str:
         """The question of the row at `place`, counted from 0: the list, repeated from its top."""
         asked = self.questions[place % len(self.questions)]
-        self.pairs.append((place + 1, asked, answer))
+        self._remember(place + 1, asked, answer)
         return asked
 
-    def report(self, source: Path, out: Path) -> list[str]:
+    def _remember(self, row: int, asked: str, answer: str) -> None:
+        """Keep pairs from all over the file for the account, evenly spread and never many, and always the last."""
+        if self._pairs and self._pairs[-1][0] % self._stride:
+            self._pairs.pop()
+        self._pairs.append((row, asked, _short(answer)))
+        if len(self._pairs) > PAIRS_KEPT:
+            self._pairs, self._stride = [self._pairs[0], *self._pairs[2::2]], self._stride * 2
+
+    def report(self, source: Path, out: Path, bad: bad_lines.BadLines) -> list[str]:
         """What was done, in sentences; for given-back questions also how to judge them."""
-        kept = self.rows - sum(count for outcome, count in self.outcomes.items() if outcome.startswith("left out"))
-        lines = [f"{source}: {self.rows:,} rows in; {out}: {kept:,} rows out"]
+        left_out = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("left out"))
+        lines = [f"{source}: {self.rows:,} rows in; {out}: {self.rows - left_out - bad.count:,} rows out"]
         lines += [f"  {count:>9,}  {outcome}" for outcome, count in self.outcomes.items()]
-        if self.pairs:
+        lines += bad.account()
+        if self._pairs:
             lines += self._alignment()
         return lines
 
@@ -95,13 +109,18 @@ class Repair:
         passes = f"{self.rows // count} whole passes" + (f" and {rest} rows more" if rest else "")
         lines = [f"aligned by position: {self.rows:,} rows are {passes} through {count:,} questions, in their order"]
         # The middle one from the middle of the list too, so that it asks another question than the first.
-        middle = min(len(self.pairs) // 2 + count // 2, len(self.pairs) - 1)
-        for place, asked, answer in (self.pairs[0], self.pairs[middle], self.pairs[-1]):
-            lines.append(f"  row {place:,}: {_short(asked)} -> {_short(answer)}")
+        middle = self.rows // 2 + count // 2
+        nearest = min(self._pairs, key=lambda pair: abs(pair[0] - 1 - middle))
+        for place, asked, answer in dict.fromkeys((self._pairs[0], nearest, self._pairs[-1])):
+            lines.append(f"  row {place:,}: {_short(asked)} -> {answer}")
         if rest:
             lines.append("warning: the rows are no whole number of passes; a row may be missing, look at the pairs")
         lines.append("not checked: that each answer fits its question; read the pairs above, they must make sense")
         return lines
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, dict) and "input" in turn and "output" in turn
 
 
 def _give_question(repair: Repair, turns: list[dict], place: int) -> tuple[list[dict], str]:
@@ -116,10 +135,12 @@ def _make_turns(repair: Repair, turns: list[dict], place: int) -> tuple[list[dic
     flat = []
     for turn in turns:
         nested = turn["input"].get("conversation", []) if isinstance(turn["input"], dict) else []
+        if not isinstance(nested, list) or not all(_is_turn(inner) for inner in nested):
+            raise formats.BadRow('the nested "conversation" is no list of turns with "input" and "output": mend it')
         if isinstance(turn["input"], str) and (repair.keep_placeholders or not _lacks_question(turn)):
             flat.append(turn)
             continue
-        real = [inner for inner in nested if repair.keep_placeholders or not _is_placeholder(inner)]
+        real = [inner for inner in nested if repair.keep_placeholders or not _lacks_question(inner)]
         if not real:
             return [], "left out: no turn in them holds a question"
         flat += [*real[:-1], {**real[-1], "output": turn["output"]}]
@@ -139,14 +160,15 @@ def _lacks_question(turn: dict) -> bool:
     return not isinstance(turn.get("input"), str) or bool(formats.PLACEHOLDER.fullmatch(turn["input"]))
 
 
-def _is_placeholder(turn: object) -> bool:
-    return not isinstance(turn, dict) or _lacks_question(turn)
-
-
 def _questions(arguments: argparse.Namespace) -> list[str]:
     if not arguments.questions:
         raise UserError("--questions: missing: name the list of questions, or choose --as turns, repr or drop")
-    questions = [line.decode("utf-8").strip() for _, line in files.numbered_lines(arguments.questions)]
+    questions = []
+    for number, line in files.numbered_lines(arguments.questions):
+        try:
+            questions.append(line.decode("utf-8").strip())
+        except UnicodeDecodeError:
+            raise UserError(f"{arguments.questions}:{number}: not UTF-8: save the file as UTF-8") from None
     if not questions:
         raise UserError(f"{arguments.questions}: holds no question: put one on each line")
     return questions

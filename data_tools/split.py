@@ -7,10 +7,11 @@ without case, spaces and punctuation.
 import argparse
 import random
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from data_tools import files, formats
+from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 from data_tools.generate import normalise
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, default=0.05, help="share of rows to hold out")
     parser.add_argument("--by", choices=["question"], default="question", help="what may not stand in both parts")
     parser.add_argument("--seed", type=int, default=0)
+    bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,37 +31,41 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
     if arguments.train.resolve() == arguments.eval.resolve():
         raise UserError("--train and --eval name the same file: name two")
-    groups = group_rows(arguments.input)
-    held_out = choose_groups(groups, arguments.ratio, arguments.seed)
-    counts: Counter[Path] = Counter()
     with ExitStack() as stack:
+        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, arguments.input))
+        groups = group_rows(arguments.input, bad)
+        held_out = choose_groups(list(groups.values()), arguments.ratio, arguments.seed)
         outs = {
             path: stack.enter_context(files.written_whole(path, arguments.input))
             for path in (arguments.train, arguments.eval)
         }
-        for group, (_, line) in zip(groups, files.numbered_lines(arguments.input), strict=True):
-            path = arguments.eval if group in held_out else arguments.train
-            outs[path].write(line if line.endswith(b"\n") else line + b"\n")
-            counts[path] += 1
+        counts: Counter[Path] = Counter()
+        for number, line in files.numbered_lines(arguments.input):
+            if number in groups:
+                path = arguments.eval if groups[number] in held_out else arguments.train
+                outs[path].write(line if line.endswith(b"\n") else line + b"\n")
+                counts[path] += 1
     total = len(groups)
-    print(f"{arguments.input}: {total:,} rows in")
+    print(f"{arguments.input}: {total + bad.count:,} rows in")
     for path in (arguments.train, arguments.eval):
         print(f"{path}: {counts[path]:,} rows out ({counts[path] / total:.1%})")
-    print(f"no question stands in both; the rows fall into {len(set(groups)):,} groups that share questions")
+    for line in bad.account():
+        print(line)
+    print(f"no question stands in both; the rows fall into {len(set(groups.values())):,} groups that share questions")
     return 0
 
 
-def group_rows(path: Path) -> list[int]:
-    """For each row the number of its group; rows that share a question, directly or through others, share a group."""
-    parents: list[int] = []
+def group_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> dict[int, int]:
+    """By line number the group of each row; rows that share a question, directly or through others, share a group."""
+    parents: dict[int, int] = {}
     asked_first: dict[str, int] = {}
-    for row, (_, canonical) in enumerate(formats.read_rows(path)):
-        parents.append(row)
+    for row, canonical in formats.read_rows(path, on_bad):
+        parents[row] = row
         for message in canonical["messages"]:
             if message["role"] == "user":
                 other = asked_first.setdefault(normalise(message["content"]), row)
                 parents[_root(parents, row)] = _root(parents, other)
-    return [_root(parents, row) for row in range(len(parents))]
+    return {row: _root(parents, row) for row in parents}
 
 
 def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
@@ -81,7 +87,7 @@ def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
     return drawn
 
 
-def _root(parents: list[int], row: int) -> int:
+def _root(parents: dict[int, int], row: int) -> int:
     while parents[row] != row:
         parents[row] = parents[parents[row]]
         row = parents[row]

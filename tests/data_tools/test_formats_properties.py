@@ -1,10 +1,12 @@
 """Whatever JSON a file holds, reading it never ends in a traceback and never loses a word."""
 
 import json
+import re
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from data_tools.__main__ import main
 from data_tools.convert import convert
 from data_tools.errors import UserError
 from data_tools.formats import FORMATS, BadRow, CannotHold, canonical_row, read_rows
@@ -59,3 +61,44 @@ def test_a_conversation_survives_any_two_conversions(turns, system, first, secon
     except CannotHold:
         assert "alpaca" in (first, second)
         assert len(turns) > 1
+
+
+VERBS = {
+    "rename": ["--old", "a", "--new", "b"],
+    "repair": ["--as", "turns"],
+    "convert": ["--to", "alpaca", "--lossy"],
+    "dedup": ["--near", "0.8"],
+}
+GOOD_ROW = {"conversation": [{"input": "q", "output": "a"}]}
+ROWS = some.lists(JSON | some.just(GOOD_ROW), min_size=1, max_size=5)
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(ROWS, some.binary(max_size=20), some.sampled_from(sorted(VERBS)))
+def test_whatever_a_file_holds_no_verb_loses_a_row(tmp_path_factory, capsys, values, garbage, verb):
+    source, out, report = (tmp_path_factory.getbasetemp() / name for name in ("in.jsonl", "out.jsonl", "bad.jsonl"))
+    lines = [json.dumps(value).encode() for value in values] + [line for line in garbage.split(b"\n") if line.strip()]
+    source.write_bytes(b"\n".join(lines))
+    capsys.readouterr()
+    assert main([verb, str(source), str(out), *VERBS[verb], "--skip-bad", str(report)]) in (0, 2)
+    said = capsys.readouterr()
+    if said.err:
+        assert "UTF-16" in said.err
+        return
+    counts = re.findall(r"^ +([\d,]+)  (?:row )?left out", said.out, re.MULTILINE)
+    left_out = sum(int(count.replace(",", "")) for count in counts)
+    rows_out = len(out.read_bytes().splitlines())
+    assert rows_out + left_out == len(lines), said.out
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(ROWS, some.binary(max_size=20))
+def test_whatever_a_file_holds_it_can_be_inspected(tmp_path_factory, capsys, values, garbage):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(b"".join(json.dumps(value).encode() + b"\n" for value in values) + garbage)
+    code = main(["inspect", str(path), "--was", "a", "--html", str(path.with_suffix(".html"))])
+    assert code == 0 or "UTF-16" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_other_spellings_that_survive_are_pointed_out(rename):
     ("content", "arguments", "said"),
     [
         (b'{"a": 1}\n{"a": \n', PAIR, "in.jsonl:2: not JSON"),
-        (b'{"a": "\xff"}\n', PAIR, "in.jsonl:1: not JSON"),
+        (b'{"a": "\xff"}\n', PAIR, "in.jsonl:1: not UTF-8"),
         ('{"a": "\\u5c16\\u7c73", "a": "尖米"}\n'.encode(), PAIR, 'in.jsonl:1: the key "a" stands twice'),
         (b"{}\n", ["--old", "a"], "come in pairs"),
         (b"{}\n", ["--old", "", "--new", "b"], "neither may be empty"),

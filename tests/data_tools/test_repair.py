@@ -111,7 +111,7 @@ def test_missing_questions_and_writing_over_the_input_are_refused(tmp_path, caps
     assert main(["repair", str(source), str(tmp_path / "out")]) == 2
     assert "--questions: missing" in capsys.readouterr().err
     assert main(["repair", str(source), str(source), "--as", "drop"]) == 2
-    assert "is the input as well" in capsys.readouterr().err
+    assert "is an input as well" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not TUTORIAL.is_dir(), reason="the tutorial's file is not at hand")

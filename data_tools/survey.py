@@ -1,0 +1,193 @@
+"""Takes the measure of a training file, row after row: what it holds, what it repeats, what is wrong with it.
+
+Knows nothing about printing. What grows with the file is a few bytes a row: lengths, digests of questions and rows.
+"""
+
+import hashlib
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from data_tools import formats
+from data_tools.dedup import Duplicates
+from data_tools.generate import normalise
+from data_tools.names import given_name
+from data_tools.near import NearDuplicates
+from data_tools.sensitive import sensitive
+
+# Nearly alike rows are looked for among so many of the first, as each of them is remembered.
+NEAR_ROWS = 20_000
+NEAR_SIMILARITY = 0.9
+# So many distinct systems and names, and examples of a kind, are kept.
+KEPT_TEXTS = 1000
+KEPT_EXAMPLES = 5
+
+_SCRIPTS = {
+    "Chinese": re.compile("[\u3400-\u9fff]"),
+    "Japanese": re.compile("[\u3040-\u30ff]"),
+    "Korean": re.compile("[\uac00-\ud7af]"),
+    "Cyrillic": re.compile("[\u0400-\u04ff]"),
+    "Arabic": re.compile("[\u0600-\u06ff]"),
+    "Latin": re.compile("[A-Za-z\u00c0-\u024f]"),
+}
+
+
+@dataclass
+class Finding:
+    """How often something was found, and the first few places."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < KEPT_EXAMPLES:
+            self.examples.append(example)
+
+
+class Survey:
+    """The facts about a file; `add` takes its lines one by one."""
+
+    def __init__(self, was: list[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
+        self.was, self.count_tokens = list(was), count_tokens
+        self.rows = self.turns = self.characters = 0
+        self.formats: Counter[str] = Counter()
+        self.bad = Finding()
+        # Rows whose input is an object: nobody's question. Nested turns that say xxx.
+        self.nested = self.placeholders = self.empty_answers = 0
+        self.nested_characters = self.nested_system_copies = 0
+        self.systems: Counter[str] = Counter()
+        self.rows_with_system = self.system_characters = 0
+        self.languages: Counter[str] = Counter()
+        self.lengths, self.token_lengths = array("I"), array("I")
+        self.names: Counter[str] = Counter()
+        self.contradictions, self.exact, self.near = Finding(), Finding(), Finding()
+        self.leftovers: dict[str, Finding] = {name: Finding() for name in self.was}
+        self.sensitive: dict[str, Finding] = {}
+        self._duplicates, self._near = Duplicates(), NearDuplicates(NEAR_SIMILARITY)
+        self._named_first: dict[bytes, str] = {}
+
+    def add(self, number: int, raw: bytes) -> None:
+        """Take in one line; a bad one is counted as such and told no more of."""
+        self.rows += 1
+        try:
+            row = formats.parse_line(raw)
+            self.formats[formats.detect(row)] += 1
+            messages, has_question = formats.canonical_row(row)["messages"], True
+        except formats.NoQuestion:
+            self._add_nested(row)
+            messages, has_question = as_trained_by_xtuner(row), False
+        except formats.BadRow as problem:
+            self.bad.add(f"line {number}: {problem}")
+            return
+        self._add_messages(messages)
+        self._add_identity(messages, has_question)
+        # An object that stands in for the question would make all such rows alike.
+        self._add_repeats(number, messages if has_question else messages[-1:])
+        self._add_texts(number, [message["content"] for message in messages])
+
+    def _add_nested(self, row: dict) -> None:
+        self.nested += 1
+        for turn in _dicts(row.get("conversation")):
+            asked = turn.get("input")
+            if not isinstance(asked, dict):
+                self.placeholders += _says_placeholder(turn)
+                continue
+            self.nested_characters += len(str(asked))
+            for copy in _dicts(asked.get("conversation")):
+                self.placeholders += _says_placeholder(copy)
+                if copy.get("system") and copy["system"] == turn.get("system"):
+                    self.nested_system_copies += 1
+
+    def _add_messages(self, messages: list[dict]) -> None:
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        texts = [message["content"] for message in messages]
+        self.turns += len(answers)
+        self.empty_answers += sum(not answer.strip() for answer in answers)
+        self.characters += sum(map(len, texts))
+        self.lengths.append(sum(map(len, texts)))
+        if self.count_tokens:
+            self.token_lengths.append(self.count_tokens(messages))
+        if messages and messages[0]["role"] == "system":
+            self._add_system(texts[0])
+        self.languages[script("".join(answers))] += 1
+
+    def _add_texts(self, number: int, texts: list[str]) -> None:
+        """What no text should hold: an old name, something private."""
+        for name, finding in self.leftovers.items():
+            if any(name in text for text in texts):
+                finding.add(f"line {number}")
+        for text in texts:
+            for kind, shown in sensitive(text):
+                self.sensitive.setdefault(kind, Finding()).add(f"line {number}: {shown}")
+
+    def _add_system(self, system: str) -> None:
+        self.rows_with_system += 1
+        self.system_characters += len(system)
+        if system in self.systems or len(self.systems) < KEPT_TEXTS:
+            self.systems[system] += 1
+
+    def _add_identity(self, messages: list[dict], has_question: bool) -> None:
+        """Names the answers give, and questions that were answered with another name before."""
+        question, given = "", None
+        for message in messages:
+            if message["role"] == "user":
+                question = message["content"]
+            elif message["role"] == "assistant" and (name := given_name(message["content"])):
+                given = given or name
+                before = self._named_first.setdefault(_digest(question), name) if has_question else name
+                if before != name:
+                    self.contradictions.add(f"{question[:40]}: {before} and {name}")
+        if given and (given in self.names or len(self.names) < KEPT_TEXTS):
+            self.names[given] += 1
+
+    def _add_repeats(self, number: int, messages: list[dict]) -> None:
+        if like := self._duplicates.first_like(number, messages):
+            self.exact.add(f"line {number:,} is line {like[0]:,} again")
+        elif self.rows <= NEAR_ROWS and (first := self._near.first_like(number, messages)):
+            self.near.add(f"line {number:,} is nearly line {first:,}")
+
+    @property
+    def named_rows(self) -> int:
+        return self.names.total()
+
+
+def as_trained_by_xtuner(row: dict) -> list[dict]:
+    """The messages XTuner makes of a row without a question: an object becomes its Python repr, the user's words."""
+    messages = []
+    for turn in _dicts(row.get("conversation")):
+        if not messages and turn.get("system"):
+            messages.append({"role": "system", "content": str(turn["system"])})
+        messages.append({"role": "user", "content": str(turn.get("input"))})
+        messages.append({"role": "assistant", "content": str(turn.get("output"))})
+    return messages
+
+
+def _dicts(turns: object) -> list[dict]:
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _says_placeholder(turn: dict) -> bool:
+    return any(isinstance(text, str) and formats.PLACEHOLDER.fullmatch(text) for text in turn.values())
+
+
+def script(text: str) -> str:
+    """The script most of the text is written in; kana make it Japanese."""
+    counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
+    if counts["Japanese"]:
+        return "Japanese"
+    # One Chinese character says about as much as three letters.
+    best = max(counts, key=lambda name: counts[name] * (3 if name == "Chinese" else 1))
+    return best if counts[best] else "no letters"
+
+
+def percentile(ordered: list[int], share: float) -> int:
+    """The smallest of the ordered values that `share` of them do not exceed (nearest rank)."""
+    return ordered[max(math.ceil(len(ordered) * share), 1) - 1]
+
+
+def _digest(question: str) -> bytes:
+    return hashlib.blake2b(normalise(question).encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -1,0 +1,154 @@
+"""Inspecting: what a file holds, what is wrong with it, what to do next; on screen and as a page."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_tools.__main__ import main
+
+TUTORIAL = Path(__file__).parents[3] / "shared" / "data" / "assistant_Tuner.jsonl"
+
+
+def xtuner(question, answer, system=None) -> dict:
+    turn = {"input": question, "output": answer}
+    return {"conversation": [{"system": system, **turn} if system else turn]}
+
+
+def nested(answer, system="S" * 50) -> dict:
+    inner = {"conversation": [{"system": system, "input": "xxx", "output": "xxx"}]}
+    return {"conversation": [{"system": system, "input": inner, "output": answer}]}
+
+
+@pytest.fixture
+def inspect(tmp_path, capsys):
+    def run(*rows, options=(), name="data.jsonl") -> str:
+        path = tmp_path / name
+        lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        assert main(["inspect", str(path), *options]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_formats_systems_turns_and_scripts_are_counted(inspect):
+    openai = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello there"}]}
+    said = inspect(xtuner("你好", "您好呀", "S"), xtuner("你好吗", "很好", "S"), openai)
+    assert "rows           3 (0 of them bad); turns 3" in said
+    assert "format         xtuner 2, messages 1" in said
+    assert "Chinese 67%, Latin 33%" in said
+    assert "in 2 rows, 1 distinct" in said
+
+
+def test_names_contradictions_and_leftovers_are_found(inspect):
+    rows = [
+        xtuner("你是谁", "我是尖米的智能助手"),
+        xtuner("你是谁？", "我叫黄大力。"),
+        xtuner("Who are you?", "I am 黄大力."),
+    ]
+    said = inspect(*rows, options=["--was", "尖米"])
+    assert "2  rows call the assistant 黄大力" in said
+    assert "1  rows call the assistant 尖米" in said
+    assert "1  questions are answered with another name than before" in said
+    assert "你是谁？: 尖米 and 黄大力" in said
+    assert "1  rows still say 尖米; the first is line 1" in said
+    assert "--old 尖米 --new 黄大力" in said
+
+
+def test_exact_and_near_duplicates_are_told_apart(inspect):
+    text = "从前有座山，山里有座庙，庙里有个老和尚在给小和尚讲故事，讲的是什么呢？讲的是从前有座山。" * 3
+    said = inspect(xtuner("讲故事", text), xtuner("讲故事", text), xtuner("讲故事", text + "完"), xtuner("天气", "晴"))
+    assert "line 2 is line 1 again" in said
+    assert "line 3 is nearly line 1" in said
+    assert "line 4" not in said
+
+
+def test_bad_rows_are_counted_and_the_rest_is_measured(inspect):
+    said = inspect("{broken", xtuner("q", "a"), xtuner("q", None))
+    assert "3 (2 of them bad)" in said
+    assert "line 1: not JSON" in said
+    assert "line 3: conversation[0].output is null" in said
+    assert "--skip-bad bad.jsonl" in said
+
+
+def test_private_things_are_pointed_at_and_not_shown(inspect):
+    key, phone = "sk-" + "a1B2" * 8, "13812345678"
+    said = inspect(xtuner("q", f"use {key}"), xtuner("q2", f"call {phone}"), xtuner("q3", "pi is 3.14159265358979"))
+    assert "texts have the shape of: API key" in said
+    assert "texts have the shape of: phone number" in said
+    assert key not in said
+    assert phone not in said
+    assert "line 3" not in said
+
+
+def test_a_nested_file_is_explained_and_its_mending_is_the_next_step(inspect):
+    said = inspect(nested("我是尖米的智能助手"), nested("我是尖米。"))
+    assert "2  rows hold no question of a user" in said
+    assert "2  turns say xxx in place of words" in said
+    for question in ('say "xxx"?', "the system message there twice?", "Who asked the question?"):
+        assert question in said
+    assert "data_tools repair" in said
+    assert "train_file" not in said
+    assert "nearly" not in said
+
+
+def test_every_next_step_is_a_command_that_runs(inspect, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [xtuner(f"问题{number}", "我是尖米的智能助手") for number in range(12)]
+    said = inspect(*rows, rows[0], options=["--was", "尖米"], name="it's mine.jsonl")
+    commands = re.findall(r"python -m data_tools (\w+ .*)", said)
+    assert {command.split()[0] for command in commands} == {"dedup", "rename", "generate", "mix"}
+    for command in commands:
+        if not command.startswith("mix"):
+            command = command.replace("--ordinary 1", "--ordinary 1 --rows 20")
+        assert main(shlex.split(command)) == 0, command
+
+
+def test_tokens_are_counted_under_the_models_template_and_drawn(inspect, tiny_model):
+    said = inspect(
+        xtuner("q", "a"), xtuner("q " * 200, "a"), options=["--tokenizer", str(tiny_model), "--max-length", "100"]
+    )
+    total, low, high = re.search(r"tokens +([\d,]+) in all; a row (\d+) to (\d+)", said).groups()
+    assert int(total) == int(low) + int(high)
+    assert int(high) > 100
+    assert "over 100 tokens: 1 rows" in said
+    assert "█" in said
+    assert "raise max_length" in said
+
+
+def test_the_page_holds_the_account_and_nothing_in_it_is_markup(inspect, tmp_path):
+    page = tmp_path / "page.html"
+    evil = "<script>alert(1)</script>"
+    inspect(xtuner(evil, f"我是{evil}", evil), options=["--html", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert "rows           1" in text
+    assert 'class="bar"' in text
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_inspecting_needs_no_torch(inspect):
+    if "torch" not in sys.modules:
+        inspect(xtuner("q", "a"))
+        assert "torch" not in sys.modules
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_file_is_told_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "empty.jsonl").write_bytes(content)
+    assert main(["inspect", str(tmp_path / "empty.jsonl")]) == 2
+    assert "holds no row" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not TUTORIAL.exists(), reason="the tutorial's file is not here; nested files are tested above")
+def test_the_tutorials_file(capsys):
+    assert main(["inspect", str(TUTORIAL), "--was", "尖米"]) == 0
+    said = capsys.readouterr().out
+    assert "1,500  rows hold no question of a user" in said
+    assert "1,500  rows still say 尖米" in said
+    assert "carries a copy of it (1,500 times)" in said
+    assert "in 1,500 rows, 1 distinct" in said
