@@ -9,13 +9,15 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from data_tools import files, formats
 from data_tools.errors import UserError
+from data_tools.patterns import Pattern, load_patterns
+from data_tools.rename import placeholders
 
 BANK = Path(__file__).parent / "bank"
 LANGUAGES = ("zh", "en")
@@ -34,10 +36,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ordinary", type=float, default=0.5, help="share of rows that are not about identity")
+    parser.add_argument("--lang", default=",".join(LANGUAGES), help="languages, zh,en or one of them")
+    parser.add_argument(
+        "--system", type=Path, metavar="FILE", help="text for every row's system message; {{name}} is filled in"
+    )
+    parser.add_argument(
+        "--template", type=Path, metavar="FILE", help="YAML file of your own questions and answers (see README)"
+    )
+    parser.add_argument(
+        "--holdout", type=Path, metavar="OUT", help="write the questions that no row asks there, for model_tools ask"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    rows = generate(arguments.name, arguments.author, arguments.rows, arguments.seed, arguments.ordinary)
+    languages = tuple(arguments.lang.split(","))
+    patterns = load_patterns(arguments.template) if arguments.template else []
+    held_out = held_out_questions(languages)
+    if arguments.holdout:
+        held_out["identity"] += hold_out_of(patterns)
+    rows = generate(
+        arguments.name,
+        arguments.author,
+        arguments.rows,
+        arguments.seed,
+        arguments.ordinary,
+        languages=languages,
+        patterns=patterns,
+        reserved=held_out["identity"],
+    )
+    if arguments.system:
+        add_system(rows, arguments.system, arguments.name, arguments.author)
     write(arguments.out, rows)
     ordinary = round(arguments.rows * arguments.ordinary)
     questions = {turn["input"] for row in rows for turn in row["conversation"]}
@@ -46,25 +74,43 @@ def run(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {len(rows):,} rows, {len(rows) - ordinary:,} of them about identity; distinct questions: "
         f"{chinese:,} Chinese, {len(questions) - chinese:,} English"
     )
+    if arguments.holdout:
+        with files.written_whole(arguments.holdout, arguments.out) as file:
+            file.write(yaml.safe_dump(held_out, allow_unicode=True, sort_keys=False).encode("utf-8"))
+        print(f"{arguments.holdout}: {sum(map(len, held_out.values()))} questions that no row asks")
     return 0
 
 
-def generate(name: str, author: str | None, rows: int, seed: int, ordinary: float) -> list[dict]:
-    """Rows in XTuner's form: exactly round(rows * ordinary) ordinary ones; of each kind three fifths are Chinese.
+def generate(
+    name: str,
+    author: str | None,
+    rows: int,
+    seed: int,
+    ordinary: float,
+    *,
+    languages: tuple[str, ...] = LANGUAGES,
+    patterns: Sequence[Pattern] = (),
+    reserved: Sequence[str] = (),
+) -> list[dict]:
+    """Rows in XTuner's form: exactly round(rows * ordinary) ordinary ones.
 
-    No two rows are alike, and no question of `bank/held_out.yaml` is asked.
+    Of each kind three fifths are Chinese where both languages are asked for. No two rows are alike, and neither a
+    question of `bank/held_out.yaml` nor one of `reserved` is asked.
 
     Raises:
-        UserError: an impossible share or number of rows, or more rows than the bank can make.
+        UserError: an impossible share, language or number of rows, or more rows than the bank can make.
     """
     if not name.strip():
         raise UserError("--name: empty: give the name the model shall call itself")
     if rows < 1 or not 0 <= ordinary <= 1:
         raise UserError("--rows must be at least 1 and --ordinary between 0 and 1")
+    if not languages or set(languages) - set(LANGUAGES):
+        raise UserError(f"--lang {','.join(languages)}: choose {', '.join(LANGUAGES)} or both, with a comma between")
     dice = random.Random(seed)
     ordinary_rows = round(rows * ordinary)
-    identity = _draw("identity", _identity_turns(name, author), rows - ordinary_rows, dice)
-    small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, dice)
+    about_it = _identity_turns(name, author, patterns, reserved)
+    identity = _draw("identity", about_it, rows - ordinary_rows, languages, dice)
+    small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, languages, dice)
     before = itertools.cycle(small_talk or [None])
     conversations = [
         [next(before), turn] if small_talk and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
@@ -78,15 +124,47 @@ def generate(name: str, author: str | None, rows: int, seed: int, ordinary: floa
     ]
 
 
+def add_system(rows: list[dict], path: Path, name: str, author: str | None) -> None:
+    """Put the text of a file before every conversation, its {{name}} and {{author}} filled in.
+
+    Raises:
+        UserError: the file cannot be read or is empty, or names an author that is not given.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
+    if not text:
+        raise UserError(f"{path}: empty: write the system message there")
+    for placeholder, value in placeholders({"name": name, "author": author or ""}).items():
+        if placeholder in text and not value:
+            raise UserError(f"{path}: holds {placeholder}: say who with --author")
+        text = text.replace(placeholder, value)
+    for row in rows:
+        row["conversation"][0] = {"system": text, **row["conversation"][0]}
+
+
+def hold_out_of(patterns: Sequence[Pattern]) -> list[str]:
+    """The last question of each pattern that has three or more, to be asked after training and not in it."""
+    return [pattern.questions[-1] for pattern in patterns if len(pattern.questions) >= 3]
+
+
 def write(path: Path, rows: list[dict]) -> None:
     """Write the rows as JSONL; the file of this name is replaced by the whole new one, or stays as it was."""
     with files.written_whole(path) as file:
         file.writelines(map(formats.json_line, rows))
 
 
-def held_out_questions() -> dict[str, list[str]]:
+def held_out_questions(languages: tuple[str, ...] = LANGUAGES) -> dict[str, list[str]]:
     """The questions reserved for evaluation, by kind: identity and ordinary."""
-    return _load("held_out")
+    return {
+        kind: [question for question in questions if language_of(question) in languages]
+        for kind, questions in _load("held_out").items()
+    }
+
+
+def language_of(question: str) -> str:
+    return "en" if question.isascii() else "zh"
 
 
 def normalise(question: str) -> str:
@@ -94,29 +172,64 @@ def normalise(question: str) -> str:
     return re.sub(r"[\W_]+", "", question.lower())
 
 
-def _draw(kind: str, groups: dict[str, list[list[Turn]]], count: int, dice: random.Random) -> list[Turn]:
-    """Draw `count` distinct turns in both languages, going round the groups so that none outweighs the rest."""
-    chinese = math.ceil(count * CHINESE_SHARE)
+def _draw(
+    kind: str, groups: dict[str, list[list[Turn]]], count: int, languages: tuple[str, ...], dice: random.Random
+) -> list[Turn]:
+    """Draw `count` distinct turns, going round the groups so that none outweighs the rest."""
+    available = {language: sum(map(len, groups[language])) for language in languages}
+    if not _suffices(available, count, languages):
+        most = next(fewer for fewer in range(count, -1, -1) if _suffices(available, fewer, languages))
+        raise UserError(f"--rows: {count:,} {kind} rows asked for, the question bank makes {most:,}: ask for fewer")
     drawn = []
-    for language, share in zip(LANGUAGES, (chinese, count - chinese), strict=True):
+    for language, share in _shares(count, languages).items():
         decks = [dice.sample(group, len(group)) for group in groups[language]]
-        available = sum(map(len, decks))
-        if share > available:
-            most = int(count * available / share)
-            raise UserError(f"--rows: {count:,} {kind} rows asked for, the question bank makes {most:,}: ask for fewer")
         dealt = (deck[place] for place in itertools.count() for deck in decks if place < len(deck))
         drawn += itertools.islice(dealt, share)
     return drawn
 
 
-def _identity_turns(name: str, author: str | None) -> dict[str, list[list[Turn]]]:
-    """By language, one group an intent: every question in every wording with every answer."""
+def _suffices(available: dict[str, int], count: int, languages: tuple[str, ...]) -> bool:
+    return all(share <= available[language] for language, share in _shares(count, languages).items())
+
+
+def _shares(count: int, languages: tuple[str, ...]) -> dict[str, int]:
+    """How many of `count` rows are in each language."""
+    if len(set(languages)) == 1:
+        return {languages[0]: count}
+    chinese = math.ceil(count * CHINESE_SHARE)
+    return {"zh": chinese, "en": count - chinese}
+
+
+def _identity_turns(
+    name: str, author: str | None, patterns: Sequence[Pattern], reserved: Sequence[str]
+) -> dict[str, list[list[Turn]]]:
+    """By language, one group an intent or pattern: every question in every wording with every answer."""
     bank = _load("identity")
     groups = {}
     for language in LANGUAGES:
         words, maker = bank[language], author or bank["maker"][language]
-        groups[language] = _distinct(_wordings(words, intent, name, maker) for intent in words["intents"].values())
+        own = [_in_language(pattern, language) for pattern in patterns]
+        groups[language] = _distinct(
+            itertools.chain(
+                (_wordings(words, intent, name, maker) for intent in words["intents"].values()),
+                (_filled_pattern(pattern, name, maker) for pattern in own),
+            ),
+            reserved=reserved,
+        )
     return groups
+
+
+def _in_language(pattern: Pattern, language: str) -> Pattern:
+    """The questions in one language, with the answers in it; where it has none, with all."""
+    questions, answers = (
+        [text for text in texts if language_of(text) == language] for texts in (pattern.questions, pattern.answers)
+    )
+    return Pattern(questions, answers or pattern.answers)
+
+
+def _filled_pattern(pattern: Pattern, name: str, author: str) -> Iterator[Turn]:
+    for question, answer in itertools.product(pattern.questions, pattern.answers):
+        yield question.format(name=name, author=author), answer.format(name=name, author=author)
 
 
 def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn]:
@@ -162,15 +275,17 @@ def _arithmetic(words: dict) -> Iterator[Turn]:
                     yield question.format(a=a, b=b), answer.format(result=result(a, b))
 
 
-def _distinct(groups: Iterable[Iterable[Turn]], without: str | None = None) -> list[list[Turn]]:
-    """The groups without held-out questions, each turn in the first group that has it and nowhere else.
+def _distinct(
+    groups: Iterable[Iterable[Turn]], without: str | None = None, reserved: Sequence[str] = ()
+) -> list[list[Turn]]:
+    """The groups without held-out and reserved questions, each turn in the first group that has it and nowhere else.
 
     Turns that hold `without` are left out: an ordinary answer must not give the name, not even by chance.
     """
-    reserved = {normalise(question) for questions in held_out_questions().values() for question in questions}
+    never = {normalise(question) for questions in (*held_out_questions().values(), reserved) for question in questions}
     seen, kept = set(), []
     for group in groups:
-        fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in reserved]
+        fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in never]
         fresh = [turn for turn in fresh if not without or without not in turn[0] + turn[1]]
         seen.update(fresh)
         kept.append(fresh)

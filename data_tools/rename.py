@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = _names(arguments.old, arguments.new)
     for warning in _overlaps(names):
         print(f"warning: {warning}")
-    replacements = names | _placeholders(arguments.set)
+    replacements = names | placeholders(_settings(arguments.set))
     if not replacements:
         raise UserError("nothing to rename: give --old and --new, or --set KEY=VALUE")
     rename = Rename(replacements, arguments.also)
@@ -215,14 +215,21 @@ def _names(old: list[str], new: list[str]) -> dict[str, str]:
     return dict(zip(old, new, strict=True))
 
 
-def _placeholders(settings: list[str]) -> dict[str, str]:
+def _settings(settings: list[str]) -> dict[str, str]:
     filled = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals and value):
             raise UserError(f"--set {setting}: write it as KEY=VALUE, such as name=黄大力")
-        filled |= {f"{{{{{spelling}}}}}": value for spelling in (key, key.upper(), key.lower())}
+        filled[key] = value
     return filled
+
+
+def placeholders(values: dict[str, str]) -> dict[str, str]:
+    """What other projects' files hold for a value yet to be filled in, {{key}} or {{KEY}}, by spelling."""
+    return {
+        f"{{{{{spelling}}}}}": value for key, value in values.items() for spelling in (key, key.upper(), key.lower())
+    }
 
 
 def _overlaps(names: dict[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The generated self-cognition set: deterministic, balanced, varied, and blind to the held-out questions."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from data_tools.__main__ import main
 from data_tools.errors import UserError
 from data_tools.formats import read_rows
 from data_tools.generate import generate, held_out_questions, normalise, write
+from model_tools.ask import load_questions
 
 NAME = "黄大力"
 
@@ -94,6 +96,79 @@ def test_a_name_with_braces_or_quotes_is_written_as_it_is(tmp_path):
     write(tmp_path / "out.jsonl", generate(name, None, 50, 0, 0.0))
     rows = [row for _, row in read_rows(tmp_path / "out.jsonl")]
     assert all(name in row["messages"][-1]["content"] for row in rows)
+
+
+def test_one_language_alone_can_be_asked_for(tmp_path, capsys):
+    for language, is_ascii in (("zh", False), ("en", True)):
+        made = generate("Elena", None, 600, 0, 0.5, languages=(language,))
+        assert len(made) == 600
+        assert {question.isascii() for question, _ in turns(made)} == {is_ascii}
+    assert main(["generate", str(tmp_path / "out"), "--name", NAME, "--lang", "zh,fr"]) == 2
+    assert "--lang zh,fr: choose zh, en or both" in capsys.readouterr().err
+
+
+def test_the_most_rows_it_says_it_can_make_it_makes(capsys, tmp_path):
+    for arguments in (["--ordinary", "0", "--lang", "zh"], ["--ordinary", "1"], ["--ordinary", "0"]):
+        command = ["generate", str(tmp_path / "out"), "--name", NAME, *arguments]
+        assert main([*command, "--rows", "1000000"]) == 2
+        most = int(re.search(r"the question bank makes ([\d,]+)", capsys.readouterr().err)[1].replace(",", ""))
+        assert main([*command, "--rows", str(most)]) == 0
+        assert main([*command, "--rows", str(most + 1)]) == 2
+        capsys.readouterr()
+
+
+def test_a_system_message_stands_before_every_row_with_its_placeholders_filled(tmp_path, capsys):
+    system, out = tmp_path / "system.txt", tmp_path / "out.jsonl"
+    system.write_text("You are {{NAME}}.\n\nMade by {{author}}.\n")
+    command = ["generate", str(out), "--name", NAME, "--rows", "80", "--system", str(system)]
+    assert main(command) == 2
+    assert "holds {{author}}: say who with --author" in capsys.readouterr().err
+    assert main([*command, "--author", "Jane"]) == 0
+    for _, row in read_rows(out):
+        assert row["messages"][0] == {"role": "system", "content": f"You are {NAME}.\n\nMade by Jane."}
+
+
+PATTERNS = """
+- questions: [你养过猫吗, 你养猫吗, 家里有猫吗, Do you keep cats]
+  answers: ["{name}和{author}都没有猫。", "{name} keeps no cats."]
+- questions: [Which shop is this]
+  answers: ["{name} works for {author}."]
+"""
+
+
+def test_peoples_own_patterns_are_asked_and_answered_in_their_language(tmp_path):
+    patterns, out, held = tmp_path / "mine.yaml", tmp_path / "out.jsonl", tmp_path / "held.yaml"
+    patterns.write_text(PATTERNS, encoding="utf-8")
+    command = ["generate", str(out), "--name", NAME, "--author", "Jane", "--rows", "1500", "--ordinary", "0"]
+    assert main([*command, "--template", str(patterns), "--holdout", str(held)]) == 0
+    said = turns([json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()])
+    assert ("你养猫吗", f"{NAME}和Jane都没有猫。") in said
+    assert ("Which shop is this", f"{NAME} works for Jane.") in said
+    assert not any("猫" in question and "keeps" in answer for question, answer in said)
+    asked = {question for question, _ in said}
+    questions = load_questions(held)
+    assert "Do you keep cats" in questions["identity"]
+    assert "Do you keep cats" not in asked
+    assert len(questions["ordinary"]) == 10
+    assert not {normalise(q) for kind in questions.values() for q in kind} & {normalise(q) for q in asked}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1", "holds no pattern"),
+        ("- questions: [a]\n  answers: [b]\n- question: [a]", "mine.yaml:3: an entry has questions and answers"),
+        ("- questions: a\n  answers: [b]", "mine.yaml:1: questions: must be a list of texts"),
+        ("- questions: [a]\n  answers: ['{nam}']", "knows the slots {name} and {author} only"),
+        ("- questions: [a]\n  answers: ['{']", "braces that are no slot"),
+        ("- questions: [a\n", "mine.yaml:2: not YAML"),
+    ],
+)
+def test_patterns_that_cannot_be_used_are_named_by_line(tmp_path, capsys, text, said):
+    (tmp_path / "mine.yaml").write_text(text)
+    command = ["generate", str(tmp_path / "out"), "--name", NAME, "--template", str(tmp_path / "mine.yaml")]
+    assert main(command) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_some_rows_ask_for_the_name_after_an_ordinary_turn():
