@@ -17,7 +17,7 @@ from sft.console import is_main_process, quiet_the_stack, say
 def main(arguments: list[str]) -> None:
     from sft import run_directory
     from sft.chat_eval import ChatEval
-    from sft.dataset import load_dataset
+    from sft.dataset import load_dataset, load_held_out
     from sft.model import describe, load_model, load_tokenizer
     from sft.progress import ProgressLog
     from sft.recipe import load_recipe
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> None:
     )
     with training.main_process_first(desc="read and pack the data"):
         packs, card = load_dataset(recipe, tokenizer)
+        held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
 
     with training.main_process_first(local=False, desc="open the run directory"):
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
             run_directory.open_run(recipe, card)
 
     model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
-    trainer = RecipeTrainer(recipe, model, tokenizer, packs)
+    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out)
     chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)

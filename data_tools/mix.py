@@ -6,7 +6,7 @@ file whose lines are theirs, as they were.
 
 import argparse
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,10 +65,10 @@ def row_starts(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> list[
     return starts
 
 
-def draw(rows: list[int], weight: float, dice: random.Random) -> list[int]:
+def draw(rows: Sequence[int], weight: float, dice: random.Random) -> list[int]:
     """Every row floor(weight) times and a random sample for the rest; round(weight * rows) in all."""
     whole, rest = divmod(round(weight * len(rows)), len(rows))
-    return rows * whole + dice.sample(rows, rest)
+    return [*rows] * whole + dice.sample(rows, rest)
 
 
 def _part(text: str) -> tuple[Path, float]:

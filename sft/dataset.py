@@ -7,6 +7,7 @@ Knows nothing about the model.
 import hashlib
 import inspect
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ import numpy
 import pyarrow.compute as compute
 import transformers
 import trl
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
 from data_tools import formats
 from data_tools.errors import UserError
+from data_tools.mix import draw
 from sft import chat_template
 from sft.recipe import Recipe
 
@@ -32,8 +34,7 @@ SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
 class DatasetCard:
     """What came in, what went out and why, in samples and tokens; the counts add up."""
 
-    train_file: str
-    sha256: str
+    files: list[dict]
     rows: int
     tokens: int
     supervised_tokens: int
@@ -63,7 +64,7 @@ class DatasetCard:
         fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
         cut = ["               samples are cut across packs and see each other, as in XTuner"]
         return [
-            f"file           {self.train_file}",
+            *(_file_line(file) for file in self.files),
             f"rows           {self.rows:,} -> {self.samples:,} samples"
             f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
             f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
@@ -80,8 +81,13 @@ class DatasetCard:
         ]
 
 
+def _file_line(file: dict) -> str:
+    weight = "" if file["weight"] == 1 else f": {file['taken']:,} of {file['rows']:,} rows (weight {file['weight']:g})"
+    return f"file           {file['path']}{weight}"
+
+
 def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
-    """Read, tokenise, fit to max_length and pack the recipe's training file.
+    """Read, tokenise, fit to max_length and pack the recipe's training files.
 
     Returns:
         The sequences, columns `input_ids`, `labels` and (packed) `seq_lengths`, and their card.
@@ -89,20 +95,50 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
     Raises:
         UserError: a bad row, a sample too long under `truncation: error`, or nothing left to train on.
     """
-    training, path = recipe.training, recipe.run.train_file
-    rows = _tokenise(path, tokenizer)
+    rows, files = _mixed(recipe, tokenizer)
     samples = _fit(recipe, rows)
+    sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
+    return sequences, _card(recipe, tokenizer, files, rows, samples, sequences)
+
+
+def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The sequences of `eval_file`, made as for training but never cut across packs; None without such a file.
+
+    Raises:
+        UserError: as `load_dataset`.
+    """
+    path = recipe.run.eval_file
+    if not path:
+        return None
+    samples = _fit(recipe, tokenise(path, tokenizer))
+    return _sequences(recipe, samples, "bfd")
+
+
+def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
+    """All files' samples in the share their weights say, and the account of each file."""
+    dice, parts, files = random.Random(recipe.training.seed), [], []
+    for file in recipe.train_files:
+        rows = tokenise(file.path, tokenizer)
+        taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
+        parts.append(rows.select(taken))
+        files.append(
+            {"path": file.path, "sha256": file_hash(file.path), "rows": len(rows)}
+            | {"weight": file.weight, "taken": len(taken)}
+        )
+    return concatenate_datasets(parts), files
+
+
+def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Dataset:
+    training = recipe.training
     if not len(samples):
-        raise UserError(f"{path}: no sample is left to train on: raise max_length above {training.max_length}")
+        raise UserError(f"no sample is left: raise max_length above {training.max_length}, or give more rows")
     ordered = samples.shuffle(seed=training.seed) if training.shuffle_dataset else samples
     sequences = ordered.select_columns(["input_ids", "labels"])
-    if training.packing:
-        sequences = trl.pack_dataset(sequences, training.max_length, training.packing_strategy)
-    return sequences, _card(recipe, tokenizer, rows, samples, sequences)
+    return trl.pack_dataset(sequences, training.max_length, packing_strategy) if training.packing else sequences
 
 
-def _tokenise(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """One sample a row: `line`, `input_ids` and `labels`, cached under a hash of all that decides them."""
+def tokenise(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """One sample a row: `file`, `line`, `input_ids` and `labels`, cached under a hash of all that decides them."""
     template = chat_template.training_template(tokenizer)
     try:
         return Dataset.from_generator(
@@ -120,7 +156,7 @@ def _samples(path: str, tokenizer: PreTrainedTokenizerBase, template: str) -> It
         if not any(is_supervised):
             raise UserError(f"{path}:{line}: no supervised token: every answer of this row is empty")
         labels = [token if supervised else IGNORED for token, supervised in zip(ids, is_supervised, strict=True)]
-        yield {"line": line, "input_ids": ids, "labels": labels}
+        yield {"file": path, "line": line, "input_ids": ids, "labels": labels}
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict]) -> tuple[list[int], list[int]]:
@@ -173,7 +209,7 @@ def _fit(recipe: Recipe, rows: Dataset) -> Dataset:
     if recipe.run.truncation == "error":
         row = rows[int(is_long[0])]
         raise UserError(
-            f"{recipe.run.train_file}:{row['line']}: {len(row['input_ids']):,} tokens, over max_length {limit:,} "
+            f"{row['file']}:{row['line']}: {len(row['input_ids']):,} tokens, over max_length {limit:,} "
             f"({len(is_long):,} such rows, the longest {_lengths(rows).max():,}): raise max_length, or set truncation "
             "to drop (leave them out) or keep_start (cut their ends)"
         )
@@ -183,15 +219,16 @@ def _fit(recipe: Recipe, rows: Dataset) -> Dataset:
     return cut.filter(lambda row: any(label != IGNORED for label in row["labels"]))
 
 
-def _card(recipe: Recipe, tokenizer, rows: Dataset, samples: Dataset, sequences: Dataset) -> DatasetCard:
+def _card(
+    recipe: Recipe, tokenizer, files: list[dict], rows: Dataset, samples: Dataset, sequences: Dataset
+) -> DatasetCard:
     training = recipe.training
     limit, lengths, used = training.max_length, _lengths(rows), _lengths(sequences)
-    supervised = _supervised(rows)
+    supervised = supervised_tokens(rows)
     packs_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     per_epoch, total = count_steps(len(sequences), recipe)
     return DatasetCard(
-        train_file=recipe.run.train_file,
-        sha256=file_hash(recipe.run.train_file),
+        files=files,
         rows=len(rows),
         tokens=int(lengths.sum()),
         supervised_tokens=supervised,
@@ -202,7 +239,7 @@ def _card(recipe: Recipe, tokenizer, rows: Dataset, samples: Dataset, sequences:
         samples_dropped=len(rows) - len(samples),
         samples=len(samples),
         tokens_lost=int(lengths.sum() - used.sum()),
-        supervised_tokens_lost=supervised - _supervised(sequences),
+        supervised_tokens_lost=supervised - supervised_tokens(sequences),
         packing=training.packing_strategy if training.packing else "none",
         packs=len(sequences),
         pack_fill=float(used.sum() / (len(sequences) * limit)) if training.packing else 1.0,
@@ -242,7 +279,8 @@ def _lengths(dataset: Dataset) -> numpy.ndarray:
     return compute.list_value_length(column).to_numpy()
 
 
-def _supervised(dataset: Dataset) -> int:
+def supervised_tokens(dataset: Dataset) -> int:
+    """How many tokens of the dataset carry loss."""
     labels = compute.list_flatten(dataset.with_format("arrow")[:]["labels"])
     return compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0
 

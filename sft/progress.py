@@ -47,12 +47,20 @@ class ProgressLog(TrainerCallback):
             self.bar.update(self.bar.task_ids[0], completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **_):
-        if not state.is_world_process_zero or "loss" not in logs:
+        if not state.is_world_process_zero:
             return
-        record = self._record(state, logs)
+        if "loss" in logs:
+            record = self._record(state, logs)
+            self._write(record)
+            say(_line(record))
+        elif "eval_loss" in logs:
+            record = {"step": state.global_step, "eval_loss": logs["eval_loss"]}
+            self._write(record | {"eval_token_accuracy": round(logs["eval_mean_token_accuracy"], 4)})
+            say(f"step {state.global_step}: held-out loss {logs['eval_loss']:.4f}")
+
+    def _write(self, record: dict) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({key: _as_json(value) for key, value in record.items()}) + "\n")
-        say(_line(record))
 
     def on_train_end(self, args, state, control, **_):
         if self.bar:

@@ -28,7 +28,7 @@ from sft.console import say
 from sft.spelling import RENAMED, elsewhere, renamed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATH_KEYS = ("train_file", "model_name_or_path", "deepspeed", "chat_template_path")
+PATH_KEYS = ("train_file", "eval_file", "model_name_or_path", "deepspeed", "chat_template_path")
 SECRET_KEYS = {"hub_token"}
 
 
@@ -36,8 +36,15 @@ SECRET_KEYS = {"hub_token"}
 class RunArguments:
     """The keys of our own: what TRL, Transformers and PEFT have no field for."""
 
-    train_file: str | None = field(
-        default=None, metadata={"help": "JSONL training file: XTuner `conversation` or OpenAI `messages` rows."}
+    train_file: list[dict] | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSONL training file: XTuner `conversation` or OpenAI `messages` rows. Or several, each "
+            "{path, weight}: 1 takes every row once, 0.3 a random three tenths, 2 every row twice."
+        },
+    )
+    eval_file: str | None = field(
+        default=None, metadata={"help": "JSONL file that is not trained on, for the held-out loss eval_loss."}
     )
     truncation: str = field(
         default="error",
@@ -76,6 +83,14 @@ class RunArguments:
 
 
 @dataclass
+class TrainFile:
+    """One file to train on, and how often its rows are taken."""
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass
 class Recipe:
     """A parsed recipe: the three groups of settings, and which keys were set by a person."""
 
@@ -88,6 +103,10 @@ class Recipe:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def train_files(self) -> list[TrainFile]:
+        return _train_files(self.run.train_file)
 
     def to_yaml(self) -> str:
         """The whole recipe as it was resolved: what was chosen as keys, all defaults as comments."""
@@ -272,15 +291,28 @@ def _overrides(parser: _Parser, arguments: list[str]) -> dict[str, Any]:
 def _resolve_paths(chosen: dict[str, Any]) -> None:
     """A path that is not found from the working directory is looked for in the repository."""
     for key in PATH_KEYS:
-        value = chosen.get(key)
-        if isinstance(value, str) and not Path(value).exists() and (REPOSITORY / value).exists():
-            chosen[key] = str(REPOSITORY / value)
+        chosen[key] = _found(chosen[key]) if isinstance(chosen.get(key), str) else chosen.get(key)
+        if chosen[key] is None:
+            del chosen[key]
+    if isinstance(chosen.get("train_file"), list):
+        chosen["train_file"] = [
+            entry | {"path": _found(str(entry["path"]))} if isinstance(entry, dict) and "path" in entry else entry
+            for entry in chosen["train_file"]
+        ]
+
+
+def _found(path: str) -> str:
+    in_repository = REPOSITORY / path
+    return str(in_repository) if not Path(path).exists() and in_repository.exists() else path
 
 
 def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
     launch.share_cores()
     if chosen.get("deepspeed"):
         launch.prepare_for_deepspeed()
+    if chosen.get("eval_file"):
+        # The loss of a batch is one number, so that only batches of one sequence can be weighed exactly.
+        chosen = {"eval_strategy": "epoch", "per_device_eval_batch_size": 1} | chosen
     # Every trained weight takes part in every step, so DDP need not look for ones that do not.
     ours = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
     parser.set_defaults_with_config(**ours | chosen)
@@ -304,15 +336,19 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
     if not train_file:
         refuse("train_file", "missing: name the JSONL file to train on")
-    if not Path(train_file).is_file():
-        make = f"python -m data_tools generate --name 黄大力 --rows 1500 {train_file}"
-        refuse("train_file", f"{train_file}: no such file; make one with: {make}")
+    try:
+        files = _train_files(train_file)
+    except ValueError as problem:
+        refuse("train_file", str(problem))
+    for file in files:
+        if not Path(file.path).is_file():
+            make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
+            refuse("train_file", f"{file.path}: no such file; make one with: {make}")
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
     if chosen.get("eval_prompts_steps", 0) < 0:
         refuse("eval_prompts_steps", "a number of steps, or 0 for before and after only")
-    if chosen.get("eval_strategy", "no") != "no":
-        refuse("eval_strategy", "there is no held-out file to evaluate on; leave the line out")
+    _refuse_bad_evaluation(chosen, refuse)
     for key in ("load_in_4bit", "load_in_8bit"):
         if chosen.get(key) and not chosen.get("use_peft"):
             refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
@@ -322,6 +358,39 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
         _refuse_bad_json(Path(deepspeed), refuse)
     if chosen.get("fp16") and not torch.accelerator.is_available():
         refuse("fp16", "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16")
+
+
+def _refuse_bad_evaluation(chosen: dict[str, Any], refuse) -> None:
+    eval_file, strategy = chosen.get("eval_file"), chosen.get("eval_strategy", "no")
+    if strategy != "no" and not eval_file:
+        refuse("eval_strategy", "there is no held-out file to evaluate on; name one with eval_file")
+    if eval_file and not Path(eval_file).is_file():
+        split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
+        refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
+    if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:
+        refuse("per_device_eval_batch_size", "must be 1, so that every held-out token weighs the same")
+
+
+def _train_files(value: str | list) -> list[TrainFile]:
+    """The files that `train_file` names.
+
+    Raises:
+        ValueError: an entry is not {path, weight}; says what is wrong with it.
+    """
+    if isinstance(value, str):
+        return [TrainFile(value)]
+    files = []
+    for entry in value:
+        if not isinstance(entry, dict) or "path" not in entry:
+            raise ValueError(f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
+        if unknown := entry.keys() - {"path", "weight"}:
+            key = min(unknown, key=str)
+            raise ValueError(f"{key}: no key of a file{_did_you_mean(str(key), ('path', 'weight'))}")
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+            raise ValueError(f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")
+        files.append(TrainFile(str(entry["path"]), float(weight)))
+    return files
 
 
 def _refuse_bad_json(path: Path, refuse) -> None:

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
+from sft.dataset import IGNORED, supervised_tokens
 from sft.model import leaving_no_trace
 from sft.recipe import Recipe
 
@@ -21,7 +22,14 @@ from sft.recipe import Recipe
 class RecipeTrainer(SFTTrainer):
     """SFTTrainer on packs that are already made, for one recipe."""
 
-    def __init__(self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, packs: Dataset):
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        packs: Dataset,
+        held_out: Dataset | None = None,
+    ):
         self.recipe = recipe
         # The packs are made and the model is loaded already.
         recipe.training.dataset_kwargs, recipe.training.model_init_kwargs = {"skip_prepare_dataset": True}, None
@@ -29,9 +37,12 @@ class RecipeTrainer(SFTTrainer):
             model=model,
             args=recipe.training,
             train_dataset=packs,
+            eval_dataset=held_out,
             processing_class=tokenizer,
             peft_config=get_peft_config(recipe.model),
         )
+        if held_out is not None:
+            self._held_out_tokens_a_sequence = supervised_tokens(held_out) / len(held_out)
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
@@ -53,6 +64,18 @@ class RecipeTrainer(SFTTrainer):
         if self.args.warmup_steps < 1:
             self.args.warmup_steps = whole_warmup_steps(self.args.warmup_steps, num_training_steps)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """The held-out loss, `eval_loss`: the mean over all supervised tokens. Leaves the training as it was."""
+        with leaving_no_trace(self.model):
+            metrics = super().evaluate(*args, **kwargs)
+        self.forget_zero3_trace()
+        return metrics
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """One batch's loss, weighted by its tokens: the Trainer averages batches as if all had the same number."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return loss * (inputs["labels"] != IGNORED).sum() / self._held_out_tokens_a_sequence, logits, labels
 
     def forget_zero3_trace(self) -> None:
         """Let ZeRO-3 record anew in which order weights are used; called after any forward pass that is not training.

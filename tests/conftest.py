@@ -128,7 +128,7 @@ def make_trainer(write_recipe):
     """Build the real trainer of a recipe, as train_sft.py does; returns it with its dataset card."""
 
     def make(**keys):
-        from sft.dataset import load_dataset
+        from sft.dataset import load_dataset, load_held_out
         from sft.model import load_model, load_tokenizer
         from sft.recipe import load_recipe
         from sft.trainer import RecipeTrainer
@@ -137,6 +137,7 @@ def make_trainer(write_recipe):
         tokenizer = load_tokenizer(recipe.model.model_name_or_path)
         packs, card = load_dataset(recipe, tokenizer)
         Path(recipe.training.output_dir).mkdir(exist_ok=True)
-        return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs), card
+        held_out = load_held_out(recipe, tokenizer)
+        return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, held_out), card
 
     return make

@@ -133,3 +133,37 @@ def test_the_steps_on_the_card_are_the_steps_the_trainer_takes(make_trainer, key
     trainer, card = make_trainer(**keys)
     trainer.train()
     assert trainer.state.global_step == card.total_steps
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """Ten rows that ask a0, a1, ... in one file and ten that ask b0, b1, ... in another."""
+    for name in "ab":
+        rows = [xtuner_row([(f"{name}{number}", "yes")]) for number in range(10)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_several_files_are_taken_by_weight_and_the_card_accounts_for_each(load, two_files, tokenizer):
+    files = [{"path": str(two_files / "a.jsonl")}, {"path": str(two_files / "b.jsonl"), "weight": 0.3}]
+    sequences, card = load(train_file=files, packing=False)
+    texts = [tokenizer.decode(ids) for ids in sequences["input_ids"]]
+    asked = sorted(text.partition("user\n")[2][:2] for text in texts)
+    assert card.rows == card.samples == len(texts) == 13
+    assert asked[:10] == [f"a{number}" for number in range(10)]
+    assert len(set(asked)) == 13
+    assert [(file["rows"], file["taken"]) for file in card.files] == [(10, 10), (10, 3)]
+    assert any("3 of 10 rows (weight 0.3)" in line for line in card.lines())
+    assert load(train_file=files, packing=False)[0]["input_ids"] == sequences["input_ids"]
+
+
+def test_a_weight_of_two_takes_every_row_twice(load, two_files):
+    sequences, card = load(train_file=[{"path": str(two_files / "b.jsonl"), "weight": 2}], packing=False)
+    assert card.samples == 20
+    assert len({tuple(ids) for ids in sequences["input_ids"]}) == 10
+
+
+def test_a_sample_too_long_is_named_in_the_file_it_stands_in(load, train_file, with_long_row):
+    with pytest.raises(UserError) as error:
+        load(train_file=[{"path": str(train_file)}, {"path": str(with_long_row)}])
+    assert str(error.value).startswith(f"{with_long_row}:3: ")
