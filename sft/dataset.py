@@ -95,7 +95,7 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
     Raises:
         UserError: a bad row, a sample too long under `truncation: error`, or nothing left to train on.
     """
-    rows, files = _mixed(recipe, tokenizer)
+    rows, files = mixed_rows(recipe, tokenizer)
     samples = _fit(recipe, rows)
     sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
     return sequences, _card(recipe, tokenizer, files, rows, samples, sequences)
@@ -114,7 +114,7 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     return _sequences(recipe, samples, "bfd")
 
 
-def _mixed(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
+def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
     """All files' samples in the share their weights say, and the account of each file."""
     dice, parts, files = random.Random(recipe.training.seed), [], []
     for file in recipe.train_files:

@@ -29,6 +29,7 @@ from sft.spelling import RENAMED, elsewhere, renamed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATH_KEYS = ("train_file", "eval_file", "model_name_or_path", "deepspeed", "chat_template_path")
+HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp"}
 SECRET_KEYS = {"hub_token"}
 
 
@@ -179,8 +180,11 @@ class _Parser(TrlParser):
         return converted
 
 
-def load_recipe(arguments: list[str]) -> Recipe:
+def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
     """Parse `RECIPE [--key value ...]` into a checked `Recipe`.
+
+    Where nothing will be trained, what only matters to the hardware (precision, DeepSpeed) is left aside, so that a
+    recipe for a GPU can be looked at on any machine.
 
     Raises:
         UserError: no recipe, an unknown or repeated key, a bad value, or settings that contradict each other;
@@ -198,6 +202,8 @@ def load_recipe(arguments: list[str]) -> Recipe:
         chosen[key], places[key] = value, place
     for key, value in _overrides(parser, arguments).items():
         chosen[key], places[key] = value, "command line"
+    if not for_training:
+        chosen = {key: value for key, value in chosen.items() if key not in HARDWARE_KEYS} | {"bf16": False}
     chosen.setdefault("output_dir", f"work_dirs/{path.stem}")
     _resolve_paths(chosen)
     _refuse_what_cannot_work(chosen, places)

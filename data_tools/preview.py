@@ -1,0 +1,67 @@
+"""Show what the trainer will see of a recipe's data: text, tokens, where the loss falls, where samples meet.
+
+In: a recipe. Out: one row or one pack, in the terminal or as a page. What XTuner's log-dataset showed, and more. Loads
+the tokenizer as training does, and with it torch; all other verbs do without.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data_tools import files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="recipe, such as recipes/huangdali.yaml")
+    parser.add_argument("--row", type=int, metavar="N", help="show the sample of row N, counted from 1")
+    parser.add_argument("--pack", type=int, metavar="N", help="show pack N, counted from 1 (the default is pack 1)")
+    parser.add_argument(
+        "--show",
+        choices=["text", "masked_text", "input_ids", "labels"],
+        default="text",
+        help="text: loss falls on what is green, or between ⟦ and ⟧; masked_text: that alone; or the numbers",
+    )
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write it as a page as well, every token with its id")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from sft.console import quiet_the_stack
+
+    quiet_the_stack()
+    from sft import preview
+    from sft.recipe import load_recipe
+
+    recipe = load_recipe([arguments.recipe], for_training=False)
+    shown = preview.Preview(recipe)
+    sequence = shown.row(arguments.row) if arguments.row is not None else shown.pack(arguments.pack or 1)
+    print(sequence.title)
+    if arguments.show == "text":
+        lines = preview.as_text(shown.tokenizer, sequence, colour=sys.stdout.isatty())
+    elif arguments.show == "masked_text":
+        lines = preview.masked_text(shown.tokenizer, sequence)
+    else:
+        lines = [" ".join(map(str, getattr(sequence, arguments.show)))]
+    for line in lines:
+        print(line)
+    if arguments.html:
+        _write_page(arguments.html, shown, sequence)
+        print(f"page: {arguments.html}")
+    return 0
+
+
+def _write_page(out: Path, shown, sequence) -> None:
+    from data_tools.page import render
+    from sft.preview import pieces
+
+    page = render(
+        "preview.html",
+        title=sequence.title,
+        card=shown.card.lines(),
+        samples=[
+            (heading, pieces(shown.tokenizer, ids, labels), len(ids)) for heading, ids, labels in sequence.samples()
+        ],
+        bos=shown.tokenizer.bos_token,
+        eos=shown.tokenizer.eos_token,
+    )
+    with files.written_whole(out) as file:
+        file.write(page.encode("utf-8"))
