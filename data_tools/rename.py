@@ -87,14 +87,10 @@ class Rename:
         self._plain = {
             _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
         }
-        self._spaced = [
-            (
-                old,
-                re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE),
-                re.compile(b"|".join({re.escape(case.encode()) for case in (old[0].lower(), old[0].upper())})).search,
-            )
-            for old in replacements
-        ]
+        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
+        # Most lines hold not even the first character of an old name, and bytes tell that quickly.
+        firsts = {case for text in (*replacements, *also) if text for case in (text[0].lower(), text[0].upper())}
+        self._hints_at_survivors = re.compile(b"|".join(re.escape(first.encode()) for first in sorted(firsts))).search
         self._also = also
         self._lines = 0
 
@@ -113,7 +109,8 @@ class Rename:
         renamed = self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row)
-        self._look_for_survivors(renamed)
+        if self._hints_at_survivors(renamed):
+            self._look_for_survivors(renamed)
         return renamed
 
     def _quickly(self, line: bytes, row: object) -> bytes | None:
@@ -185,13 +182,10 @@ class Rename:
 
     def _look_for_survivors(self, line: bytes) -> None:
         """Remember spellings of an old name that the exact search does not find: spaced, in other case, or given."""
-        text = None
-        for old, spaced, first in self._spaced:
-            # Most lines hold not even the first character of the name, and bytes tell that quickly.
-            if first(line):
-                text = text or self._without_new_names(line)
-                for spelling in {match.group() for match in spaced.finditer(text)} - {old}:
-                    self._survives(spelling)
+        text = self._without_new_names(line)
+        for old, spaced in self._spaced.items():
+            for spelling in {match.group() for match in spaced.finditer(text)} - {old}:
+                self._survives(spelling)
         for spelling in self._also:
             if spelling.lower().encode() in line.lower():
                 self._survives(spelling)
