@@ -11,10 +11,20 @@ from pathlib import Path
 import bitsandbytes
 import numpy
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
 from trl import ModelConfig, get_quantization_config
 
 from data_tools.errors import UserError
+from sft import internlm2, internlm2_tokenizer
+
+internlm2.register()
 
 
 def load_tokenizer(
@@ -22,11 +32,15 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id, with a pad token and, if a path is given, another chat template.
 
+    InternLM2's is built from its `tokenizer.model`.
+
     Raises:
         UserError: there is no such model, or it has no fast tokenizer.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as problem:
         raise UserError(_cannot_load(folder, problem)) from None
     if not tokenizer.is_fast:
@@ -35,6 +49,22 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template_path:
         tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _internlm2_tokenizer(folder: str, revision: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of an InternLM2 folder or hub id as published; None for any other."""
+    found = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    if not cached_file(folder, "config.json", **found):
+        return None
+    config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
+    if config.get("model_type") != "internlm2":
+        return None
+    path = cached_file(folder, "tokenizer.model", **found)
+    if not path:
+        return None
+    tokenizer = internlm2_tokenizer.build_tokenizer(Path(path), config["vocab_size"])
+    tokenizer.name_or_path = folder
     return tokenizer
 
 

@@ -58,3 +58,13 @@ def test_huangdali_mirrors_xtuners_qlora_config(train_file):
     ):
         assert line in text
     assert chosen["output_dir"] == "work_dirs/huangdali"
+
+
+def test_the_smaller_internlm2_has_the_same_settings_as_the_larger(train_file):
+    larger, smaller = (
+        load_recipe([f"recipes/{name}.yaml", "--train_file", str(train_file), *ON_CPU]).chosen
+        for name in ("huangdali", "internlm2_chat_1_8b")
+    )
+    assert smaller["model_name_or_path"] == "internlm/internlm2-chat-1_8b"
+    assert {key for key in larger if larger[key] != smaller.get(key)} == {"model_name_or_path", "output_dir"}
+    assert larger.keys() == smaller.keys()
