@@ -1,0 +1,186 @@
+"""Write the recipe that an XTuner config comes to, and say what of it has no counterpart.
+
+In: an XTuner config for text SFT (QLoRA, LoRA or full). Out: a recipe in YAML. The config is read, never run.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from data_tools import files
+from data_tools.errors import UserError
+from model_tools.xtuner_config import Symbol, read_config
+
+# What means the same here under another name.
+SAME_VALUE = {
+    "pretrained_model_name_or_path": "model_name_or_path",
+    "max_length": "max_length",
+    "pack_to_max_length": "packing",
+    "batch_size": "per_device_train_batch_size",
+    "accumulative_counts": "gradient_accumulation_steps",
+    "dataloader_num_workers": "dataloader_num_workers",
+    "max_epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "weight_decay": "weight_decay",
+    "max_norm": "max_grad_norm",
+    "warmup_ratio": "warmup_steps",
+    "save_steps": "save_steps",
+    "save_total_limit": "save_total_limit",
+    "evaluation_freq": "eval_prompts_steps",
+    "evaluation_inputs": "eval_prompts",
+    "SYSTEM": "eval_prompts_system",
+    "work_dir": "output_dir",
+}
+OPTIMIZERS = {
+    "AdamW": "adamw_torch",
+    "PagedAdamW32bit": "paged_adamw_32bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "AdamW8bit": "adamw_8bit",
+    "Lion": "lion_32bit",
+    "SGD": "sgd",
+}
+# Names that hold no setting, or whose setting is read where it is used.
+PARTS = {
+    "model", "tokenizer", "train_dataset", "train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg",
+    "custom_hooks", "default_hooks", "env_cfg", "visualizer", "log_level", "load_from", "randomness",
+    "log_processor", "launcher", "optim_type", "betas", "sampler", "sequence_parallel_size",
+}  # fmt: skip
+WITHOUT_COUNTERPART = {
+    "prompt_template": "the model's own chat template is used; chat_template_path names another",
+    "use_varlen_attn": "packed samples never see each other here",
+    "resume": "resume with --resume_from_checkpoint true",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="XTuner config, such as internlm2_5_chat_7b_qlora_alpaca_e3_copy.py")
+    parser.add_argument("out", type=Path, help="recipe to write, such as recipes/mine.yaml")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config)
+    if not config.get("pretrained_model_name_or_path") and not isinstance(config.get("model"), dict):
+        raise UserError(f"{arguments.config}: assigns no model: is it a whole XTuner config, not one of its bases?")
+    settings, notes = recipe_of(config)
+    text = f"# From {arguments.config.name}, an XTuner config.\n"
+    text += "".join(f"# {note}\n" for note in notes)
+    text += yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=110)
+    with files.written_whole(arguments.out, arguments.config) as file:
+        file.write(text.encode("utf-8"))
+    print(f"{arguments.out}: {len(settings)} settings from {arguments.config}")
+    for note in notes:
+        print(f"  {note}")
+    return 0
+
+
+def recipe_of(config: dict[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The recipe's keys, and a note on each thing of the config that has none."""
+    settings, notes = {}, []
+    for name, value in config.items():
+        if name in WITHOUT_COUNTERPART:
+            notes += [f"{name} = {_shown(value)}: {WITHOUT_COUNTERPART[name]}"] if value else []
+        elif name in SAME_VALUE and not _has_symbol(value):
+            settings |= {SAME_VALUE[name]: value} if value not in (None, "") else {}
+        elif name in SAME_VALUE:
+            notes.append(f"{name} = {_shown(value)}: only running the config tells; set {SAME_VALUE[name]} yourself")
+        elif name not in PARTS and not _is_data(value):
+            notes.append(f"{name} = {_shown(value)}: no counterpart here")
+    settings |= dict(_model(config.get("model")))
+    settings |= dict(_optimizer(config, notes))
+    settings |= dict(_data(config, notes))
+    return settings, notes
+
+
+def _model(model: object) -> Iterator[tuple[str, object]]:
+    """Precision of the weights, quantisation and adapter, from the nested `model`."""
+    model = model if isinstance(model, dict) else {}
+    llm = model.get("llm") if isinstance(model.get("llm"), dict) else {}
+    quantised = llm.get("quantization_config") if isinstance(llm.get("quantization_config"), dict) else {}
+    dtype = quantised.get("bnb_4bit_compute_dtype") or llm.get("torch_dtype")
+    if isinstance(dtype, Symbol):
+        yield "dtype", dtype.name
+    for bits in ("load_in_4bit", "load_in_8bit"):
+        if quantised.get(bits):
+            yield bits, True
+    if quantised.get("load_in_4bit"):
+        yield "bnb_4bit_quant_type", quantised.get("bnb_4bit_quant_type", "fp4")
+        yield "use_bnb_nested_quant", bool(quantised.get("bnb_4bit_use_double_quant"))
+    yield "attn_implementation", "sdpa"
+    if isinstance(lora := model.get("lora"), dict):
+        yield "use_peft", True
+        for name, ours in (("r", "lora_r"), ("lora_alpha", "lora_alpha"), ("lora_dropout", "lora_dropout")):
+            if name in lora:
+                yield ours, lora[name]
+        # XTuner finds all linear layers but the head where a config names none.
+        yield "lora_target_modules", lora.get("target_modules") or "all-linear"
+
+
+def _optimizer(config: dict[str, object], notes: list[str]) -> Iterator[tuple[str, object]]:
+    optimizer = config.get("optim_type")
+    if isinstance(optimizer, Symbol) and optimizer.name in OPTIMIZERS:
+        yield "optim", OPTIMIZERS[optimizer.name]
+    elif optimizer is not None:
+        notes.append(f"optim_type = {_shown(optimizer)}: no counterpart known; set optim yourself")
+    betas = config.get("betas")
+    if isinstance(betas, list) and len(betas) == 2 and not _has_symbol(betas):
+        yield from zip(("adam_beta1", "adam_beta2"), betas, strict=True)
+    wrapper = config.get("optim_wrapper")
+    precision = wrapper.get("dtype") if isinstance(wrapper, dict) else None
+    yield "fp16", precision == "float16"
+    yield "bf16", precision == "bfloat16"
+    yield "activation_checkpointing", True
+    if _has_word(config.get("param_scheduler"), "CosineAnnealingLR"):
+        yield "lr_scheduler_type", "cosine"
+    else:
+        notes.append("param_scheduler: no cosine; set lr_scheduler_type yourself")
+    train = config.get("train_cfg")
+    if isinstance(train, dict) and isinstance(train.get("max_iters"), int):
+        yield "max_steps", train["max_iters"]
+    randomness = config.get("randomness")
+    if isinstance(randomness, dict) and isinstance(randomness.get("seed"), int):
+        yield "seed", randomness["seed"]
+    yield "deepspeed", "ds_configs/zero2.json"
+    notes.append("deepspeed: XTuner takes it on the command line; here it is a key, set to ZeRO-2")
+
+
+def _data(config: dict[str, object], notes: list[str]) -> Iterator[tuple[str, object]]:
+    dataset = config.get("train_dataset")
+    source = dataset.get("dataset") if isinstance(dataset, dict) else None
+    found = source.get("data_files") if isinstance(source, dict) else None
+    found = found.get("train") if isinstance(found, dict) else found
+    if isinstance(found, str):
+        yield "train_file", found
+    elif isinstance(found, list) and all(isinstance(path, str) for path in found):
+        yield "train_file", [{"path": path} for path in found]
+    else:
+        notes.append("train_dataset: names no file of yours; set train_file yourself")
+    if isinstance(dataset, dict) and dataset.get("dataset_map_fn"):
+        mapping = _shown(dataset["dataset_map_fn"])
+        notes.append(f"dataset_map_fn = {mapping}: known formats need none; python -m data_tools convert reads others")
+    yield "shuffle_dataset", True
+    yield "logging_steps", 10
+    yield "report_to", "tensorboard"
+
+
+def _is_data(value: object) -> bool:
+    """Whether a name only says where data lies: it is read in `train_dataset`, where it is used."""
+    return isinstance(value, str) and value.endswith((".json", ".jsonl"))
+
+
+def _has_symbol(value: object) -> bool:
+    return isinstance(value, Symbol) or (isinstance(value, list) and any(map(_has_symbol, value)))
+
+
+def _has_word(value: object, word: str) -> bool:
+    if isinstance(value, Symbol):
+        return value.name == word
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_has_word(child, word) for child in children)
+
+
+def _shown(value: object) -> str:
+    text = value.text if isinstance(value, Symbol) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:60] + "..."
