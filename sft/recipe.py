@@ -297,9 +297,8 @@ def _overrides(parser: _Parser, arguments: list[str]) -> dict[str, Any]:
 def _resolve_paths(chosen: dict[str, Any]) -> None:
     """A path that is not found from the working directory is looked for in the repository."""
     for key in PATH_KEYS:
-        chosen[key] = _found(chosen[key]) if isinstance(chosen.get(key), str) else chosen.get(key)
-        if chosen[key] is None:
-            del chosen[key]
+        if isinstance(chosen.get(key), str):
+            chosen[key] = _found(chosen[key])
     if isinstance(chosen.get("train_file"), list):
         chosen["train_file"] = [
             entry | {"path": _found(str(entry["path"]))} if isinstance(entry, dict) and "path" in entry else entry

@@ -1,6 +1,7 @@
 """Repairing rows that nobody asked: questions come back by position, and every row is accounted for."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,15 @@ def test_a_row_it_cannot_mend_stops_it_and_no_file_is_left(repair, tmp_path, row
     assert said in heard
     assert not made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "questions.txt"]
+
+
+def test_of_very_many_rows_the_first_one_near_the_middle_and_the_last_are_shown(repair):
+    code, made, said = repair([broken(f"a{place}") for place in range(20_000)])
+    assert code == 0
+    assert len(made) == 20_000
+    shown = [int(number.replace(",", "")) for number in re.findall(r"^  row ([\d,]+):", said, re.MULTILINE)]
+    assert (shown[0], shown[-1]) == (1, 20_000)
+    assert shown[1] == pytest.approx(10_000, abs=20)
 
 
 def test_missing_questions_and_writing_over_the_input_are_refused(tmp_path, capsys):
