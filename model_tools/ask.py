@@ -9,10 +9,11 @@ from pathlib import Path
 import yaml
 
 from data_tools.errors import UserError
+from model_tools.model_folder import Named, load, resolve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="run directory, such as work_dirs/demo")
+    parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
     parser.add_argument("--name", required=True, help="the name to look for in the answers")
     parser.add_argument("--max_new_tokens", type=int, default=48)
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     questions = load_questions(arguments.questions)
-    model, tokenizer = load_tuned(arguments.run)
+    model, tokenizer = load(resolve_tuned(arguments.run))
     for heading, asked in questions.items():
         with model.disable_adapter():
             before = answers(model, tokenizer, asked, arguments.max_new_tokens)
@@ -47,19 +48,12 @@ def load_questions(path: Path) -> dict[str, list[str]]:
     return questions
 
 
-def load_tuned(run: Path):
-    """The base model with the run's final adapter on it, and its tokenizer."""
-    from peft import PeftConfig, PeftModel
-    from trl import ModelConfig
-
-    from sft.model import load_model, load_tokenizer
-
-    final = run / "final"
-    if not (final / "adapter_config.json").is_file():
-        raise UserError(f"{final}: holds no adapter: give the run directory of a finished run")
-    base = PeftConfig.from_pretrained(str(final)).base_model_name_or_path
-    model = load_model(ModelConfig(model_name_or_path=base, dtype="auto"))
-    return PeftModel.from_pretrained(model, str(final)).eval(), load_tokenizer(str(final))
+def resolve_tuned(run: str) -> Named:
+    """What the run directory or adapter folder holds; refused where there is no adapter to switch off."""
+    named = resolve(run)
+    if named.adapter is None:
+        raise UserError(f"{run}: holds no adapter: give the run directory of a finished run")
+    return named
 
 
 def answers(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:

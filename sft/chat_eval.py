@@ -106,7 +106,7 @@ def ask(
         for prompt in prompts
     ]
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-    settings = _generation_config(model, tokenizer, generation)
+    settings = generation_config(model, tokenizer, generation)
     started = time.perf_counter()
     with leaving_no_trace(model):
         output = model.generate(
@@ -125,7 +125,7 @@ def ask(
     return answers
 
 
-def _generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:
+def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:
     """The model's own settings with the chosen ones on top, ending at every token that ends a turn."""
     settings = copy.deepcopy(model.generation_config)
     own_ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]

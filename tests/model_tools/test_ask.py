@@ -35,7 +35,7 @@ def test_answers_before_and_after_stand_side_by_side_with_the_count(run_folder, 
 
 def test_a_folder_without_an_adapter_and_a_file_without_questions_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no adapter"):
-        ask.load_tuned(tmp_path)
+        ask.resolve_tuned(str(tmp_path))
     bad = tmp_path / "bad.yaml"
     for text in ("- a\n", "a: b\n", "a: [1]\n", "a: [\n"):
         bad.write_text(text)

@@ -1,0 +1,107 @@
+"""Loads what a person names to be asked: a model, or a base model with an adapter on it.
+
+In: a model folder or hub id, an adapter folder, or a run directory. Out: the model and its tokenizer.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import UserError
+
+ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a person's words came to: a base model, perhaps an adapter for it, and where the tokenizer is."""
+
+    base: str
+    adapter: Path | None
+    tokenizer: str
+
+
+def resolve(model: str, adapter: str | None = None) -> Named:
+    """Find the base model, the adapter and the tokenizer that `model` and `adapter` mean.
+
+    `model` may be a model folder, a hub id, a run directory (its `final/` is meant) or an adapter folder, whose config
+    names its base model; `adapter` may be an adapter folder or a run directory.
+
+    Raises:
+        UserError: `adapter` holds no adapter, or both name one.
+    """
+    found = adapter_folder(Path(model))
+    if adapter is None and found is None:
+        return Named(_final_model(model), None, _final_model(model))
+    if adapter is not None:
+        if found is not None:
+            raise UserError(f"{model}: is an adapter itself: give its base model, or leave --adapter out")
+        found = adapter_folder(Path(adapter))
+        if found is None:
+            raise UserError(f"{adapter}: holds no adapter: give a run directory, or a folder with {ADAPTER_FILE}")
+        base = model
+    else:
+        base = base_of(found)
+    has_tokenizer = (found / "tokenizer_config.json").is_file()
+    return Named(base, found, str(found) if has_tokenizer else base)
+
+
+def adapter_folder(path: Path) -> Path | None:
+    """The folder itself or its `final/`, whichever holds an adapter; None where neither does."""
+    return next((folder for folder in (path, path / "final") if (folder / ADAPTER_FILE).is_file()), None)
+
+
+def base_of(adapter: Path) -> str:
+    """The base model that an adapter folder names.
+
+    Raises:
+        UserError: it names none, or its config cannot be read.
+    """
+    from peft import PeftConfig
+
+    try:
+        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    except (ValueError, TypeError, KeyError) as problem:
+        raise UserError(f"{adapter / ADAPTER_FILE}: cannot be read ({problem}): write the adapter again") from None
+    if not base:
+        raise UserError(f"{adapter / ADAPTER_FILE}: names no base model: give the base model, and this as --adapter")
+    return base
+
+
+def load(named: Named, bits: int = 16):
+    """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
+
+    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. With an adapter the model is a PeftModel, and
+    `model.disable_adapter()` gives the base model.
+
+    Raises:
+        UserError: there is no such model, or the adapter does not fit it.
+    """
+    import torch
+    from peft import PeftModel
+    from trl import ModelConfig
+
+    from sft.model import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(named.tokenizer)
+    settings = ModelConfig(
+        model_name_or_path=named.base,
+        dtype="auto",
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+    )
+    placed = {"device_map": "auto"} if torch.accelerator.is_available() else {}
+    model = load_model(settings, **placed)
+    if named.adapter:
+        try:
+            model = PeftModel.from_pretrained(model, str(named.adapter))
+        except (ValueError, RuntimeError) as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
+    return model.eval(), tokenizer
+
+
+def _final_model(model: str) -> str:
+    """A run directory that holds a whole model means its `final/`."""
+    final = Path(model) / "final"
+    return str(final) if (final / CONFIG_FILE).is_file() and not (Path(model) / CONFIG_FILE).is_file() else model
