@@ -9,11 +9,11 @@ the other, and prints a table.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from benchmarks.measure import measure
 
 SYSTEM = (
     "Role: 尖米的智能助手\n\n## Profile\n- author: 尖米\n- language: 中文\n\n"
@@ -74,18 +74,6 @@ def make(path: Path, rows: int, nested: bool) -> None:
             asked = inner if nested else f"第{number}个问题：你是谁？"
             turn = {"system": system, "input": asked, "output": f"我是尖米的智能助手，第{number}号。"}
             file.write(json.dumps({"conversation": [turn]}, ensure_ascii=False) + "\n")
-
-
-def measure(command: list[str]) -> tuple[float, float, int]:
-    """Seconds a program takes, seconds it computes (waiting for the disk is none), the most bytes of RAM it holds."""
-    # What was written before is still on its way to the disk, and would be paid for here.
-    os.sync()
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":

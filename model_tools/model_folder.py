@@ -67,6 +67,27 @@ def base_of(adapter: Path) -> str:
     return base
 
 
+def local_folder(model: str) -> Path:
+    """The folder a model lies in; a hub id is downloaded, or found in the hub's cache.
+
+    Raises:
+        UserError: there is no such folder and no such model on the hub, or no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    folder = Path(_final_model(model))
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    if folder.is_dir():
+        raise UserError(f"{model}: holds no {CONFIG_FILE}: is it a model folder?")
+    try:
+        return Path(snapshot_download(model, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as problem:
+        reason = " ".join(str(problem).split())[:160]
+        raise UserError(f"{model}: no such folder, and not on the hub ({reason}): check the path and network") from None
+
+
 def load(named: Named, bits: int = 16):
     """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
 

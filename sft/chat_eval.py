@@ -4,16 +4,16 @@ In: a trainer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBo
 left bit-identical to a run that asked nothing.
 """
 
-import copy
 import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.console import say
+from sft.generation import generation_config
 from sft.model import leaving_no_trace
 from sft.trainer import RecipeTrainer
 
@@ -123,15 +123,3 @@ def ask(
         reason = "max_new_tokens" if end is None else "end of turn"
         answers.append(Answer(step, prompt, text, seconds, len(tokens[:end]), reason))
     return answers
-
-
-def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:
-    """The model's own settings with the chosen ones on top, ending at every token that ends a turn."""
-    settings = copy.deepcopy(model.generation_config)
-    own_ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    ends = {*own_ends, tokenizer.eos_token_id, tokenizer.get_vocab().get("<|im_end|>")} - {None}
-    settings.update(max_length=None, use_cache=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends))
-    settings.update(**chosen)
-    if not settings.do_sample:
-        settings.update(temperature=None, top_p=None, top_k=None)
-    return settings

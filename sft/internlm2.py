@@ -69,6 +69,14 @@ class Gather(ConversionOps):
         return DealOut()
 
 
+def as_llama(config: dict) -> dict:
+    """A published config.json as Llama's, for engines that know only that; for weights under the parameters' names."""
+    kept = InternLM2Config(**{key: value for key, value in config.items() if key != "auto_map"}).to_dict()
+    bias = kept.pop("bias")
+    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": bias, "mlp_bias": False}
+    return kept | llama
+
+
 def register() -> None:
     """Make `AutoConfig` and `AutoModelForCausalLM` know internlm2; a second call changes nothing."""
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)

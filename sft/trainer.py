@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
+from sft import fingerprint
 from sft.dataset import IGNORED, supervised_tokens
 from sft.model import leaving_no_trace
 from sft.recipe import Recipe
@@ -47,6 +48,9 @@ class RecipeTrainer(SFTTrainer):
             self.remove_callback(callback)
         if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
             self.add_callback(RefuseLeakingPacks(self))
+        self._base = recipe.model.model_name_or_path
+        if recipe.model.use_peft and self.args.should_save:
+            self._fingerprint = fingerprint.fingerprint(self._base, recipe.model.model_revision)
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
             _keep_adapter_in_full_precision(self.model)
 
@@ -87,6 +91,11 @@ class RecipeTrainer(SFTTrainer):
             coordinator = self.deepspeed.optimizer.parameter_offload.get_param_coordinator()
             if not coordinator.is_invalid_trace():
                 coordinator._invalidate_trace()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.recipe.model.use_peft and self.args.should_save:
+            fingerprint.write(output_dir or self.args.output_dir, self._base, self._fingerprint)
 
     def create_model_card(self, *_, **__) -> None:
         """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""

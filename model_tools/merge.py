@@ -1,0 +1,190 @@
+"""Merge adapters into their base model and write a whole model that needs no PEFT, as `xtuner convert merge` did.
+
+In: a base model and one adapter or several. Out: a new folder. Streams: no more than one layer is in memory at once.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from data_tools.errors import UserError
+
+DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", help="the base model's folder or hub id")
+    parser.add_argument(
+        "adapters",
+        nargs="+",
+        metavar="adapter[:weight]",
+        help="adapter folder or run directory; several are added up, each as strongly as its weight says (default 1)",
+    )
+    parser.add_argument("out", type=Path, help="folder to write; must not exist or be empty")
+    parser.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="largest weight file (default 2GB)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where layers are merged")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision to write (default: the base's own)")
+    parser.add_argument(
+        "--as", dest="as_type", choices=["llama"], help="write InternLM2 as Llama, for engines that know only that"
+    )
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="ask base with adapter and the merged model the same, and compare (default: if the memory allows)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from model_tools import verify
+    from model_tools.model_folder import adapter_folder, local_folder
+    from model_tools.tuned_modules import Adapter
+
+    out = arguments.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
+    base = local_folder(arguments.base)
+    adapters = []
+    for named in arguments.adapters:
+        path, weight = _path_and_weight(named)
+        folder = adapter_folder(Path(path))
+        if folder is None:
+            raise UserError(f"{path}: holds no adapter: give a run directory or an adapter folder")
+        adapters.append(Adapter(folder, weight))
+        refuse_another_base(arguments.base, base, folder)
+    needed = verify.bytes_needed(base)
+    if arguments.verify and needed > verify.bytes_free():
+        raise UserError(f"--verify: needs {needed / 2**30:.1f} GiB of memory, more than is free: use --no-verify")
+    merge(arguments.base, base, adapters, out, arguments)
+    if arguments.verify is False:
+        return 0
+    if needed > (free := verify.bytes_free()):
+        print(f"not verified: that needs {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are free")
+        return 0
+    return verify.report(base, adapters, out)
+
+
+def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.Namespace) -> None:
+    """Write the merged model to `out`; until it is complete, what there is of it has another name and does not load.
+
+    Raises:
+        UserError: the adapters do not fit the base, the base is quantised, or the disk is too small.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from model_tools import merged_folder
+    from model_tools.merged_weights import MergedWeights
+    from sft import internlm2
+    from sft.weight_files import WeightFiles
+
+    internlm2.register()
+    config = AutoConfig.from_pretrained(base)
+    _refuse_config(base, config, arguments.as_type)
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = DTYPES[arguments.dtype]
+    model = without_weights(config, adapters)
+    weights = MergedWeights(
+        model,
+        WeightFiles(base),
+        adapters,
+        getattr(torch, dtype) if dtype else None,
+        as_parameters=arguments.as_type == "llama",
+    )
+    _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
+    aside = Path(tempfile.mkdtemp(dir=_existing_parent(out), prefix=f".{out.name}.partial."))
+    try:
+        weights.write(aside, arguments.max_shard_size, device)
+        merged_folder.copy_files(base, adapters, aside)
+        merged_folder.write_card(name, adapters, aside, out.name, dtype, bool(weights.untied))
+        merged_folder.write_config(base, aside, dtype, bool(weights.untied), arguments.as_type == "llama")
+        aside.chmod(0o755)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside.replace(out)
+    except OSError as problem:
+        raise UserError(f"{out}: cannot be written: {problem.strerror or problem}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    changed = sum(len(unit.modules) for unit in weights.units)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged, {size / 2**20:,.0f} MiB")
+
+
+def without_weights(config, adapters: list):
+    """The model the adapters were trained on, on the meta device: its class is theirs, or the config's."""
+    import torch
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    trained = adapters[0].config
+    named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
+    with torch.device("meta"):
+        if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
+            return AutoModelForCausalLM.from_config(config)
+        if not hasattr(transformers, named):
+            raise UserError(
+                f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
+            )
+        return getattr(transformers, named)._from_config(config)
+
+
+def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
+    """Stop where an adapter was made for another base: by its weights where they are remembered, else by name.
+
+    Raises:
+        UserError: says which base it was made for.
+    """
+    from model_tools.model_folder import ADAPTER_FILE, base_of
+    from sft import fingerprint
+
+    remembered = fingerprint.read(adapter)
+    if remembered:
+        if remembered != fingerprint.fingerprint(str(base)):
+            raise UserError(f"{adapter}: was trained on other weights than those of {name}: give {base_of(adapter)}")
+        return
+    said = base_of(adapter)
+    if _plain(said) not in {_plain(name), _plain(str(base.resolve()))}:
+        raise UserError(
+            f"{adapter}: says that its base is {said}, not {name}: if they are the same model, put this name into its "
+            f"{ADAPTER_FILE} as base_model_name_or_path"
+        )
+
+
+def _plain(name: str) -> str:
+    """The last part of a path or id, as people write it in one way or another; a hub cache's folder by its model."""
+    parts = [part for part in Path(name).parts if part.startswith("models--")] or [name.rstrip("/")]
+    last = parts[0].replace("--", "/").rpartition("/")[2]
+    return "".join(letter for letter in last.lower() if letter.isalnum())
+
+
+def _path_and_weight(named: str) -> tuple[str, float]:
+    path, colon, weight = named.rpartition(":")
+    if not colon or Path(named).exists():
+        return named, 1.0
+    try:
+        return path, float(weight)
+    except ValueError:
+        raise UserError(f"{named}: {weight} is no weight: write a number after the colon, such as {path}:0.5") from None
+
+
+def _refuse_config(base: Path, config, as_type: str | None) -> None:
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{base}: is quantised, and merging would round it again: give the original model")
+    if as_type == "llama" and config.model_type not in ("internlm2", "llama"):
+        raise UserError(f"--as llama: {config.model_type} is not Llama under other names; only internlm2 is")
+
+
+def _refuse_a_full_disk(out: Path, size: int) -> None:
+    free = shutil.disk_usage(_existing_parent(out)).free
+    if free < size + SPARE_BYTES:
+        raise UserError(
+            f"{out}: needs {(size + SPARE_BYTES) / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f}: make room, "
+            "or name a folder on another disk"
+        )
+
+
+def _existing_parent(out: Path) -> Path:
+    return next(parent for parent in out.absolute().parents if parent.is_dir())

@@ -1,0 +1,443 @@
+"""Merging: PEFT's own result to the last bit for every kind of adapter and model, and nothing half done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
+
+from model_tools.__main__ import main
+from sft import fingerprint, internlm2
+from sft.recipe import REPOSITORY
+from tests.sft.test_internlm2 import random_weights, write_folder
+
+internlm2.register()
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA = {"vocab_size": 100, "num_key_value_heads": 2, **SIZES}
+SIDE = {**SIZES, "hidden_size": 32}
+IDS = torch.arange(1, 20)[None]
+
+
+def llama(**keys) -> LlamaForCausalLM:
+    return LlamaForCausalLM(LlamaConfig(**LLAMA | keys))
+
+
+def clip_config() -> CLIPConfig:
+    text = {**SIDE, "vocab_size": 100, "max_position_embeddings": 16}
+    vision = {**SIDE, "image_size": 32, "patch_size": 8}
+    return CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+
+
+def internlm2_model() -> internlm2.InternLM2ForCausalLM:
+    config = internlm2.InternLM2Config(**LLAMA, bias=True)
+    return internlm2.InternLM2ForCausalLM(config)
+
+
+def gpt2() -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=100, n_embd=64, n_layer=2, n_head=4, n_positions=64))
+
+
+def mixtral() -> MixtralForCausalLM:
+    return MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2))
+
+
+def lora(**keys) -> LoraConfig:
+    return LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | keys)
+
+
+def save_adapter(base, folder: Path, config: LoraConfig, path: Path) -> Path:
+    """An adapter of random weights on a model that lies in `folder`."""
+    torch.manual_seed(1)
+    base.name_or_path = str(folder)
+    tuned = get_peft_model(base, config)
+    for name, weight in tuned.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            weight.data += torch.randn_like(weight) * 0.05
+    tuned.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Save a base model and an adapter for it; returns their folders."""
+
+    def save(base, config: LoraConfig, dtype=torch.float32, shard="1GB") -> tuple[Path, Path]:
+        torch.manual_seed(0)
+        base.to(dtype).save_pretrained(tmp_path / "base", max_shard_size=shard)
+        return tmp_path / "base", save_adapter(base, tmp_path / "base", config, tmp_path / "adapter")
+
+    return save
+
+
+def merge(base: Path, adapter: Path | str, out: Path, *options: str) -> int:
+    return main(["merge", str(base), str(adapter), str(out), "--no-verify", *options])
+
+
+KINDS = {
+    "LoRA": (llama, lora()),
+    "rsLoRA": (llama, lora(use_rslora=True)),
+    "DoRA": (llama, lora(use_dora=True)),
+    "ranks that differ": (llama, lora(rank_pattern={"q_proj": 8}, alpha_pattern={"up_proj": 3})),
+    "whole modules": (llama, lora(modules_to_save=["lm_head", "embed_tokens"])),
+    "embedding": (llama, lora(target_modules=["embed_tokens", "q_proj"])),
+    "trainable tokens": (llama, lora(trainable_token_indices=[3, 5])),
+    "InternLM2, fused and with bias": (internlm2_model, lora()),
+    "GPT-2, whose layers lie transposed": (gpt2, lora(target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)),
+    "CLIP": (lambda: CLIPModel(clip_config()), lora(target_modules=["q_proj", "visual_projection"], task_type=None)),
+    "a vision tower": (
+        lambda: CLIPVisionModel(CLIPVisionConfig(**SIDE, image_size=32, patch_size=8)),
+        lora(target_modules=["v_proj", "fc1"], task_type=None),
+    ),
+    "experts": (mixtral, lora(target_modules=["q_proj", "o_proj"])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shard", ["1GB", "60KB"], ids=["one file", "shards"])
+def test_every_weight_is_pefts_to_the_last_bit(pair, tmp_path, kind, shard):
+    make, config = KINDS[kind]
+    base, adapter = pair(make(), config, shard=shard)
+    assert merge(base, adapter, tmp_path / "out", "--max-shard-size", shard) == 0
+    model_class = type(make())
+    expected = PeftModel.from_pretrained(model_class.from_pretrained(base), adapter).merge_and_unload().state_dict()
+    merged, report = model_class.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert merged.state_dict().keys() == expected.keys()
+    assert [name for name, value in merged.state_dict().items() if not torch.equal(value, expected[name])] == []
+    stored, written = (
+        {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+        for folder in (base, tmp_path / "out")
+    )
+    assert written == stored
+    assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (shard == "60KB")
+
+
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("kind", ["LoRA", "whole"])
+def test_tied_embeddings_part_where_an_adapter_changes_one_of_them(pair, tmp_path, target, kind):
+    """PEFT's merge would change both; base with adapter does not, and it is what was trained."""
+    config = lora(target_modules=[target, "q_proj"]) if kind == "LoRA" else lora(modules_to_save=[target])
+    base, adapter = pair(llama(tie_word_embeddings=True), config)
+    assert merge(base, adapter, tmp_path / "out") == 0
+    assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+    expected = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter)(IDS).logits
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "out")(IDS).logits
+    torch.testing.assert_close(merged, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tied_embeddings_stay_tied_where_no_adapter_touches_them(pair, tmp_path):
+    base, adapter = pair(llama(tie_word_embeddings=True), lora())
+    assert merge(base, adapter, tmp_path / "out") == 0
+    assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_several_adapters_add_up_as_their_weights_say(pair, tmp_path):
+    base, first = pair(llama(), lora())
+    second = save_adapter(LlamaForCausalLM.from_pretrained(base), base, lora(r=2, lora_alpha=2), tmp_path / "second")
+    adapters = [f"{first}:0.5", f"{second}:-0.25"]
+    assert main(["merge", str(base), *adapters, str(tmp_path / "out"), "--no-verify"]) == 0
+    weights = load_file(base / "model.safetensors")
+    parts = [load_file(folder / "adapter_model.safetensors") for folder in (first, second)]
+    name = "model.layers.1.mlp.down_proj"
+    deltas = [
+        part[f"base_model.model.{name}.lora_B.weight"] @ part[f"base_model.model.{name}.lora_A.weight"]
+        for part in parts
+    ]
+    expected = weights[f"{name}.weight"] + 0.5 * 3 * deltas[0] - 0.25 * 1 * deltas[1]
+    merged = load_file(tmp_path / "out" / "model.safetensors")[f"{name}.weight"]
+    torch.testing.assert_close(merged, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "auto"])
+def test_arithmetic_is_in_float32_and_rounded_once(pair, tmp_path, dtype):
+    base, adapter = pair(llama(), lora(), dtype=torch.bfloat16)
+    assert merge(base, adapter, tmp_path / "out", "--dtype", dtype) == 0
+    wide = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    expected = PeftModel.from_pretrained(wide, adapter).merge_and_unload().state_dict()
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "auto": torch.bfloat16}[dtype]
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(value, expected[name].to(kind)) for name, value in merged.items())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert model.dtype == kind
+
+
+@pytest.fixture
+def published(tokenizer, tmp_path):
+    """InternLM2 as its makers publish it, with an adapter trained on the native model."""
+    weights = {
+        name: value.half() for name, value in random_weights(256, 4, 2, vocabulary=len(tokenizer), bias=True).items()
+    }
+    base = write_folder(tmp_path / "base", weights, 256, 4, 2, bias=True, shards=2, pickled=True)
+    (base / "modeling_internlm2.py").write_text("# theirs\n")
+    (base / "LICENSE").write_text("Apache License\n")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "top_p": 0.8}))
+    tokenizer.save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return base, save_adapter(model, base, lora(), tmp_path / "adapter")
+
+
+def test_a_published_internlm2_keeps_its_names_its_config_and_its_code(published, tmp_path, tokenizer):
+    base, adapter = published
+    assert merge(base, adapter, tmp_path / "out", "--max-shard-size", "500KB") == 0
+    out = tmp_path / "out"
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base, out))
+    assert after == before
+    assert (out / "modeling_internlm2.py").read_text() == "# theirs\n"
+    assert (out / "LICENSE").is_file()
+    settings = json.loads((out / "generation_config.json").read_text())
+    assert settings["eos_token_id"] == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert settings["top_p"] == 0.8
+    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
+    names = {name for file in out.glob("*.safetensors") for name in load_file(file)}
+    assert "model.layers.1.attention.wqkv.bias" in names
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)(IDS)
+    merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)(IDS)
+    torch.testing.assert_close(merged.logits, expected.logits, rtol=5e-3, atol=5e-3)
+
+
+def test_as_llama_it_is_a_plain_llama_with_the_same_answers(published, tmp_path):
+    base, adapter = published
+    assert merge(base, adapter, tmp_path / "own") == 0
+    assert merge(base, adapter, tmp_path / "llama", "--as", "llama") == 0
+    config = json.loads((tmp_path / "llama" / "config.json").read_text())
+    assert (config["model_type"], config["attention_bias"]) == ("llama", True)
+    assert config["rope_scaling"] == {"type": "dynamic", "factor": 2.0}
+    assert "auto_map" not in config
+    own, plain = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("own", "llama")
+    )
+    assert type(plain) is LlamaForCausalLM
+    for length in (20, 100):  # within the trained length and beyond it
+        ids = torch.randint(300, (1, length))
+        assert torch.equal(own(ids).logits, plain(ids).logits)
+
+
+def test_as_llama_is_refused_for_another_architecture(pair, tmp_path, capsys):
+    base, adapter = pair(gpt2(), lora(target_modules=["c_attn"], fan_in_fan_out=True))
+    assert merge(base, adapter, tmp_path / "out", "--as", "llama") == 2
+    assert "gpt2 is not Llama under other names" in capsys.readouterr().err
+
+
+def test_the_tokenizer_is_the_adapters_and_the_card_says_what_it_was_made_of(pair, tmp_path, tokenizer):
+    base, adapter = pair(llama(vocab_size=len(tokenizer)), lora())
+    tokenizer.save_pretrained(adapter)
+    assert merge(base, f"{adapter}:0.5", tmp_path / "out") == 0
+    out = tmp_path / "out"
+    assert AutoTokenizer.from_pretrained(out).encode("你是谁？") == tokenizer.encode("你是谁？")
+    assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    made = json.loads((out / "merge.json").read_text())
+    assert made["adapters"] == [{"path": str(adapter), "weight": 0.5}]
+    assert "weight 0.5: LORA r 4, alpha 12" in (out / "README.md").read_text()
+
+
+class TestVerify:
+    @pytest.fixture
+    def folders(self, pair, tokenizer):
+        base, adapter = pair(llama(vocab_size=len(tokenizer)), lora())
+        tokenizer.save_pretrained(adapter)
+        return base, adapter
+
+    def test_it_says_how_far_apart_base_with_adapter_and_merged_model_are(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        assert main(["merge", str(base), str(adapter), str(tmp_path / "out"), "--verify"]) == 0
+        said = capsys.readouterr().out
+        assert "verified on 2 prompts and " in said
+        assert "answers the same: 2 of 2" in said
+
+    def test_a_merged_model_that_says_something_else_is_told_of(self, folders, tmp_path, capsys):
+        from model_tools import verify
+        from model_tools.tuned_modules import Adapter
+
+        base, adapter = folders
+        assert merge(base, adapter, tmp_path / "out") == 0
+        weights = load_file(base / "model.safetensors")
+        weights["model.layers.0.mlp.down_proj.weight"] *= 40
+        save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
+        assert verify.report(base, [Adapter(adapter)], tmp_path / "out") == 1
+        assert "does NOT say what base and adapter say" in capsys.readouterr().out
+
+    def test_the_prompts_are_those_of_the_run(self, folders, tmp_path):
+        from model_tools import verify
+        from model_tools.tuned_modules import Adapter
+
+        (tmp_path / "recipe.yaml").write_text("eval_prompts: [a, b, c]\neval_prompts_system: Be brief.\n")
+        assert verify._prompts([Adapter(folders[1])]) == (["a", "b", "c"], "Be brief.")
+
+    def test_what_writes_no_text_is_not_verified(self, pair, tmp_path, capsys):
+        base, adapter = pair(CLIPModel(clip_config()), lora(target_modules=["q_proj"], task_type=None))
+        assert main(["merge", str(base), str(adapter), str(tmp_path / "out")]) == 0
+        assert "not verified: only a model that writes text" in capsys.readouterr().out
+
+
+class TestRefusals:
+    @pytest.fixture
+    def folders(self, pair):
+        return pair(llama(), lora())
+
+    def refused(self, capsys, tmp_path, *arguments) -> str:
+        assert main(["merge", *map(str, arguments), str(tmp_path / "out"), "--no-verify"]) == 2
+        assert not (tmp_path / "out").exists()
+        assert not list(tmp_path.glob(".out*"))
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        return said
+
+    def test_an_adapter_of_another_shape(self, folders, tmp_path, capsys):
+        llama(hidden_size=32).save_pretrained(tmp_path / "small" / "base")
+        assert "does not fit the base model" in self.refused(capsys, tmp_path, tmp_path / "small" / "base", folders[1])
+
+    def test_an_adapter_with_a_module_the_base_lacks(self, folders, tmp_path, capsys):
+        llama(num_hidden_layers=1).save_pretrained(tmp_path / "short" / "base")
+        said = self.refused(capsys, tmp_path, tmp_path / "short" / "base", folders[1])
+        assert "layers.1." in said
+        assert "has no place in the base model" in said
+
+    def test_an_adapter_with_fused_internlm2_names(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        weights = load_file(adapter / "adapter_model.safetensors")
+        fused = {name.replace("self_attn.q_proj", "attention.wqkv"): value for name, value in weights.items()}
+        save_file(fused, adapter / "adapter_model.safetensors")
+        assert "export-adapter splits them" in self.refused(capsys, tmp_path, base, adapter)
+
+    def test_an_adapter_that_lacks_a_tensor(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        weights = load_file(adapter / "adapter_model.safetensors")
+        weights.pop(min(weights))
+        save_file(weights, adapter / "adapter_model.safetensors")
+        assert "which its config asks for" in self.refused(capsys, tmp_path, base, adapter)
+
+    def test_a_base_of_another_name(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        base.rename(tmp_path / "other")
+        said = self.refused(capsys, tmp_path, tmp_path / "other", adapter)
+        assert f"says that its base is {base}, not {tmp_path / 'other'}" in said
+
+    def test_other_weights_under_the_same_name_where_the_adapter_remembers_its_own(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        fingerprint.write(adapter, str(base), fingerprint.fingerprint(str(base)))
+        weights = load_file(base / "model.safetensors")
+        weights["model.norm.weight"][0] += 1
+        save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+        assert "was trained on other weights than those of" in self.refused(capsys, tmp_path, base, adapter)
+
+    def test_the_same_weights_under_another_name_are_taken_where_the_adapter_remembers_them(self, folders, tmp_path):
+        base, adapter = folders
+        fingerprint.write(adapter, str(base), fingerprint.fingerprint(str(base)))
+        base.rename(tmp_path / "other")
+        assert merge(tmp_path / "other", adapter, tmp_path / "out") == 0
+
+    def test_a_quantised_base(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        config = json.loads((base / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        (base / "config.json").write_text(json.dumps(config))
+        assert "is quantised" in self.refused(capsys, tmp_path, base, adapter)
+
+    @pytest.mark.parametrize("cut", ["shard gone", "shard short", "no weights"])
+    def test_a_base_that_is_not_whole(self, pair, tmp_path, capsys, cut):
+        base, adapter = pair(llama(), lora(), shard="60KB")
+        shard = sorted(base.glob("*.safetensors"))[1]
+        if cut == "shard gone":
+            shard.unlink()
+        elif cut == "shard short":
+            os.truncate(shard, shard.stat().st_size - 8)
+        else:
+            for file in base.glob("model*"):
+                file.unlink()
+        said = self.refused(capsys, tmp_path, base, adapter)
+        assert ("holds no weights" if cut == "no weights" else shard.name) in said
+
+    def test_a_pickle_that_would_run_code(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        (base / "model.safetensors").unlink()
+
+        class Payload:
+            def __reduce__(self):
+                return os.system, (f"touch {tmp_path / 'was_run'}",)
+
+        torch.save({"model.norm.weight": Payload()}, base / "pytorch_model.bin")
+        assert "cannot be read as weights alone" in self.refused(capsys, tmp_path, base, adapter)
+        assert not (tmp_path / "was_run").exists()
+
+    def test_too_little_disk(self, folders, tmp_path, capsys):
+        """The base says that it is 8 TB; nearly all of that is a hole in its file."""
+        base, adapter = folders
+        file = base / "model.safetensors"
+        weights = {name: value.numpy() for name, value in load_file(file).items()}
+        start = sum(value.nbytes for value in weights.values())
+        size = 1 << 43
+        header, offset = {}, 0
+        for name, value in weights.items():
+            header[name] = {"dtype": "F32", "shape": value.shape, "data_offsets": [offset, offset + value.nbytes]}
+            offset += value.nbytes
+        header["hole"] = {"dtype": "U8", "shape": [size], "data_offsets": [start, start + size]}
+        text = json.dumps(header).encode()
+        file.write_bytes(
+            len(text).to_bytes(8, "little") + text + b"".join(value.tobytes() for value in weights.values())
+        )
+        os.truncate(file, 8 + len(text) + start + size)
+        assert "needs 8192.1 GiB, and the disk has" in self.refused(capsys, tmp_path, base, adapter)
+
+    def test_values_that_the_type_cannot_hold(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        weights = load_file(base / "model.safetensors")
+        weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6
+        save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+        said = self.refused(capsys, tmp_path, base, adapter, "--dtype", "fp16")
+        assert "model.layers.0.mlp.up_proj.weight: holds values that are no numbers in float16" in said
+
+    def test_a_folder_that_is_not_empty_is_left_as_it_is(self, folders, tmp_path, capsys):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("x")
+        assert merge(*folders, tmp_path / "out") == 2
+        assert "not empty" in capsys.readouterr().err
+        assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
+
+    def test_what_is_no_adapter_no_base_and_no_weight(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        assert "holds no adapter" in self.refused(capsys, tmp_path, base, base)
+        assert "no such folder, and not on the hub" in self.refused(capsys, tmp_path, tmp_path / "none", adapter)
+        assert "half is no weight" in self.refused(capsys, tmp_path, base, f"{adapter}:half")
+
+    def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, capsys):
+        base, adapter = pair(llama(), lora(use_dora=True))
+        assert "only plain LoRA can be weighted" in self.refused(capsys, tmp_path, base, f"{adapter}:0.5")
+
+
+def test_a_killed_merge_leaves_nothing_that_loads(pair, tmp_path):
+    base, adapter = pair(llama(hidden_size=256, intermediate_size=2048, num_hidden_layers=48), lora())
+    command = [sys.executable, "-m", "model_tools", "merge", base, adapter, tmp_path / "out", "--no-verify"]
+    process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".out.partial.*/*.safetensors")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    (aside,) = tmp_path.glob(".out.partial.*")
+    assert not (aside / "config.json").exists()
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForCausalLM.from_pretrained(aside)
+    assert merge(base, adapter, tmp_path / "out") == 0
