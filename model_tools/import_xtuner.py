@@ -26,6 +26,7 @@ SAME_VALUE = {
     "weight_decay": "weight_decay",
     "max_norm": "max_grad_norm",
     "warmup_ratio": "warmup_steps",
+    "warm_up_ratio": "warmup_steps",
     "save_steps": "save_steps",
     "save_total_limit": "save_total_limit",
     "evaluation_freq": "eval_prompts_steps",
@@ -61,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config)
-    if not config.get("pretrained_model_name_or_path") and not isinstance(config.get("model"), dict):
-        raise UserError(f"{arguments.config}: assigns no model: is it a whole XTuner config, not one of its bases?")
+    _refuse_what_is_no_text_sft(arguments.config, config)
     settings, notes = recipe_of(config)
     text = f"# From {arguments.config.name}, an XTuner config.\n"
     text += "".join(f"# {note}\n" for note in notes)
@@ -73,6 +73,15 @@ def run(arguments: argparse.Namespace) -> int:
     for note in notes:
         print(f"  {note}")
     return 0
+
+
+def _refuse_what_is_no_text_sft(path: Path, config: dict[str, object]) -> None:
+    model = config.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if isinstance(kind, Symbol) and kind.name != "SupervisedFinetune":
+        raise UserError(f"{path}: trains a {kind.name}: only text SFT (SupervisedFinetune) has a counterpart here")
+    if not isinstance(config.get("pretrained_model_name_or_path"), str):
+        raise UserError(f"{path}: assigns no pretrained_model_name_or_path: is it a whole XTuner config for text?")
 
 
 def recipe_of(config: dict[str, object]) -> tuple[dict[str, object], list[str]]:

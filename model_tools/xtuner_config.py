@@ -5,6 +5,7 @@ In: Python source. Out: names and their values. What would have to be run or imp
 
 import ast
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def read_config(path: Path) -> dict[str, object]:
         reason = getattr(problem, "msg", None) or problem
         raise UserError(f"{path}:{getattr(problem, 'lineno', 1)}: not Python ({reason}): mend it") from None
     known: dict[str, object] = {}
-    for statement in tree.body:
+    for statement in _taken(tree.body, known):
         if isinstance(statement, ast.Assign) and all(isinstance(target, ast.Name) for target in statement.targets):
             value = _value(statement.value, known)
             known |= {target.id: value for target in statement.targets}
@@ -59,6 +60,16 @@ def read_config(path: Path) -> dict[str, object]:
         elif not isinstance(statement, (ast.Import, ast.ImportFrom)) and not _is_text(statement):
             known[f"line {statement.lineno}"] = Symbol(ast.unparse(statement))
     return known
+
+
+def _taken(statements: list[ast.stmt], known: dict[str, object]) -> Iterator[ast.stmt]:
+    """The statements that would be run, as far as what is known by then tells: an `if` gives way to its branch."""
+    for statement in statements:
+        condition = _value(statement.test, known) if isinstance(statement, ast.If) else None
+        if isinstance(condition, bool):
+            yield from _taken(statement.body if condition else statement.orelse, known)
+        else:
+            yield statement
 
 
 def _value(node: ast.expr, known: dict[str, object]) -> object:

@@ -101,13 +101,21 @@ def test_what_is_reckoned_in_the_config_is_reckoned_here(imported):
     assert imported(source)[0]["gradient_accumulation_steps"] == 8
 
 
+def test_of_a_condition_only_the_branch_that_would_run_is_read(imported):
+    condition = "if use_varlen_attn:\n    lr = 1\nelse:\n    weight_decay = 0.1\nif mystery:\n    lr = 2\n"
+    recipe, said = imported(QLORA + condition)
+    assert (recipe["learning_rate"], recipe["weight_decay"]) == (2e-4, 0.1)
+    assert "if mystery: lr = 2: no counterpart here" in said
+    assert "if use_varlen_attn" not in said
+
+
 def test_full_fine_tuning_bf16_steps_and_several_files(imported):
     source = QLORA.replace("dtype='float16'", "dtype='bfloat16'").replace(
         "max_epochs=max_epochs)\nrandomness", "max_iters=40)\nrandomness"
     )
     source = source.replace("data_files=dict(train=alpaca_en_path)", "data_files=['a.jsonl', 'b.jsonl']")
     source = source.replace("seed=None", "seed=7").replace("optim_type = AdamW", "optim_type = PagedAdamW32bit")
-    source += "\nmodel = dict(llm=dict(torch_dtype=torch.bfloat16))\n"
+    source += "\nmodel = dict(type=SupervisedFinetune, llm=dict(torch_dtype=torch.bfloat16))\n"
     recipe, _ = imported(source)
     assert (recipe["fp16"], recipe["bf16"], recipe["dtype"]) == (False, True, "bfloat16")
     assert (recipe["max_steps"], recipe["seed"], recipe["optim"]) == (40, 7, "paged_adamw_32bit")
@@ -119,8 +127,9 @@ def test_full_fine_tuning_bf16_steps_and_several_files(imported):
     ("source", "said"),
     [
         ("a = (", "config.py:1: not Python"),
-        ("lr = 1", "config.py: assigns no model"),
-        ("max_length = 1 / 0\nlr = 2", "assigns no model"),
+        ("lr = 1", "config.py: assigns no pretrained_model_name_or_path"),
+        ("max_length = 1 / 0\nlr = 2", "assigns no pretrained_model_name_or_path"),
+        ("model = dict(type=LLaVAModel, llm=dict())", "trains a LLaVAModel: only text SFT"),
         ("\0", "not Python"),
     ],
 )
