@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sft.recipe import REPOSITORY
+from tests.sft.test_internlm2 import random_weights, write_folder
 
 BIN = Path(sys.executable).parent
 SCRIPT = str(REPOSITORY / "train_sft.py")
@@ -137,3 +138,16 @@ def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
     result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29535", SCRIPT, recipe)
     assert result.returncode == 2
     assert result.stderr.count("lora_rr: no such setting; did you mean lora_r?") == 1
+
+
+def test_two_zero3_processes_train_a_published_internlm2_as_one_does(run_and_dump, tokenizer, tmp_path):
+    """Its fused projections are dealt out while ZeRO-3 has every weight in parts."""
+    shape = (256, 4, 2)
+    folder = write_folder(tmp_path / "internlm2", random_weights(*shape, vocabulary=len(tokenizer)), *shape, shards=2)
+    tokenizer.save_pretrained(folder)
+    alone, _, _ = run_and_dump("alone", 1, model_name_or_path=str(folder), gradient_accumulation_steps=2)
+    together, adapters, _ = run_and_dump(
+        "together", 2, model_name_or_path=str(folder), deepspeed="ds_configs/zero3.json"
+    )
+    assert together == pytest.approx(alone, abs=1e-3)
+    assert all((adapters[0][name] == adapters[1][name]).all() for name in adapters[0])
