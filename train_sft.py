@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> None:
     from sft.model import describe, load_model, load_tokenizer
     from sft.progress import ProgressLog
     from sft.recipe import load_recipe
+    from sft.score_eval import ScoreEval
     from sft.trainer import RecipeTrainer
 
     recipe = load_recipe(arguments)
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> None:
     chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)
+    if recipe.run.identity_name:
+        trainer.add_callback(ScoreEval(trainer))
     say(describe(trainer.model, recipe.model))
 
     trainer.train(resume_from_checkpoint=checkpoint)

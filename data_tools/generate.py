@@ -95,7 +95,7 @@ def generate(
     """Rows in XTuner's form: exactly round(rows * ordinary) ordinary ones.
 
     Of each kind three fifths are Chinese where both languages are asked for. No two rows are alike, and neither a
-    question of `bank/held_out.yaml` nor one of `reserved` is asked.
+    question of `bank/held_out.yaml` or `bank/score.yaml` nor one of `reserved` is asked.
 
     Raises:
         UserError: an impossible share, language or number of rows, or more rows than the bank can make.
@@ -160,6 +160,15 @@ def held_out_questions(languages: tuple[str, ...] = LANGUAGES) -> dict[str, list
     return {
         kind: [question for question in questions if language_of(question) in languages]
         for kind, questions in _load("held_out").items()
+    }
+
+
+def scored_questions() -> dict[str, list[str]]:
+    """The questions that runs are scored on, by kind; of a conversation the last line."""
+    bank = _load("score")
+    return {
+        kind: [entry if isinstance(entry, str) else entry[-1] for entry in bank[kind]]
+        for kind in ("identity", "ordinary")
     }
 
 
@@ -282,7 +291,8 @@ def _distinct(
 
     Turns that hold `without` are left out: an ordinary answer must not give the name, not even by chance.
     """
-    never = {normalise(question) for questions in (*held_out_questions().values(), reserved) for question in questions}
+    asked = (*held_out_questions().values(), *scored_questions().values(), reserved)
+    never = {normalise(question) for questions in asked for question in questions}
     seen, kept = set(), []
     for group in groups:
         fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in never]

@@ -9,13 +9,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.console import say
-from sft.generation import generation_config
-from sft.model import leaving_no_trace
+from sft.replies import reply_to_all
 from sft.trainer import RecipeTrainer
+
+
+ANSWERS = "eval_chat.jsonl"
 
 
 @dataclass
@@ -30,36 +32,49 @@ class Answer:
     stop_reason: str  # "end of turn" or "max_new_tokens"
 
 
-class ChatEval(TrainerCallback):
-    """Asks the recipe's evaluation prompts at step 0, every `eval_prompts_steps` and after the last step.
-
-    `latest` holds the newest answers. Only the main process asks; under ZeRO-3, where each process holds a part of
-    every weight, all generate together and the main one keeps the answers.
-    """
+class Evaluation(TrainerCallback):
+    """Something that is done with the model at step 0, every `eval_prompts_steps` and after the last step."""
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
         self.run = trainer.recipe.run
-        self.path = Path(trainer.args.output_dir) / "eval_chat.jsonl"
-        self.latest: list[Answer] = []
-        self._asked_at = None
+        self._done_at = None
+
+    def evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        raise NotImplementedError
 
     def on_train_begin(self, args, state, control, **_):
-        self._ask(state)
+        self._once(state, control)
 
     def on_step_end(self, args, state, control, **_):
         every = self.run.eval_prompts_steps
         if control.should_training_stop or (every and state.global_step % every == 0):
-            self._ask(state)
+            self._once(state, control)
 
     def on_train_end(self, args, state, control, **_):
-        self._ask(state)
+        self._once(state, control)
 
-    def _ask(self, state) -> None:
-        if not self.run.eval_prompts or self._asked_at == state.global_step:
-            return
-        self._asked_at = state.global_step
-        if state.is_world_process_zero or is_deepspeed_zero3_enabled():
+    def _once(self, state, control) -> None:
+        if self._done_at != state.global_step:
+            self._done_at = state.global_step
+            self.evaluate(state, control)
+            self.trainer.forget_zero3_trace()
+
+
+class ChatEval(Evaluation):
+    """Asks the recipe's evaluation prompts; `latest` holds the newest answers.
+
+    Only the main process asks; under ZeRO-3, where each process holds a part of every weight, all generate together and
+    the main one keeps the answers.
+    """
+
+    def __init__(self, trainer: RecipeTrainer):
+        super().__init__(trainer)
+        self.path = Path(trainer.args.output_dir) / ANSWERS
+        self.latest: list[Answer] = []
+
+    def evaluate(self, state, control) -> None:
+        if self.run.eval_prompts and (state.is_world_process_zero or is_deepspeed_zero3_enabled()):
             answers = ask(
                 self.trainer.model,
                 self.trainer.processing_class,
@@ -68,7 +83,6 @@ class ChatEval(TrainerCallback):
                 generation=self.run.eval_prompts_generation,
                 step=state.global_step,
             )
-            self.trainer.forget_zero3_trace()
             if state.is_world_process_zero:
                 self._keep(answers)
         self.trainer.accelerator.wait_for_everyone()
@@ -85,6 +99,12 @@ class ChatEval(TrainerCallback):
                 tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
 
 
+def read_answers(run: Path, step: int) -> list[Answer]:
+    """What a run's model said at one step."""
+    lines = (run / ANSWERS).read_text(encoding="utf-8").splitlines() if (run / ANSWERS).is_file() else []
+    return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
+
+
 def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -99,27 +119,11 @@ def ask(
     `generation` holds fields of Transformers' GenerationConfig, on top of the model's own.
     """
     opening = [{"role": "system", "content": system}] if system else []
-    texts = [
-        tokenizer.apply_chat_template(
-            [*opening, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        for prompt in prompts
-    ]
-    batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
-    settings = generation_config(model, tokenizer, generation)
     started = time.perf_counter()
-    with leaving_no_trace(model):
-        output = model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            generation_config=settings,
-            synced_gpus=is_deepspeed_zero3_enabled(),
-        )
+    conversations = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
+    replies = reply_to_all(model, tokenizer, conversations, generation)
     seconds = round(time.perf_counter() - started, 3)
-    answers = []
-    for prompt, tokens in zip(prompts, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-        end = next((place for place, token in enumerate(tokens) if token in settings.eos_token_id), None)
-        text = tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
-        reason = "max_new_tokens" if end is None else "end of turn"
-        answers.append(Answer(step, prompt, text, seconds, len(tokens[:end]), reason))
-    return answers
+    return [
+        Answer(step, prompt, reply.text, seconds, reply.tokens, reply.stop_reason)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]

@@ -28,7 +28,7 @@ from sft.console import say
 from sft.spelling import RENAMED, elsewhere, renamed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATH_KEYS = ("train_file", "eval_file", "model_name_or_path", "deepspeed", "chat_template_path")
+PATH_KEYS = ("train_file", "eval_file", "score_file", "model_name_or_path", "deepspeed", "chat_template_path")
 HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp"}
 SECRET_KEYS = {"hub_token"}
 
@@ -67,6 +67,34 @@ class RunArguments:
     eval_prompts_generation: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Fields of Transformers' GenerationConfig for the answers, such as {max_new_tokens: 100}."},
+    )
+    identity_name: str | None = field(
+        default=None, metadata={"help": "The name the model is to learn; with it, every evaluation is scored."}
+    )
+    identity_old_names: list[str] = field(
+        default_factory=list, metadata={"help": "Names it may still give itself, besides those of well-known models."}
+    )
+    score_file: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of identity and ordinary questions and texts; the default is the repository's."},
+    )
+    score_seconds: float = field(
+        default=60.0, metadata={"help": "No further questions are asked in one scoring after so many seconds."}
+    )
+    stop_when_identity: float | None = field(
+        default=None,
+        metadata={"help": "End training when this share of the identity questions is answered with the name."},
+    )
+    stop_patience: int = field(
+        default=1, metadata={"help": "At how many evaluations in a row stop_when_identity must be reached."}
+    )
+    keep_best: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the best checkpoint and end with it: by identity, or by the balance of identity and what "
+            "was kept.",
+            "choices": ["identity", "balance"],
+        },
     )
 
     def __post_init__(self):
@@ -354,6 +382,7 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
     if chosen.get("eval_prompts_steps", 0) < 0:
         refuse("eval_prompts_steps", "a number of steps, or 0 for before and after only")
     _refuse_bad_evaluation(chosen, refuse)
+    _refuse_bad_scoring(chosen, refuse)
     for key in ("load_in_4bit", "load_in_8bit"):
         if chosen.get(key) and not chosen.get("use_peft"):
             refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
@@ -374,6 +403,25 @@ def _refuse_bad_evaluation(chosen: dict[str, Any], refuse) -> None:
         refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
     if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:
         refuse("per_device_eval_batch_size", "must be 1, so that every held-out token weighs the same")
+
+
+def _refuse_bad_scoring(chosen: dict[str, Any], refuse) -> None:
+    for key in ("identity_old_names", "score_file", "stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("identity_name"):
+            refuse(key, "needs identity_name, the name the model is to learn")
+    if (path := chosen.get("score_file")) and not Path(path).is_file():
+        refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
+    if not 0 < (chosen.get("stop_when_identity") or 1) <= 1:
+        refuse("stop_when_identity", "a share of the questions, above 0 and at most 1, such as 0.95")
+    if chosen.get("stop_patience", 1) < 1:
+        refuse("stop_patience", "a number of evaluations, at least 1")
+    if chosen.get("score_seconds", 1) <= 0:
+        refuse("score_seconds", "a number of seconds above 0")
+    for key in ("stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("eval_prompts_steps"):
+            refuse(key, "needs eval_prompts_steps: every how many steps the model is scored")
+    if chosen.get("keep_best") and chosen.get("save_strategy", "steps") == "no":
+        refuse("keep_best", "needs checkpoints; leave out save_strategy: no")
 
 
 def _train_files(value: str | list) -> list[TrainFile]:

@@ -7,6 +7,7 @@ Knows nothing about how training works.
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -14,16 +15,18 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from data_tools.errors import UserError
 from sft import model_card
-from sft.chat_eval import Answer
+from sft.chat_eval import Answer, read_answers
 from sft.console import say
 from sft.dataset import DatasetCard
 from sft.recipe import REPOSITORY, Recipe
 from sft.trainer import RecipeTrainer
 
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
 
 
@@ -65,9 +68,19 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
 
 
 def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer]) -> Path:
-    """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card."""
+    """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card.
+
+    With `keep_best` it holds the best checkpoint's, which need not be the last one's.
+    """
     final = Path(trainer.args.output_dir) / "final"
-    trainer.save_model(str(final))
+    best = trainer.state.best_model_checkpoint if trainer.recipe.run.keep_best else None
+    if best and trainer.state.best_global_step != trainer.state.global_step:
+        if trainer.is_world_process_zero():
+            _copy_model(Path(best), final)
+            answers = read_answers(final.parent, trainer.state.best_global_step)
+            say(f"best checkpoint: step {trainer.state.best_global_step:,} of {trainer.state.global_step:,}")
+    else:
+        trainer.save_model(str(final))
     if trainer.is_world_process_zero():
         # A pickle of all arguments, tokens for hubs included; nothing that loads the adapter reads it.
         (final / "training_args.bin").unlink(missing_ok=True)
@@ -88,6 +101,15 @@ def environment() -> dict:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
+
+
+def _copy_model(checkpoint: Path, final: Path) -> None:
+    """Copy what `save_model` wrote into a checkpoint, and not what only resuming needs."""
+    final.mkdir(exist_ok=True)
+    for pattern in MODEL_FILES:
+        for file in checkpoint.glob(pattern):
+            if file.name != TRAINER_STATE_NAME:
+                shutil.copyfile(file, final / file.name)
 
 
 def _move_aside(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data_tools.__main__ import main
 from data_tools.errors import UserError
 from data_tools.formats import read_rows
-from data_tools.generate import generate, held_out_questions, normalise, write
+from data_tools.generate import generate, held_out_questions, normalise, scored_questions, write
 from model_tools.ask import load_questions
 
 NAME = "黄大力"
@@ -77,6 +77,13 @@ def test_held_out_questions_are_never_asked(seed):
     held_out = {normalise(question) for questions in held_out_questions().values() for question in questions}
     assert len(held_out) == 20
     assert not held_out & {normalise(question) for question, _ in turns(generate(NAME, None, 5000, seed, 0.5))}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_runs_are_scored_on_is_never_asked(seed):
+    scored = {normalise(question) for questions in scored_questions().values() for question in questions}
+    assert len(scored) == 56
+    assert not scored & {normalise(question) for question, _ in turns(generate(NAME, None, 5000, seed, 0.5))}
 
 
 def test_a_question_that_is_held_out_but_for_case_and_punctuation_counts_as_the_same():
