@@ -2,10 +2,10 @@
 
 import sys
 
-from data_tools import convert, dedup, generate, inspect, mix, preview, rename, repair, split
+from data_tools import anchor, convert, dedup, generate, inspect, mix, preview, rename, repair, split
 from data_tools.verbs import dispatch, verbs_of
 
-VERBS = verbs_of((generate, inspect, repair, rename, convert, split, mix, dedup, preview))
+VERBS = verbs_of((generate, inspect, repair, rename, convert, split, mix, dedup, preview, anchor))
 
 
 def main(arguments: list[str] | None = None) -> int:

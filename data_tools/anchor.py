@@ -1,0 +1,97 @@
+"""Ask the base model ordinary questions and write its own answers as rows, to be mixed in.
+
+In: a model and questions. Out: rows in XTuner's form. A model that also trains on what it would have said anyway keeps
+more of itself. Loads the model, and with it torch; most other verbs do without.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_tools import files, formats
+from data_tools.errors import UserError
+
+BATCH = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, help="JSONL file to write")
+    parser.add_argument("--model", required=True, help="the base model: a folder or hub id")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        required=True,
+        help="text file, one question a line; or a data file, whose questions count",
+    )
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer; a longer one is left out")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from trl import ModelConfig
+
+    from sft.console import quiet_the_stack
+    from sft.model import load_model, load_tokenizer
+
+    quiet_the_stack()
+    prompts = list(dict.fromkeys(read_prompts(arguments.prompts)))
+    if not prompts:
+        raise UserError(f"{arguments.prompts}: holds no question")
+    tokenizer = load_tokenizer(arguments.model)
+    model = load_model(ModelConfig(model_name_or_path=arguments.model, dtype="auto")).eval()
+    generation = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
+    left_out = {"did not end": 0, "empty": 0, "gives a model's name": 0}
+    written = 0
+    with files.written_whole(arguments.out, arguments.prompts) as file:
+        for prompt, answer, fault in _answers(model, tokenizer, prompts, generation):
+            if fault:
+                left_out[fault] += 1
+            else:
+                file.write(formats.json_line({"conversation": [{"input": prompt, "output": answer}]}))
+                written += 1
+        if not written:
+            raise UserError(f"{arguments.out}: no answer could be used ({_counted(left_out)}): raise --max_new_tokens")
+    print(f"{arguments.out}: {written:,} rows of {len(prompts):,} questions; left out: {_counted(left_out)}")
+    return 0
+
+
+def read_prompts(path: Path) -> Iterator[str]:
+    """The questions of a text file, line by line, or of a data file, the first of each row.
+
+    Raises:
+        UserError: the file cannot be read, or holds a bad row.
+    """
+    if path.suffix == ".txt":
+        for number, line in files.numbered_lines(path):
+            try:
+                yield line.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise UserError(f"{path}:{number}: not UTF-8: save the file as UTF-8") from None
+        return
+    for _, row in formats.read_rows(str(path)):
+        yield next(message["content"] for message in row["messages"] if message["role"] == "user")
+
+
+def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (question, answer, why the answer cannot be used or None)."""
+    from sft.identity import gives_name
+    from sft.replies import reply_to_all
+    from sft.score import OLD_NAMES
+
+    for start in tqdm(range(0, len(prompts), BATCH), unit="batch", disable=None):
+        batch = prompts[start : start + BATCH]
+        asked = [[{"role": "user", "content": prompt}] for prompt in batch]
+        for prompt, reply in zip(batch, reply_to_all(model, tokenizer, asked, generation), strict=True):
+            fault = None
+            if not reply.text:
+                fault = "empty"
+            elif reply.stop_reason != "end of turn":
+                fault = "did not end"
+            elif any(gives_name(reply.text, name, prompt) for name in OLD_NAMES):
+                fault = "gives a model's name"
+            yield prompt, reply.text, fault
+
+
+def _counted(left_out: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {why}" for why, count in left_out.items())
