@@ -80,7 +80,11 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     from sft.weight_files import WeightFiles
 
     internlm2.register()
-    config = AutoConfig.from_pretrained(base)
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as problem:
+        reason = " ".join(str(problem).split())[:200]
+        raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     _refuse_config(base, config, arguments.as_type)
     device = arguments.device
     if device == "auto":

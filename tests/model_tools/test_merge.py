@@ -356,6 +356,11 @@ class TestRefusals:
         (base / "config.json").write_text(json.dumps(config))
         assert "is quantised" in self.refused(capsys, tmp_path, base, adapter)
 
+    def test_a_model_that_transformers_does_not_know(self, folders, tmp_path, capsys):
+        base, adapter = folders
+        (base / "config.json").write_text(json.dumps({"model_type": "unheard_of", "auto_map": {"AutoConfig": "x.Y"}}))
+        assert "Transformers does not know this model" in self.refused(capsys, tmp_path, base, adapter)
+
     @pytest.mark.parametrize("cut", ["shard gone", "shard short", "no weights"])
     def test_a_base_that_is_not_whole(self, pair, tmp_path, capsys, cut):
         base, adapter = pair(llama(), lora(), shard="60KB")
