@@ -20,19 +20,20 @@ from sft.recipe import REPOSITORY
 NAME = "黄大力"
 IDENTITY_ROWS = 324
 SHARES = (0.0, 0.1, 0.3, 0.5)
-ANCHORED = (0.3, 0.5)
+ANCHORED = (0.3,)
+ANCHOR_QUESTIONS, ANCHOR_TOKENS = 200, 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=171, help="optimizer steps of each run (default: the demo's)")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run (100)")
     parser.add_argument("--folder", type=Path, default=Path("work_dirs/retention"), help="where data and runs go")
     arguments = parser.parse_args()
     folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     identity = generate(NAME, None, IDENTITY_ROWS, 0, 0.0)
     ordinary = generate(NAME, None, IDENTITY_ROWS, 0, 1.0)
-    anchors = anchor_rows(folder, ordinary)
+    anchors = anchor_rows(folder, ordinary[:ANCHOR_QUESTIONS])
     kinds = [("ordinary", ordinary, share) for share in SHARES] + [("anchor", anchors, share) for share in ANCHORED]
     print("| rows mixed in | identity | zh | en | ordinary without the name | KL, nats | perplexity |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
