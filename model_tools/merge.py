@@ -5,10 +5,10 @@ In: a base model and one adapter or several. Out: a new folder. Streams: no more
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 
 from data_tools.errors import UserError
+from model_tools.new_folder import refuse_occupied, written_whole
 
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
@@ -42,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model_tools.tuned_modules import Adapter
 
     out = arguments.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
+    refuse_occupied(out)
     base = local_folder(arguments.base)
     adapters = []
     for named in arguments.adapters:
@@ -99,19 +98,11 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         as_parameters=arguments.as_type == "llama",
     )
     _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
-    aside = Path(tempfile.mkdtemp(dir=_existing_parent(out), prefix=f".{out.name}.partial."))
-    try:
-        weights.write(aside, arguments.max_shard_size, device)
-        merged_folder.copy_files(base, adapters, aside)
-        merged_folder.write_card(name, adapters, aside, out.name, dtype, bool(weights.untied))
-        merged_folder.write_config(base, aside, dtype, bool(weights.untied), arguments.as_type == "llama")
-        aside.chmod(0o755)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside.replace(out)
-    except OSError as problem:
-        raise UserError(f"{out}: cannot be written: {problem.strerror or problem}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with written_whole(out) as folder:
+        weights.write(folder, arguments.max_shard_size, device)
+        merged_folder.copy_files(base, adapters, folder)
+        merged_folder.write_card(name, adapters, folder, out.name, dtype, bool(weights.untied))
+        merged_folder.write_config(base, folder, dtype, bool(weights.untied), arguments.as_type == "llama")
     changed = sum(len(unit.modules) for unit in weights.units)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged, {size / 2**20:,.0f} MiB")
@@ -182,13 +173,10 @@ def _refuse_config(base: Path, config, as_type: str | None) -> None:
 
 
 def _refuse_a_full_disk(out: Path, size: int) -> None:
-    free = shutil.disk_usage(_existing_parent(out)).free
+    existing = next(parent for parent in out.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(existing).free
     if free < size + SPARE_BYTES:
         raise UserError(
             f"{out}: needs {(size + SPARE_BYTES) / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f}: make room, "
             "or name a folder on another disk"
         )
-
-
-def _existing_parent(out: Path) -> Path:
-    return next(parent for parent in out.absolute().parents if parent.is_dir())

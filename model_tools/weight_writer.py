@@ -6,7 +6,6 @@ Source: https://github.com/huggingface/safetensors#format
 """
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,12 +59,9 @@ class WeightWriter:
                 self._finish()
 
     def _finish(self) -> None:
-        """Bring everything to the disk, the index of the shards last."""
+        """See that every tensor was written, and write the index of the shards."""
         if self.unwritten:
             raise ValueError(f"{len(self.unwritten)} tensors were not written, {min(self.unwritten)} among them")
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
         if self._index:
             index = {"metadata": self._index.metadata, "weight_map": self._index.tensor_to_filename}
             path = self.folder / "model.safetensors.index.json"
