@@ -1,7 +1,7 @@
 """The modules that adapters change, on a hollow model; merges the weights it is handed, module by module.
 
-In: a hollow model, whose weights have a shape and no memory, and adapter folders. Out: what PEFT's own merge makes of each module's weights. Knows
-nothing about files of weights.
+In: a hollow model, whose weights have a shape and no memory, and adapter folders. Out: what PEFT's own merge makes of
+each module's weights. Knows nothing about files of weights.
 """
 
 import warnings
@@ -16,7 +16,6 @@ from peft.utils import load_peft_weights
 from transformers import PreTrainedModel
 
 from data_tools.errors import UserError
-
 
 # What every weight of a hollow model is a view of. Unlike on the meta device, PEFT leaves an adapter's weights whole.
 _NOTHING = torch.zeros(())

@@ -33,20 +33,31 @@ class Symbol:
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """The values assigned at the top level of a config, in order; the last assignment to a name counts.
-
-    A statement that assigns nothing, such as a base config read in a `with`, stands under its line as a `Symbol`.
+    """The values assigned at the top level of a config file.
 
     Raises:
         UserError: the file cannot be read or is not Python; names the line.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
+    return parse_config(text, path)
+
+
+def parse_config(text: str, where: object) -> dict[str, object]:
+    """The values assigned at the top level of a config, in order; the last assignment to a name counts.
+
+    A statement that assigns nothing, such as a base config read in a `with`, stands under its line as a `Symbol`.
+
+    Raises:
+        UserError: the text is not Python; names the line, after `where`.
+    """
+    try:
+        tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as problem:
         reason = getattr(problem, "msg", None) or problem
-        raise UserError(f"{path}:{getattr(problem, 'lineno', 1)}: not Python ({reason}): mend it") from None
+        raise UserError(f"{where}:{getattr(problem, 'lineno', 1)}: not Python ({reason}): mend it") from None
     known: dict[str, object] = {}
     for statement in _taken(tree.body, known):
         if isinstance(statement, ast.Assign) and all(isinstance(target, ast.Name) for target in statement.targets):

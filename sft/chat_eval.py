@@ -16,7 +16,6 @@ from sft.console import say
 from sft.replies import reply_to_all
 from sft.trainer import RecipeTrainer
 
-
 ANSWERS = "eval_chat.jsonl"
 
 

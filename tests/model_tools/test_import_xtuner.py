@@ -79,7 +79,7 @@ def test_the_qlora_config_gives_huangdalis_values(imported, tmp_path):
     recipe, said = imported(QLORA)
     ours = yaml.safe_load((REPOSITORY / "recipes" / "huangdali.yaml").read_text(encoding="utf-8"))
     assert {key: value for key, value in recipe.items() if ours.get(key, value) != value} == {}
-    only_ours = {"output_dir", "truncation", "logging_nan_inf_filter", "seed"}
+    only_ours = {"output_dir", "truncation", "logging_nan_inf_filter", "seed", "identity_name"}
     assert ours.keys() - recipe.keys() == only_ours
     assert recipe.keys() - ours.keys() == {"dataloader_num_workers"}
     assert "SYSTEM = SYSTEM_TEMPLATE.alpaca: only running the config tells; set eval_prompts_system yourself" in said

@@ -1,0 +1,229 @@
+"""Talk with a model in the terminal; with an adapter, hear the base model's answers too.
+
+Lines come from a terminal or a pipe. What the model says is shown without the control characters that would let it
+steer the terminal; it is saved as it was said.
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from data_tools.errors import UserError
+from data_tools.formats import json_line
+from model_tools.model_folder import Named, resolve
+from sft.console import console
+
+COLUMNS_FOR_TWO = 100
+HELP = """\
+/reset         forget what was said
+/system TEXT   start anew under this system message, or under none
+/save FILE     add the conversation to FILE.jsonl as one row
+/exit          leave, as Ctrl-D does
+Ctrl-C stops the answer being written."""
+# All of C0 and C1 but newline and tab: ESC begins a sequence that terminals obey, and so does C1's CSI.
+CONTROL_CHARACTERS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {0x09, 0x0A}, "\N{REPLACEMENT CHARACTER}")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb takes that talks with a model."""
+    parser.add_argument("model", help="model folder, hub id, run directory or adapter folder, such as work_dirs/demo")
+    parser.add_argument("--adapter", help="adapter folder or run directory, for a base model given as MODEL")
+    parser.add_argument("--system", help="system message; without it the chat template's own default holds")
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="precision of the weights (16)")
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer in tokens (512)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--base-too", action="store_true", help="answer twice: before training, and after")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    named = resolve(arguments.model, arguments.adapter)
+    if arguments.base_too and named.adapter is None:
+        raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
+    try:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            Chat(named, arguments).on_terminal(described(named))
+        else:
+            _hide_progress()
+            Chat(named, arguments).on_pipe()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Who read the answers has gone; without this Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+class Chat:
+    """One conversation, or one each for before and after, and the commands a person gives it."""
+
+    def __init__(self, named: Named, arguments: argparse.Namespace):
+        from model_tools.conversation import ChatModel, Conversation
+
+        model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
+        self.after = Conversation(model, arguments.system)
+        self.sides = {"": self.after}
+        if arguments.base_too:
+            self.sides = {"before": Conversation(model, arguments.system, with_adapter=False), "after": self.after}
+
+    def on_terminal(self, title: str) -> None:
+        """Talk until Ctrl-D or /exit; a mistake is told and the conversation goes on."""
+        from prompt_toolkit import PromptSession
+
+        # At the prompt Ctrl-C is a key; while an answer is written it is this signal.
+        signal.signal(signal.SIGINT, self._stop)
+        _note(f"{title}\n/help lists the commands, Ctrl-D leaves")
+        session = PromptSession()
+        while True:
+            try:
+                self.hear(session.prompt("> "))
+            except UserError as problem:
+                _note(str(problem), style="red")
+            except KeyboardInterrupt:
+                if not session.default_buffer.text:
+                    _note("Ctrl-D or /exit leaves")
+            except EOFError:
+                return
+
+    def on_pipe(self) -> None:
+        """Take each line as a turn; only answers go to standard output.
+
+        Raises:
+            UserError: a line is not UTF-8, or a command fails.
+        """
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            try:
+                self.hear(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                raise UserError(f"line {number} of the input: not UTF-8: convert it, such as with iconv") from None
+            except EOFError:
+                return
+
+    def hear(self, text: str) -> None:
+        """Obey a command or answer a question; EOFError is the wish to leave."""
+        text = text.strip()
+        if command := re.fullmatch(r"(/[a-z]+)(?: +(.*))?", text):
+            _note(self.obey(command[1], (command[2] or "").strip()))
+        elif text and len(self.sides) > 1 and console.is_terminal and console.width >= COLUMNS_FOR_TWO:
+            self.answer_side_by_side(text)
+        elif text:
+            self.answer(text)
+
+    def obey(self, command: str, argument: str) -> str:
+        """Do what a command says, and return what to tell about it.
+
+        Raises:
+            UserError: there is no such command, or it cannot be done.
+            EOFError: it is /exit.
+        """
+        if command == "/exit":
+            raise EOFError
+        if command == "/help":
+            return HELP
+        if command == "/save":
+            return save(argument, self.after.messages)
+        if command not in ("/reset", "/system"):
+            raise UserError(f"{command}: no such command; /help lists them")
+        system = self.after.system if command == "/reset" else argument or None
+        for side in self.sides.values():
+            side.start_anew(system)
+        return "a new conversation" + (f" under the system message: {system}" if system else "")
+
+    def answer(self, question: str) -> None:
+        """Write each side's answer while it comes, one under the other."""
+        for name, side in self.sides.items():
+            print(f"{name:8}" if name else "", end="", flush=True)
+            shown = ""
+            for text in side.ask(question):
+                text = printable(text)
+                print(text[len(shown) :], end="", flush=True)
+                shown = text
+            print(flush=True)
+            self._note_end(side)
+
+    def answer_side_by_side(self, question: str) -> None:
+        """Write the sides' answers while they come, in columns."""
+        from rich.live import Live
+
+        texts = dict.fromkeys(self.sides, "")
+        with Live(_columns(texts), console=console, refresh_per_second=10) as live:
+            for name, side in self.sides.items():
+                for text in side.ask(question):
+                    texts[name] = printable(text)
+                    live.update(_columns(texts))
+        for side in self.sides.values():
+            self._note_end(side)
+
+    def _stop(self, *_) -> None:
+        for side in self.sides.values():
+            side.stop()
+
+    def _note_end(self, side) -> None:
+        """Say of an answer that it is not a whole one."""
+        if side.answer.stop_reason == "stopped":
+            _note("(stopped)")
+        elif side.answer.stop_reason == "max_new_tokens":
+            _note(f"(cut after {side.model.settings.max_new_tokens} tokens: --max_new_tokens allows more)")
+
+
+def described(named: Named) -> str:
+    return f"{named.base} with adapter {named.adapter}" if named.adapter else f"{named.base}, no adapter"
+
+
+def printable(text: str) -> str:
+    """The text with a mark for each character that a terminal would obey and not show."""
+    return text.translate(CONTROL_CHARACTERS)
+
+
+def save(name: str, messages: list[dict[str, str]]) -> str:
+    """Add the messages to a file as one row, and return a line that says so.
+
+    Raises:
+        UserError: nothing was said yet, the name is not that of a .jsonl file, or it cannot be written.
+    """
+    path = Path(name).expanduser()
+    if not name or path.suffix != ".jsonl":
+        raise UserError(f"/save {name}: name a file that ends in .jsonl, such as /save talk.jsonl")
+    if not any(message["role"] == "assistant" for message in messages):
+        raise UserError(f"/save {name}: nothing was said yet")
+    try:
+        with open(path, "ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+            is_open_line = file.read() not in (b"", b"\n")
+            file.write(b"\n" * is_open_line + json_line({"messages": messages}))
+    except OSError as problem:
+        raise UserError(f"/save {name}: cannot be written: {problem.strerror}: name another file") from None
+    turns = sum(message["role"] == "user" for message in messages)
+    return f"{path}: one row added, {turns} turn{'s' * (turns != 1)}"
+
+
+def _columns(texts: dict[str, str]):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in texts:
+        table.add_column(name, ratio=1, overflow="fold")
+    table.add_row(*map(Text, texts.values()))
+    return table
+
+
+def _note(text: str, style: str = "dim") -> None:
+    """Say something that is no answer: on a terminal between the answers, on a pipe beside them."""
+    if sys.stdout.isatty():
+        console.out(printable(text), style=style, highlight=False)
+    else:
+        print(printable(text), file=sys.stderr)
+
+
+def _hide_progress() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

@@ -1,0 +1,133 @@
+"""Write the adapter of a checkpoint as a PEFT folder, also of XTuner's .pth, as `xtuner convert pth_to_hf` did.
+
+In: a checkpoint of ours, of DeepSpeed's or XTuner's. Out: a new folder that `PeftModel.from_pretrained` loads. Nothing
+in the checkpoint is run. InternLM2's fused modules are dealt out to those of the native model.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from data_tools.errors import UserError
+
+OTHER_FILES = ("README.md", "base_model.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=Path, help="checkpoint, adapter folder, run directory, or XTuner's iter_N.pth"
+    )
+    parser.add_argument("out", type=Path, help="folder to write; must not exist or be empty")
+    parser.add_argument("--fp32", action="store_true", help="write float32: ZeRO's own masters where there are any")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the base model's folder, if it is not where it was")
+    parser.add_argument("--config", type=Path, metavar="CONFIG.py", help="the XTuner config, if it is not in the .pth")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from model_tools import trained_adapter
+    from model_tools.new_folder import refuse_occupied, written_whole
+
+    refuse_occupied(arguments.out)
+    found = trained_adapter.read(arguments.checkpoint, arguments.fp32, arguments.config)
+    tensors, config = dict(found.tensors), dict(found.config)
+    if arguments.base:
+        config["base_model_name_or_path"] = str(arguments.base)
+    tensors, config, is_dealt_out = _for_native_model(tensors, config, arguments)
+    before = _dtypes(tensors)
+    if arguments.fp32:
+        tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with written_whole(arguments.out) as folder:
+        _write(folder, tensors, config, found, arguments.out.name)
+    cast = f" (from {before})" if before != _dtypes(tensors) else ""
+    print(f"{arguments.out}: {_summary(tensors, config)}{cast}")
+    print(f"  from {found.origin}{'; wqkv dealt out to q_proj, k_proj, v_proj' if is_dealt_out else ''}")
+    return 0
+
+
+def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace) -> tuple[dict, dict, bool]:
+    """Tensors and config with InternLM2's own names turned into those of the native model; others as they are.
+
+    Raises:
+        UserError: the base model is not here to tell what its names mean.
+    """
+    from model_tools import internlm2_adapter
+
+    if not internlm2_adapter.has_published_names(tensors):
+        return tensors, config, False
+    base = config.get("base_model_name_or_path")
+    path = _config_file(base) if base else None
+    if path is None:
+        raise UserError(
+            f"{arguments.checkpoint}: has InternLM2's fused modules, and their heads are not known without the base "
+            f"model ({base} is no folder here): add --base DIR"
+        )
+    if not internlm2_adapter.is_internlm2(path):
+        return tensors, config, False
+    return *internlm2_adapter.to_native(tensors, config, path, arguments.checkpoint), True
+
+
+def _config_file(base: str) -> Path | None:
+    """The config.json of a model folder, or of a hub id whose model was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    from model_tools.model_folder import CONFIG_FILE
+
+    if (Path(base) / CONFIG_FILE).is_file():
+        return Path(base) / CONFIG_FILE
+    try:
+        found = try_to_load_from_cache(base, CONFIG_FILE)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None:
+    """Write weights, tokenizer and card; the config, without which nothing loads, comes last."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    from model_tools.merged_folder import TOKENIZER_FILES
+    from model_tools.model_folder import ADAPTER_FILE
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(whole, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as problem:
+        raise OSError(str(problem)) from None
+    for pattern in (*TOKENIZER_FILES, *OTHER_FILES):
+        for file in found.folder.glob(pattern) if found.folder else ():
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    if not (folder / "README.md").is_file():
+        _write_card(folder, config, found.origin, title)
+    content = json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True)
+    (folder / ADAPTER_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+def _write_card(folder: Path, config: dict, origin: str, title: str) -> None:
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base = config.get("base_model_name_or_path")
+    card_data = ModelCardData(
+        library_name="peft",
+        base_model=base if base and not Path(base).exists() else None,
+        pipeline_tag="text-generation",
+        tags=["lora"],
+    )
+    text = f"An adapter for `{base}`, written by `python -m model_tools export-adapter` from {origin}."
+    ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n# {title}\n\n{text}\n").save(folder / "README.md")
+
+
+def _summary(tensors: dict, config: dict) -> str:
+    from model_tools.adapter_tensors import ranks
+
+    names = sorted({module.rpartition(".")[2] for module in ranks(tensors)})
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    lora = f"r {config.get('r')}, alpha {config.get('lora_alpha')}, {' '.join(names)}, " if names else ""
+    return f"{len(tensors)} tensors, {lora}{size / 2**20:,.2f} MiB, {_dtypes(tensors)}"
+
+
+def _dtypes(tensors: dict) -> str:
+    return " ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
