@@ -240,7 +240,7 @@ def test_a_checkpoint_of_ours_and_its_zero_folder(info, zero_run, stage, tmp_pat
     second.unlink()
     for path in (cut, cut / "global_step2"):
         assert "holds 1 of 2 optimizer files" in info(path, code=1)[""][0]
-    weights = next(cut.glob("global_step2/*rank_00_model_states.pt"))
+    weights = min(cut.glob("global_step2/*_model_states.pt"))
     os.truncate(weights, 3000)
     for path in (cut, cut / "global_step2"):
         assert info(path, code=1)[""][0].startswith(f"{weights}: is damaged")
