@@ -103,8 +103,6 @@ class ChatModel:
         )
         # An adapter is on or off for the whole model, so answers must take turns.
         self._turn = threading.Lock()
-        self._writing: Answer | None = None
-        self._is_closed = False
 
     def answer(self, messages: list[dict[str, str]], *, with_adapter: bool = True) -> Answer:
         """Begin to answer; the model writes in a thread of its own, after any answer that it is still writing.
@@ -121,25 +119,16 @@ class ChatModel:
         threading.Thread(target=self._write, args=(prompt, answer, with_adapter)).start()
         return answer
 
-    def close(self) -> None:
-        """Stop what is being written, and answer nothing any more: the program would wait for it."""
-        self._is_closed = True
-        if self._writing:
-            self._writing.stop()
-
     def _write(self, prompt: dict, answer: Answer, with_adapter: bool) -> None:
         stopping = StoppingCriteriaList([_Stopping(answer)])
         try:
             with self._turn, nullcontext() if with_adapter else self.model.disable_adapter():
-                self._writing = answer
-                if self._is_closed:
-                    answer.stop()
                 if not answer.is_stopped:
                     self.model.generate(
                         **prompt, generation_config=self.settings, streamer=answer, stopping_criteria=stopping
                     )
         except torch.OutOfMemoryError:
-            answer.problem = UserError("the memory is not enough to answer: start anew with /reset, or take --bits 4")
+            answer.problem = UserError("the memory is not enough to answer: start anew, or take --bits 4")
         except Exception as problem:
             answer.problem = problem
         finally:

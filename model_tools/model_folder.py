@@ -106,7 +106,8 @@ def load(named: Named, bits: int = 16):
     tokenizer = load_tokenizer(named.tokenizer)
     settings = ModelConfig(
         model_name_or_path=named.base,
-        dtype="auto",
+        # What 4-bit weights are computed in has to be named.
+        dtype="bfloat16" if bits == 4 else "auto",
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
         bnb_4bit_quant_type="nf4",

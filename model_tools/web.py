@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from html import escape
 
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         _require_gradio()
         from model_tools.conversation import ChatModel
 
-        with closing(ChatModel(named, arguments.bits, arguments.max_new_tokens)) as model:
-            serve(build_page(model, named, arguments.system), listening)
+        model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
+        serve(build_page(model, named, arguments.system), listening)
     return 0
 
 
@@ -69,18 +69,10 @@ def build_page(model, named: Named, system: str | None):
     with gradio.Blocks(title=named.base, analytics_enabled=False) as page:
         system_box = gradio.Textbox(system or "", label="系统消息 System message", max_lines=4, elem_id="system")
         with gradio.Row():
+            # No copy button: it would give the text as `shown` escapes it.
+            plain = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
             chats = [
-                gradio.Chatbot(
-                    label=name,
-                    elem_classes="chat",
-                    height="",
-                    min_width=300,
-                    render_markdown=False,
-                    latex_delimiters=[],
-                    # A copy would hold the text as `shown` escapes it.
-                    buttons=[],
-                )
-                for name in sides
+                gradio.Chatbot(label=name, elem_classes="chat", height="", min_width=300, **plain) for name in sides
             ]
         histories = [gradio.State([]) for _ in sides]
         question = gradio.Textbox(label="问题 Question", max_lines=8, autofocus=True, elem_id="question")

@@ -91,7 +91,7 @@ def visit(browser, address: str) -> None:
 
 
 def wait_for(browser, condition):
-    return WebDriverWait(browser, 60, poll_frequency=0.1).until(lambda _: condition())
+    return WebDriverWait(browser, 120, poll_frequency=0.1).until(lambda _: condition())
 
 
 def ask(browser, question: str) -> None:
