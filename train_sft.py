@@ -11,6 +11,7 @@ import sys
 import time
 
 from data_tools.errors import UserError
+from sft.clock import clock
 from sft.console import is_main_process, quiet_the_stack, say
 
 
@@ -18,9 +19,11 @@ def main(arguments: list[str]) -> None:
     from sft import run_directory
     from sft.chat_eval import ChatEval
     from sft.dataset import load_dataset, load_held_out
+    from sft.diagnosis import warnings_before_training
     from sft.model import describe, load_model, load_tokenizer
     from sft.progress import ProgressLog
     from sft.recipe import load_recipe
+    from sft.report_writer import ReportWriter, write_report
     from sft.score_eval import ScoreEval
     from sft.trainer import RecipeTrainer
 
@@ -34,10 +37,12 @@ def main(arguments: list[str]) -> None:
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
     )
-    with training.main_process_first(desc="read and pack the data"):
+    with clock.spent_on("data"), training.main_process_first(desc="read and pack the data"):
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
+    for line in warnings_before_training(recipe, tokenizer, card):
+        say(line, style="yellow")
 
     with training.main_process_first(local=False, desc="open the run directory"):
         if is_main_process():
@@ -50,11 +55,13 @@ def main(arguments: list[str]) -> None:
     trainer.add_callback(chat)
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))
+    trainer.add_callback(ReportWriter(trainer))
     say(describe(trainer.model, recipe.model))
 
     trainer.train(resume_from_checkpoint=checkpoint)
     final = run_directory.save_final(trainer, card, chat.latest)
     say(f"done: {final} holds the {'adapter' if recipe.model.use_peft else 'model'}, its tokenizer and a model card")
+    write_report(trainer)
     trainer.end()
 
 

@@ -100,8 +100,11 @@ class ChatEval(Evaluation):
 
 def read_answers(run: Path, step: int) -> list[Answer]:
     """What a run's model said at one step."""
-    lines = (run / ANSWERS).read_text(encoding="utf-8").splitlines() if (run / ANSWERS).is_file() else []
-    return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
+    if not (run / ANSWERS).is_file():
+        return []
+    # Line by line as a file has them: str.splitlines would also cut at U+2028, which an answer may hold.
+    with open(run / ANSWERS, encoding="utf-8", newline="\n") as lines:
+        return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
 
 
 def ask(

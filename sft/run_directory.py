@@ -1,9 +1,10 @@
 """The run directory: what a run writes down about itself, and what it leaves behind.
 
-In: a recipe and what was measured. Out: `recipe.yaml`, `dataset_card.json`, `environment.json` and `final/`.
-Knows nothing about how training works.
+In: a recipe and what was measured. Out: `recipe.yaml`, `stack_defaults.json`, `dataset_card.json`, `environment.json`
+and `final/`. Knows nothing about how training works.
 """
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -21,9 +22,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from data_tools.errors import UserError
 from sft import model_card
 from sft.chat_eval import Answer, read_answers
+from sft.clock import clock
 from sft.console import say
 from sft.dataset import DatasetCard
-from sft.recipe import REPOSITORY, Recipe
+from sft.recipe import REPOSITORY, SECRET_KEYS, Recipe
 from sft.trainer import RecipeTrainer
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -45,6 +47,7 @@ def open_run(recipe: Recipe, card: DatasetCard) -> None:
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        _write_json(folder / "stack_defaults.json", stack_defaults(recipe))
         _write_json(folder / "dataset_card.json", card.to_dict())
         _write_json(folder / "environment.json", environment())
     except OSError as problem:
@@ -67,6 +70,7 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     return wanted
 
 
+@clock.spent_on("saving")
 def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer]) -> Path:
     """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card.
 
@@ -91,7 +95,7 @@ def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer])
 def environment() -> dict:
     """Versions, commit, hardware and command line of this run; no environment variables, which may hold secrets."""
     return {
-        "command": shlex.join(sys.argv),
+        "command": _command_line(sys.argv),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
@@ -101,6 +105,16 @@ def environment() -> dict:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
+
+
+def stack_defaults(recipe: Recipe) -> dict:
+    """What each key that a person set would be had nobody set it."""
+    known = {}
+    for group in (recipe.run, recipe.model, recipe.training):
+        for entry in dataclasses.fields(group):
+            makes_its_own = entry.default_factory is not dataclasses.MISSING
+            known[entry.name] = entry.default_factory() if makes_its_own else entry.default
+    return {key: getattr(known[key], "value", known[key]) for key in recipe.chosen}
 
 
 def _copy_model(checkpoint: Path, final: Path) -> None:
@@ -122,6 +136,17 @@ def _move_aside(folder: Path) -> None:
 
 def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _command_line(words: list[str]) -> str:
+    """The words as a shell takes them, the values of secret settings hidden."""
+    shown, is_value = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_secret = flag.removeprefix("--").replace("-", "_") in SECRET_KEYS
+        shown.append("***" if is_value else f"{flag}=***" if is_secret and equals else word)
+        is_value = is_secret and not equals
+    return shlex.join(shown)
 
 
 def _commit() -> str | None:

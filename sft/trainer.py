@@ -15,6 +15,7 @@ from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
 from sft import fingerprint
+from sft.clock import clock
 from sft.dataset import IGNORED, supervised_tokens
 from sft.model import leaving_no_trace
 from sft.recipe import Recipe
@@ -48,6 +49,10 @@ class RecipeTrainer(SFTTrainer):
             self.remove_callback(callback)
         if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
             self.add_callback(RefuseLeakingPacks(self))
+        # At these events callbacks ask and score the model; what else they do there takes next to no time.
+        for event in ("on_train_begin", "on_step_end", "on_train_end"):
+            call = getattr(self.callback_handler, event)
+            setattr(self.callback_handler, event, clock.spent_on("evaluation")(call))
         self._base = recipe.model.model_name_or_path
         if recipe.model.use_peft and self.args.should_save:
             self._fingerprint = fingerprint.fingerprint(self._base, recipe.model.model_revision)
@@ -60,6 +65,14 @@ class RecipeTrainer(SFTTrainer):
         callbacks = self.callback_handler.callbacks
         return next((callback for callback in callbacks if isinstance(callback, TensorBoardCallback)), None)
 
+    @clock.spent_on("training")
+    def train(self, *args, **kwargs):
+        return super().train(*args, **kwargs)
+
+    @clock.spent_on("saving")
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        super()._save_checkpoint(*args, **kwargs)
+
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """The schedule, with a warm-up ratio rounded down to whole steps as XTuner does.
 
@@ -71,7 +84,7 @@ class RecipeTrainer(SFTTrainer):
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The held-out loss, `eval_loss`: the mean over all supervised tokens. Leaves the training as it was."""
-        with leaving_no_trace(self.model):
+        with clock.spent_on("evaluation"), leaving_no_trace(self.model):
             metrics = super().evaluate(*args, **kwargs)
         self.forget_zero3_trace()
         return metrics

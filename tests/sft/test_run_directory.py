@@ -62,6 +62,7 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base_model.json",
         "chat_template.jinja",
         "tokenizer.json",
         "tokenizer_config.json",

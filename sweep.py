@@ -1,0 +1,98 @@
+"""Run one recipe with many settings, one run a GPU, and compare what came out.
+
+    python sweep.py recipes/demo.yaml lora_r=8,16,32,64 lora_alpha=0.25x
+    python sweep.py recipes/demo.yaml learning_rate=1e-4,2e-4 --seeds 3      # mean and spread over three seeds
+    python sweep.py recipes/demo.yaml lora_r=8,16,32 learning_rate=1e-4,2e-4 --optuna 6
+
+Every combination of the values is a run of train_sft.py in work_dirs/<recipe>.sweep/<point>/; lora_alpha=0.25x keeps
+alpha/r at 0.25. sweep.html and sweep.csv there compare them. A point that finished is not repeated unless its settings,
+data or model changed. The tokenised data are made once and shared; the quantised base model is not, since bitsandbytes
+quantises while it loads, so every run loads the weights anew.
+
+Exit codes: 0 all points finished, 1 some failed, 2 a mistake in the command or the recipe, 128 + n ended by signal n.
+"""
+
+import argparse
+import shlex
+import sys
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from data_tools.errors import UserError
+from sft import sweep_plan
+from sft.console import quiet_the_stack, say
+from sft.grid import read_grid
+from sft.sweep import InOrder, Sweep, lock
+from sft.sweep_runs import Interruption, Run, run_all, slots
+
+
+def main(arguments: list[str]) -> int:
+    options = _options(arguments)
+    values = read_grid(options.grid)
+    if options.optuna:
+        from sft.sweep_study import Study
+    plan = sweep_plan.make(options.recipe, values, options.seeds)
+    folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
+
+    with lock(folder) as held, Interruption() as interruption:
+        sweep = Sweep(folder, plan.points, shlex.join(["python", "sweep.py", *arguments]), not options.optuna)
+        search = Study(sweep, plan, values, options.optuna) if options.optuna else InOrder(sweep)
+        free = slots(options.jobs, plan.gpus)
+        say(f"{len(plan.points)} points in {folder}, {len(free)} at a time on the {'GPU' if plan.gpus else 'CPU'}")
+        sweep.report()
+        start = partial(Run, recipe=options.recipe, folder=folder, launcher=options.launcher, lock=held)
+        with closing(run_all(search, start, free, interruption)) as runs:
+            for run in runs:
+                sweep.keep(run)
+                search.tell(run)
+        sweep.show()
+
+    if interruption.signal:
+        say("ended before its last point; the same command goes on with it")
+        return 128 + interruption.signal
+    return 1 if sweep.has_failures else 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; a sweep is written: python sweep.py recipes/demo.yaml lora_r=8,16 [--jobs 2]")
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="sweep.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
+    parser.add_argument("grid", nargs="*", metavar="key=value,value", help="any key of a recipe, with its values")
+    parser.add_argument("--jobs", type=_jobs, metavar="N", help="runs at a time (auto: one a GPU, or one on the CPU)")
+    parser.add_argument("--launcher", choices=("deepspeed", "python"), default="deepspeed")
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="run every point with N seeds")
+    parser.add_argument("--optuna", type=_count, metavar="N", help="let Optuna choose N points of the grid")
+    options = parser.parse_intermixed_args(arguments)
+    if not options.grid and options.seeds == 1:
+        parser.error("nothing to compare: no key=value,value and no --seeds")
+    if options.optuna and (options.seeds > 1 or not options.grid):
+        parser.error("--optuna chooses among the values of key=value,value, with one seed")
+    return options
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number of at least 1")
+    return int(text)
+
+
+def _jobs(text: str) -> int | None:
+    return None if text == "auto" else _count(text)
+
+
+if __name__ == "__main__":
+    quiet_the_stack()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"sweep.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:  # while the plan is made; nothing runs yet
+        sys.exit(130)
