@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from sft.console import console
+    from sft.identity import mentions
     from sft.questions import load_questions
     from sft.recipe import load_recipe
-    from sft.score import OLD_NAMES, score
+    from sft.score import OLD_NAMES, score, share
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:
@@ -35,17 +36,15 @@ def run(arguments: argparse.Namespace) -> int:
     found = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(found.line(), markup=False)
     console.print(
-        f"with a system message {_share(found.with_system)}, without {_share(found.without_system)}; "
+        f"with a system message {share(found.with_system)}, without {share(found.without_system)}; "
         f"{found.seconds:.1f} s",
         markup=False,
     )
     for answer in found.answers:
-        is_right = answer.gives_name if answer.kind == "identity" else settings.identity_name not in answer.answer
+        is_right = (
+            answer.gives_name if answer.kind == "identity" else not mentions(answer.answer, settings.identity_name)
+        )
         if not is_right:
             said = " ".join(answer.answer.split())[:SHOWN_CHARACTERS]
             console.print(f"  {answer.kind}: {answer.question}\n    {said}", markup=False, style="yellow")
     return 0
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
