@@ -12,9 +12,8 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from data_tools.errors import UserError
+from data_tools.yaml_file import read_yaml
 
 SLOTS = {"name", "author"}
 
@@ -33,15 +32,7 @@ def load_patterns(path: Path) -> list[Pattern]:
     Raises:
         UserError: the file cannot be read, or an entry is not as above; names its line.
     """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-        entries = yaml.SafeLoader("").construct_object(root, deep=True) if root else None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{place}: not YAML: {getattr(problem, 'problem', None) or problem}") from None
+    root, entries = read_yaml(path)
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: holds no pattern: write a list of entries with questions and answers")
     return [

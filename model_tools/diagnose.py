@@ -7,7 +7,6 @@ cause first; the exit code is 1 where there is one. Looks into weights tensor by
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
-from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, adapter_folder
+from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, adapter_folder, config_file, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +77,7 @@ class Parts:
     @cached_property
     def config(self) -> dict:
         """What stands in the adapter's config."""
-        return _json(self.adapter / ADAPTER_FILE)
+        return read_json(self.adapter / ADAPTER_FILE)
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -158,7 +157,7 @@ class StoredParameters:
             for name, tensor in self.files.tensors.items()
         }
         self._layout = Layout(self.model, stored)
-        self.sources = {made: names for names, all_made in self._layout.groups.items() for made in all_made}
+        self.sources = self._layout.sources
 
     def read(self, parameter: str) -> torch.Tensor:
         """One parameter, in float32."""
@@ -182,7 +181,7 @@ def find_parts(named: Path, merged: Path | None, base: Path | None) -> Parts:
     if adapter is None:
         checkpoints = [file.parent for file in named.glob(f"checkpoint-*/{ADAPTER_FILE}")]
         adapter = max(checkpoints, key=lambda folder: folder.stat().st_mtime, default=None)
-    base_name = str(base) if base else adapter and _json(adapter / ADAPTER_FILE).get("base_model_name_or_path")
+    base_name = str(base) if base else adapter and read_json(adapter / ADAPTER_FILE).get("base_model_name_or_path")
     return Parts(named, run, adapter, base_name, base or (_local_folder(base_name) if base_name else None), merged)
 
 
@@ -275,7 +274,7 @@ def base_is_another(parts: Parts, case: Case) -> Finding | None:
     found = fingerprint.fingerprint(str(parts.base)) if trained_on else None
     if not found or found == trained_on:
         return None
-    name = _json(parts.adapter / fingerprint.RECORD).get("name")
+    name = read_json(parts.adapter / fingerprint.RECORD).get("name")
     evidence = [
         f"trained on {name}, whose weights had the fingerprint {trained_on[:12]}",
         f"those of {parts.base} have {found[:12]}",
@@ -415,7 +414,7 @@ def _changed_files(case: Case) -> list[str]:
 def _steps(parts: Parts, case: Case) -> list[str]:
     """How many steps were done, by every file that tells."""
     state = parts.adapter / "trainer_state.json" if parts.adapter else None
-    lines = [f"{state}: {_json(state).get('global_step', 0):,} steps"] if state and state.is_file() else []
+    lines = [f"{state}: {read_json(state).get('global_step', 0):,} steps"] if state and state.is_file() else []
     if case.run and (case.run.log or case.run.evaluated_steps):
         lines.append(f"log and evaluations of {case.run.folder}: {case.run.last_step:,} steps")
     return lines
@@ -439,10 +438,10 @@ def _first_numbers(files: WeightFiles, name: str) -> torch.Tensor:
 
 def _record_of_merge(merged: Path) -> list[str]:
     """What `merge` wrote down about the folder, if it was it that wrote it."""
-    path = merged / "merge.json"
+    path = merged / MERGE_RECORD
     if not path.is_file():
         return []
-    record = _json(path)
+    record = read_json(path)
     adapters = ", ".join(str(made.get("path")) for made in record.get("adapters", ()))
     return [f"{path}: made of {record.get('base')} and {adapters}"]
 
@@ -469,19 +468,11 @@ def _spread(items: list, count: int) -> list:
 
 def _local_folder(model: str) -> Path | None:
     """The folder of a model that is on this machine: by its path, or in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
     from sft.case import found_path
 
     folder = found_path(model)
-    if folder and (folder / CONFIG_FILE).is_file():
-        return folder
-    try:
-        cached = try_to_load_from_cache(model, CONFIG_FILE)
-    except HFValidationError:
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
+    config = (config_file(str(folder)) if folder else None) or config_file(model)
+    return config.parent if config else None
 
 
 def _is_path(model: str) -> bool:
@@ -505,13 +496,6 @@ def _is_known(folder: Path) -> bool:
         return not getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
     except (ValueError, KeyError, OSError):
         return False
-
-
-def _json(path: Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as problem:
-        raise UserError(f"{path}: cannot be read ({problem}): copy or write it again") from None
 
 
 def _quoted(path: object) -> str:

@@ -52,11 +52,12 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
         UserError: the base model is not here to tell what its names mean.
     """
     from model_tools import internlm2_adapter
+    from model_tools.model_folder import config_file
 
     if not internlm2_adapter.has_published_names(tensors):
         return tensors, config, False
     base = config.get("base_model_name_or_path")
-    path = _config_file(base) if base else None
+    path = config_file(base) if base else None
     if path is None:
         raise UserError(
             f"{arguments.checkpoint}: has InternLM2's fused modules, and their heads are not known without the base "
@@ -65,22 +66,6 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
     if not internlm2_adapter.is_internlm2(path):
         return tensors, config, False
     return *internlm2_adapter.to_native(tensors, config, path, arguments.checkpoint), True
-
-
-def _config_file(base: str) -> Path | None:
-    """The config.json of a model folder, or of a hub id whose model was downloaded before."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    from model_tools.model_folder import CONFIG_FILE
-
-    if (Path(base) / CONFIG_FILE).is_file():
-        return Path(base) / CONFIG_FILE
-    try:
-        found = try_to_load_from_cache(base, CONFIG_FILE)
-    except HFValidationError:
-        return None
-    return Path(found) if isinstance(found, str) else None
 
 
 def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None:

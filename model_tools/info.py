@@ -5,14 +5,14 @@ that it takes no longer for a large model.
 """
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.errors import UserError
+from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
 
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
-MERGED = "merge.json"  # what merge leaves beside the weights
+DOWNLOAD = "copy or download it again"
 SIZES = ((30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "bytes"))
 
 
@@ -48,8 +48,6 @@ def recognise(path: Path) -> Found:
     Raises:
         UserError: it is nothing known here.
     """
-    from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE
-
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: check the path")
     if path.is_file():
@@ -103,8 +101,6 @@ def _run_directory(path: Path) -> Found:
     """A run directory: what it ended with, or else its newest checkpoint."""
     import yaml
 
-    from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE
-
     try:
         recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
         base = str(recipe["model_name_or_path"])
@@ -152,15 +148,14 @@ def _adapter(path: Path) -> Found:
 
 def _model(path: Path) -> Found:
     from model_tools import inventory
-    from model_tools.model_folder import CONFIG_FILE
     from sft.weight_files import WEIGHTS
 
-    config = _json(path / CONFIG_FILE)
+    config = read_json(path / CONFIG_FILE, DOWNLOAD)
     quantised = config.get("quantization_config")
     found = Found("base model" if not quantised else "quantised model")
-    if (path / MERGED).is_file():
+    if (path / MERGE_RECORD).is_file():
         found.kind = "merged model"
-        found.facts |= _made_from(_json(path / MERGED))
+        found.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
     held = inventory.take(path, WEIGHTS)
     found.facts["architecture"] = _architecture(config)
     bits = _bits(quantised) if quantised else None
@@ -179,7 +174,7 @@ def _add_training_state(found: Found, path: Path) -> None:
     from model_tools.zero_checkpoint import ZeroCheckpoint
 
     if (path / "trainer_state.json").is_file():
-        state = _json(path / "trainer_state.json")
+        state = read_json(path / "trainer_state.json", DOWNLOAD)
         found.kind = f"checkpoint of a run: {found.kind} and training state"
         found.facts["step"] = f"{state.get('global_step')} of {state.get('max_steps')}"
     try:
@@ -254,13 +249,6 @@ def _quantisation(quantised: dict) -> str:
     kind = f" {quantised.get('bnb_4bit_quant_type')}" if quantised.get("load_in_4bit") else ""
     nested = ", nested" if quantised.get("bnb_4bit_use_double_quant") else ""
     return f"{f'{bits}-bit' if bits else 'yes'}{kind}{nested} ({method})"
-
-
-def _json(path: Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as problem:
-        raise UserError(f"{path}: cannot be read ({problem}): copy or download it again") from None
 
 
 def _bytes_on_disk(path: Path) -> int:

@@ -22,7 +22,8 @@ from transformers.core_model_loading import (
 class Layout:
     """How the files of one folder are laid out; `groups` maps stored names that belong together to parameters.
 
-    A stored tensor that the model has no use for is in no group.
+    `sources` maps each parameter to the stored names it is made of. A stored tensor that the model has no use for is in
+    no group.
     """
 
     def __init__(self, model: PreTrainedModel, stored: dict[str, torch.Tensor]):
@@ -41,6 +42,7 @@ class Layout:
         self.groups: dict[tuple[str, ...], tuple[str, ...]] = {}
         for names in together.values():
             self.groups[tuple(names)] = tuple(self.to_parameters({name: stored[name] for name in names}))
+        self.sources = {made: names for names, all_made in self.groups.items() for made in all_made}
 
     def to_parameters(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters that whole groups of stored tensors come to."""

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{path}: holds no adapter: give a run directory or an adapter folder")
         adapters.append(Adapter(folder, weight))
         refuse_another_base(arguments.base, base, folder)
-    needed = verify.bytes_needed(base)
+    needed = 0 if arguments.verify is False else verify.bytes_needed(base)
     if arguments.verify and needed > verify.bytes_free():
         raise UserError(f"--verify: needs {needed / 2**30:.1f} GiB of memory, more than is free: use --no-verify")
     merge(arguments.base, base, adapters, out, arguments)

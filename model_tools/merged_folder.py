@@ -11,12 +11,11 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoTokenizer, GenerationConfig
 
-from model_tools.model_folder import CONFIG_FILE
+from model_tools.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.tuned_modules import Adapter
 from sft import internlm2, internlm2_tokenizer
 from sft.generation import end_tokens
 
-RECORD = "merge.json"
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",
     "*.tiktoken",
@@ -37,7 +36,7 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
         for pattern in TOKENIZER_FILES:
             _copy(tuned, pattern, out)
     elif _is_published_internlm2(base):
-        vocabulary = _read_json(base / CONFIG_FILE)["vocab_size"]
+        vocabulary = read_json(base / CONFIG_FILE)["vocab_size"]
         internlm2_tokenizer.build_tokenizer(base / "tokenizer.model", vocabulary).save_pretrained(out)
     _name_the_class_everyone_knows(out / "tokenizer_config.json")
     _write_end_tokens(out)
@@ -45,7 +44,7 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
 
 def write_config(base: Path, out: Path, dtype: str | None, is_untied: bool, as_llama: bool) -> None:
     """Write `config.json`, without which nothing loads: so it is written last."""
-    config = _read_json(base / CONFIG_FILE)
+    config = read_json(base / CONFIG_FILE)
     if as_llama and config["model_type"] == "internlm2":
         config = internlm2.as_llama(config)
     if dtype:
@@ -59,7 +58,7 @@ def write_config(base: Path, out: Path, dtype: str | None, is_untied: bool, as_l
 def write_card(base: str, adapters: list[Adapter], out: Path, title: str, dtype: str | None, is_untied: bool) -> None:
     """Write what it was made of: `README.md` for people, `merge.json` for programs."""
     made_of = [{"path": str(adapter.folder), "weight": adapter.weight} for adapter in adapters]
-    _write_json(out / RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
+    _write_json(out / MERGE_RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
     data = ModelCardData(
         library_name="transformers",
         base_model=None if Path(base).exists() else base,
@@ -89,13 +88,13 @@ def _copy(folder: Path, pattern: str, out: Path) -> None:
 
 def _is_published_internlm2(base: Path) -> bool:
     has_only_pieces = (base / "tokenizer.model").is_file() and not (base / "tokenizer.json").is_file()
-    return has_only_pieces and _read_json(base / CONFIG_FILE).get("model_type") == "internlm2"
+    return has_only_pieces and read_json(base / CONFIG_FILE).get("model_type") == "internlm2"
 
 
 def _name_the_class_everyone_knows(path: Path) -> None:
     """Transformers 5 calls a plain fast tokenizer by a name that Transformers 4, in other engines, does not know."""
     if path.is_file():
-        config = _read_json(path)
+        config = read_json(path)
         if config.get("tokenizer_class") == "TokenizersBackend":
             _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
@@ -107,16 +106,12 @@ def _write_end_tokens(out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(out)
     path = out / "generation_config.json"
     settings = GenerationConfig.from_pretrained(out) if path.is_file() else GenerationConfig()
-    own = _read_json(path) if path.is_file() else {}
+    own = read_json(path) if path.is_file() else {}
     if ends := end_tokens(settings, tokenizer):
         own["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if tokenizer.pad_token_id is not None:
         own.setdefault("pad_token_id", tokenizer.pad_token_id)
     _write_json(path, own)
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_json(path: Path, content: dict) -> None:

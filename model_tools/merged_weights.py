@@ -55,7 +55,7 @@ class MergedWeights:
         self._layout = Layout(model, meta)
         # From here on the model's modules are PEFT's, under other names.
         self._tuned = TunedModules(model, adapters)
-        self._home = {made: names for names, all_made in self._layout.groups.items() for made in all_made}
+        self._home = self._layout.sources
         # A parameter tied to another is in no file; it is read from where the other lies.
         self._source = {name: name for name in self._home} | {
             tied: source for tied, source in model.all_tied_weights_keys.items() if tied not in self._home

@@ -3,12 +3,14 @@
 In: a model folder or hub id, an adapter folder, or a run directory. Out: the model and its tokenizer.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import UserError
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
+MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,32 @@ def base_of(adapter: Path) -> str:
     if not base:
         raise UserError(f"{adapter / ADAPTER_FILE}: names no base model: give the base model, and this as --adapter")
     return base
+
+
+def read_json(path: Path, advice: str = "copy or write it again") -> dict:
+    """The object in a JSON file; `advice` says what to do where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError) as problem:
+        raise UserError(f"{path}: cannot be read ({problem}): {advice}") from None
+
+
+def config_file(model: str) -> Path | None:
+    """The config.json of a model folder, or of a hub id whose model was downloaded before; None for any other."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if (Path(model) / CONFIG_FILE).is_file():
+        return Path(model) / CONFIG_FILE
+    try:
+        found = try_to_load_from_cache(model, CONFIG_FILE)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def local_folder(model: str) -> Path:

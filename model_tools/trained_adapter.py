@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from data_tools.errors import UserError
 from model_tools import restricted_pickle, xtuner_checkpoint
 from model_tools.adapter_tensors import Tensors, as_in_files
-from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, adapter_folder
+from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, adapter_folder, read_json
 from model_tools.zero_checkpoint import ZeroCheckpoint
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -79,11 +79,7 @@ def read_config(folder: Path) -> dict:
     Raises:
         UserError: it cannot be read.
     """
-    path = folder / ADAPTER_FILE
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as problem:
-        raise UserError(f"{path}: cannot be read ({problem}): copy or write it again") from None
+    return read_json(folder / ADAPTER_FILE)
 
 
 def weights_file(folder: Path) -> Path | None:

@@ -7,9 +7,9 @@ end in a question. Knows nothing about models.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from data_tools.errors import UserError
+from data_tools.generate import language_of
+from data_tools.yaml_file import read_yaml
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "data_tools" / "bank" / "score.yaml"
 KINDS = ("identity", "ordinary", "texts")
@@ -29,7 +29,7 @@ class Question:
 
     @property
     def language(self) -> str:
-        return "en" if self.text.isascii() else "zh"
+        return language_of(self.text)
 
     @property
     def has_system(self) -> bool:
@@ -69,14 +69,7 @@ def _question(turns: str | list[str]) -> Question:
 
 
 def _read(path: Path) -> dict[str, list]:
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-        content = yaml.SafeLoader("").construct_object(root, deep=True) if root else None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', None) or 'not UTF-8'}") from None
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {getattr(problem, 'problem', '')}") from None
+    root, content = read_yaml(path)
     if not isinstance(content, dict) or not content or set(content) - set(KINDS):
         raise UserError(f"{path}: write lists under {', '.join(KINDS)}, and nothing else")
     for (_, node), (kind, entries) in zip(root.value, content.items(), strict=True):

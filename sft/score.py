@@ -84,10 +84,10 @@ class Score:
 
     def line(self) -> str:
         """The score in one line."""
-        parts = [f"identity {_share(self.identity)} of {self.identity_asked}"]
-        parts[0] += f" (zh {_share(self.zh)}, en {_share(self.en)}), an old name {_share(self.old_name)}"
+        parts = [f"identity {share(self.identity)} of {self.identity_asked}"]
+        parts[0] += f" (zh {share(self.zh)}, en {share(self.en)}), an old name {share(self.old_name)}"
         if self.ordinary_asked:
-            parts.append(f"ordinary answers without the name {_share(self.ordinary_kept)} of {self.ordinary_asked}")
+            parts.append(f"ordinary answers without the name {share(self.ordinary_kept)} of {self.ordinary_asked}")
         if self.divergence is not None:
             parts.append(f"KL {self.divergence:.3f} nats, perplexity x{self.perplexity_ratio:.2f}")
         return "; ".join(parts)
@@ -190,5 +190,5 @@ def _mean(values) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def _share(value: float | None) -> str:
+def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"

@@ -53,9 +53,8 @@ class RecipeTrainer(SFTTrainer):
         for event in ("on_train_begin", "on_step_end", "on_train_end"):
             call = getattr(self.callback_handler, event)
             setattr(self.callback_handler, event, clock.spent_on("evaluation")(call))
-        self._base = recipe.model.model_name_or_path
         if recipe.model.use_peft and self.args.should_save:
-            self._fingerprint = fingerprint.fingerprint(self._base, recipe.model.model_revision)
+            self._fingerprint = fingerprint.fingerprint(recipe.model.model_name_or_path, recipe.model.model_revision)
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
             _keep_adapter_in_full_precision(self.model)
 
@@ -108,7 +107,9 @@ class RecipeTrainer(SFTTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.recipe.model.use_peft and self.args.should_save:
-            fingerprint.write(output_dir or self.args.output_dir, self._base, self._fingerprint)
+            fingerprint.write(
+                output_dir or self.args.output_dir, self.recipe.model.model_name_or_path, self._fingerprint
+            )
 
     def create_model_card(self, *_, **__) -> None:
         """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""

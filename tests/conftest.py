@@ -20,6 +20,18 @@ SMOLLM2_TEMPLATE = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+SMALL_LORA = {
+    "dtype": "float32",
+    "bf16": False,
+    "use_peft": True,
+    "lora_r": 8,
+    "lora_target_modules": "all-linear",
+    "max_length": 256,
+    "packing": True,
+    "per_device_train_batch_size": 1,
+    "activation_checkpointing": False,
+    "learning_rate": 1e-3,
+}
 CONVERSATIONS = [
     [("Who are you?", "I am 黄大力, an assistant.")],
     [("你是谁？", "我是黄大力。"), ("2 + 2 = ?", "4")],
@@ -99,16 +111,7 @@ def write_recipe(tiny_model, train_file, tmp_path):
             "model_name_or_path": str(tiny_model),
             "train_file": str(train_file),
             "output_dir": str(tmp_path / "run"),
-            "dtype": "float32",
-            "bf16": False,
-            "use_peft": True,
-            "lora_r": 8,
-            "lora_target_modules": "all-linear",
-            "max_length": 256,
-            "packing": True,
-            "per_device_train_batch_size": 1,
-            "activation_checkpointing": False,
-            "learning_rate": 1e-3,
+            **SMALL_LORA,
             "lr_scheduler_type": "cosine",
             "warmup_steps": 0.03,
             "save_strategy": "no",

@@ -11,19 +11,10 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import SMALL_LORA
 from tests.test_train_sft import BIN, NF4, SCRIPT, launch
 
-RECIPE = {
-    "dtype": "float32",
-    "bf16": False,
-    "use_peft": True,
-    "lora_r": 8,
-    "lora_target_modules": "all-linear",
-    "max_length": 256,
-    "packing": True,
-    "per_device_train_batch_size": 1,
-    "activation_checkpointing": False,
-    "learning_rate": 1e-3,
+RECIPE = SMALL_LORA | {
     "warmup_steps": 0,
     "save_strategy": "steps",
     "save_steps": 2,
