@@ -3,16 +3,16 @@
     deepspeed train_sft.py recipes/demo.yaml
     deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
 
-`python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done, 2 a mistake in the recipe,
-the data or the machine, told in one line.
+`python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
+data or the machine; 3 the run could not go on; 75 stopped by a signal and saved: the same command goes on. Each is told
+in one line.
 """
 
 import sys
-import time
 
-from data_tools.errors import UserError
 from sft.clock import clock
 from sft.console import is_main_process, quiet_the_stack, say
+from sft.endings import exit_code, leave
 
 
 def main(arguments: list[str]) -> None:
@@ -20,16 +20,22 @@ def main(arguments: list[str]) -> None:
     from sft.chat_eval import ChatEval
     from sft.dataset import load_dataset, load_held_out
     from sft.diagnosis import warnings_before_training
+    from sft.launch import decided_by_main
     from sft.model import describe, load_model, load_tokenizer
     from sft.progress import ProgressLog
     from sft.recipe import load_recipe
     from sft.report_writer import ReportWriter, write_report
     from sft.score_eval import ScoreEval
+    from sft.signals import StopAndSave
     from sft.trainer import RecipeTrainer
 
     recipe = load_recipe(arguments)
     training = recipe.training
-    checkpoint = run_directory.checkpoint_to_resume(recipe)
+    if not recipe.run.dry_run:
+        decided_by_main(lambda: run_directory.lock(training.output_dir))
+    start = decided_by_main(lambda: run_directory.beginning(recipe))
+    for line in start.notes:
+        say(line)
 
     tokenizer = load_tokenizer(
         recipe.model.model_name_or_path,
@@ -46,19 +52,20 @@ def main(arguments: list[str]) -> None:
 
     with training.main_process_first(local=False, desc="open the run directory"):
         if is_main_process():
-            run_directory.open_run(recipe, card)
+            run_directory.open_run(recipe, card, start)
 
     model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
-    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out)
+    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs)
     chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))
     trainer.add_callback(ReportWriter(trainer))
+    trainer.add_callback(StopAndSave(trainer))
     say(describe(trainer.model, recipe.model))
 
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))
     final = run_directory.save_final(trainer, card, chat.latest)
     say(f"done: {final} holds the {'adapter' if recipe.model.use_peft else 'model'}, its tokenizer and a model card")
     write_report(trainer)
@@ -69,9 +76,6 @@ if __name__ == "__main__":
     quiet_the_stack()
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        # All processes find the same mistake: the main one tells it, and its launcher ends the others.
-        if not is_main_process():
-            time.sleep(10)
-        print(f"train_sft.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    except BaseException as end:
+        leave(exit_code(end))
+    leave(0)

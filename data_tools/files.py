@@ -5,6 +5,7 @@ Knows nothing about what a line holds.
 
 import codecs
 import gzip
+import hashlib
 import io
 import os
 import sys
@@ -103,3 +104,18 @@ def written_whole(path: Path, *sources: Path) -> Iterator[BinaryIO]:
     finally:
         if aside:
             os.unlink(aside)
+
+
+def bring_to_disk(path: Path) -> None:
+    """Return when a file's content, or a directory's list of names, would outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

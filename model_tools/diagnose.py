@@ -216,10 +216,7 @@ def no_adapter(parts: Parts, case: Case) -> Finding | None:
     last, planned = case.run.last_step, case.run.max_steps
     evidence = [f"{parts.run} has no final/; the last step known of is {last:,} of {planned:,}"]
     evidence += [f"what is looked at below is {parts.adapter}"] if parts.adapter else []
-    resume = " --resume_from_checkpoint true" if parts.adapter else ""
-    return _finding(
-        "the run goes on or did not end: there is no final adapter to use", evidence, f"{case.train}{resume}"
-    )
+    return _finding("the run goes on or did not end: there is no final adapter to use", evidence, case.train)
 
 
 def adapter_is_no_numbers(parts: Parts, case: Case) -> Finding | None:
@@ -405,7 +402,7 @@ def _not_checked(parts: Parts, case: Case) -> list[str]:
 
 def _changed_files(case: Case) -> list[str]:
     """Training files that are other ones than those the run read."""
-    from sft.dataset import file_hash
+    from data_tools.files import file_hash
 
     read = [file.get("sha256") for file in case.card.get("files", ())]
     return [file.path for file in case.files if read and file_hash(file.path) not in read]

@@ -51,7 +51,7 @@ PARTS = {
 WITHOUT_COUNTERPART = {
     "prompt_template": "the model's own chat template is used; chat_template_path names another",
     "use_varlen_attn": "packed samples never see each other here",
-    "resume": "resume with --resume_from_checkpoint true",
+    "resume": "a run that was broken off goes on by itself (resume: auto)",
 }
 
 

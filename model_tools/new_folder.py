@@ -3,7 +3,6 @@
 Knows nothing about what the folder holds.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.files import bring_to_disk
 
 
 @contextmanager
@@ -28,9 +28,9 @@ def written_whole(out: Path) -> Iterator[Path]:
         yield aside
         for path in (*aside.iterdir(), aside):
             path.chmod(0o755 if path.is_dir() else 0o644)
-            _bring_to_disk(path)
+            bring_to_disk(path)
         aside.replace(out)
-        _bring_to_disk(out.parent)
+        bring_to_disk(out.parent)
     except OSError as problem:
         raise UserError(f"{out}: cannot be written: {problem.strerror or problem}: name another folder") from None
     finally:
@@ -42,11 +42,3 @@ def refuse_occupied(out: Path) -> None:
     """Raise UserError where `out` is a file or a folder that holds something."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
-
-
-def _bring_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

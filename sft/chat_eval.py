@@ -43,7 +43,9 @@ class Evaluation(TrainerCallback):
         raise NotImplementedError
 
     def on_train_begin(self, args, state, control, **_):
-        self._once(state, control)
+        # A run that goes on from a checkpoint has asked at that step before it saved it.
+        if not state.global_step:
+            self._once(state, control)
 
     def on_step_end(self, args, state, control, **_):
         every = self.run.eval_prompts_steps

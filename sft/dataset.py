@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy
 import pyarrow.compute as compute
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data_tools import formats
 from data_tools.errors import UserError
+from data_tools.files import file_hash
 from data_tools.mix import draw
 from sft import chat_template
 from sft.recipe import Recipe
@@ -190,12 +190,6 @@ def _fingerprint(path: str, tokenizer: PreTrainedTokenizerBase, template: str) -
         transformers.__version__,
     )
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fit(recipe: Recipe, rows: Dataset) -> Dataset:

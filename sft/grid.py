@@ -13,13 +13,19 @@ from fractions import Fraction
 import yaml
 
 from data_tools.errors import UserError
+from data_tools.yaml_file import PlainLoader
 from sft.spelling import renamed
 
 Value = str | list | dict
 Point = dict[str, Value]
 
 # A sweep sets these itself.
-TAKEN = {"output_dir": "every point has a directory of its own", "resume_from_checkpoint": "every point starts anew"}
+TAKEN = {
+    "output_dir": "every point has a directory of its own",
+    "resume": "a point that was ended goes on by itself",
+    "resume_anyway": "a point whose settings changed is run anew",
+    "dry_run": "a sweep is there to run",
+}
 RATIO = re.compile(r"(\d+(?:\.\d+)?|\d+/[1-9]\d*)x")
 LONGEST_NAME = 150  # bytes; a file system takes 255, and logs and moved directories add to it
 
@@ -113,7 +119,7 @@ def arguments_of(point: Point) -> list[str]:
 
 def _values(word: str, text: str) -> list[Value]:
     try:
-        loader = yaml.SafeLoader(f"[{text}]")
+        loader = PlainLoader(f"[{text}]")
         root = loader.get_single_node()
         values = [_value(loader, node) for node in root.value]
     except (yaml.YAMLError, ValueError):

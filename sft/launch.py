@@ -10,12 +10,16 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from data_tools.errors import UserError
-from sft.console import say
+from sft.console import is_main_process, say
 
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
@@ -46,16 +50,34 @@ def prepare_for_deepspeed() -> None:
     _announce_compilation()
 
 
-def join_deepspeed_group() -> None:
-    """Open DeepSpeed's process group; ZeRO-3 counts its processes when the model is made, before a trainer would.
+def join_deepspeed_group(timeout: timedelta) -> None:
+    """Open DeepSpeed's process group, in which nobody waits longer than `timeout` for another.
 
-    On a GPU the training arguments have opened it; on a CPU they open torch's alone.
+    ZeRO-3 counts its processes when the model is made, before a trainer would open it. On a GPU the training arguments
+    have opened it; on a CPU they open torch's alone.
     """
     import deepspeed
 
     # It prints that its op was built, from every process; `_announce_compilation` has said so before.
     with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(auto_mpi_discovery=False)
+        deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+
+
+def decided_by_main(decide: Callable[[], Any]) -> Any:
+    """What the main process decides, in every process of the run; so is its UserError.
+
+    Called when the process group is open, by all.
+    """
+    found = [None, None]
+    if is_main_process():
+        try:
+            found[0] = decide()
+        except UserError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1]:
+        raise UserError(found[1])
+    return found[0]
 
 
 def _announce_compilation() -> None:

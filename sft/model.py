@@ -7,10 +7,12 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import bitsandbytes
 import numpy
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -85,7 +87,7 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
     }
     try:
         model = AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, **kwargs | init_kwargs)
-    except (OSError, ValueError, ImportError) as problem:
+    except (OSError, ValueError, ImportError, UnpicklingError, SafetensorError) as problem:
         raise UserError(_cannot_load(settings.model_name_or_path, problem)) from None
     _keep_quantised_weights_as_they_are(model)
     return model

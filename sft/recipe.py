@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from transformers import GenerationConfig
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from data_tools.errors import UserError
+from data_tools.yaml_file import PlainLoader
 from sft import launch
 from sft.console import say
 from sft.spelling import RENAMED, elsewhere, renamed
@@ -96,8 +98,33 @@ class RunArguments:
             "choices": ["identity", "balance"],
         },
     )
+    resume: str = field(
+        default="auto",
+        metadata={
+            "help": "How to begin where the run directory holds an unfinished run: go on from its newest whole "
+            "checkpoint (auto), keep it aside and start anew (never), or go on from the checkpoint at a path."
+        },
+    )
+    resume_anyway: bool = field(
+        default=False, metadata={"help": "Go on from a checkpoint even if settings or data have changed since."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check everything, print the plan and end; no weights are loaded."}
+    )
+    save_every_minutes: float = field(
+        default=0.0, metadata={"help": "Save a checkpoint after so many minutes without one too; 0 does not."}
+    )
+    on_bad_step: str = field(
+        default="stop",
+        metadata={
+            "help": "What to do when a step shows that training is broken, such as a loss that is no number.",
+            "choices": ["stop", "warn"],
+        },
+    )
 
     def __post_init__(self):
+        # What `resume_from_checkpoint` of Transformers takes.
+        self.resume = {"true": "auto", "false": "never"}.get(self.resume.lower(), self.resume)
         chosen = self.eval_prompts_generation or {}
         if isinstance(chosen, str):
             try:
@@ -266,7 +293,7 @@ def _recipe_path(parser: _Parser, arguments: list[str]) -> Path:
 def _read_yaml(path: Path) -> list[tuple[str, object, int]]:
     """The (key, value, line number) of each entry of a flat YAML mapping, in order."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        loader = PlainLoader(path.read_text(encoding="utf-8-sig"))
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise UserError(f"{path}: a recipe is a list of `key: value` lines; this holds none")
@@ -335,8 +362,9 @@ def _resolve_paths(chosen: dict[str, Any]) -> None:
 
 
 def _found(path: str) -> str:
-    in_repository = REPOSITORY / path
-    return str(in_repository) if not Path(path).exists() and in_repository.exists() else path
+    # Not of pathlib: these take any text, a DeepSpeed configuration written out in the recipe too.
+    in_repository = os.path.join(REPOSITORY, path)
+    return in_repository if not os.path.exists(path) and os.path.exists(in_repository) else path
 
 
 def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
@@ -356,7 +384,7 @@ def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
     if training.deepspeed:
-        launch.join_deepspeed_group()
+        launch.join_deepspeed_group(training.ddp_timeout_delta)
     return run, model, training
 
 
@@ -379,8 +407,12 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
             refuse("train_file", f"{file.path}: no such file; make one with: {make}")
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
-    if chosen.get("eval_prompts_steps", 0) < 0:
-        refuse("eval_prompts_steps", "a number of steps, or 0 for before and after only")
+    for key, unit in (
+        ("eval_prompts_steps", "steps, or 0 for before and after only"),
+        ("save_every_minutes", "minutes"),
+    ):
+        if chosen.get(key, 0) < 0:
+            refuse(key, f"a number of {unit}")
     _refuse_bad_evaluation(chosen, refuse)
     _refuse_bad_scoring(chosen, refuse)
     for key in ("load_in_4bit", "load_in_8bit"):

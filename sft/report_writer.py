@@ -58,7 +58,6 @@ def write_report(trainer: RecipeTrainer) -> None:
     """
     if trainer.is_world_process_zero():
         say(f"report: {_write(Path(trainer.args.output_dir))}")
-    # Whoever comes next takes the process group apart, which is better done by all at once.
     trainer.accelerator.wait_for_everyone()
 
 

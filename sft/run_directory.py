@@ -5,26 +5,32 @@ and `final/`. Knows nothing about how training works.
 """
 
 import dataclasses
+import fcntl
 import json
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from data_tools.errors import UserError
-from sft import model_card
+from data_tools.files import bring_to_disk
+from sft import checkpoints, model_card, run_files
 from sft.chat_eval import Answer, read_answers
+from sft.checkpoints import Checkpoint
 from sft.clock import clock
 from sft.console import say
 from sft.dataset import DatasetCard
+from sft.inputs import Digests, changes, inputs_of
 from sft.recipe import REPOSITORY, SECRET_KEYS, Recipe
 from sft.trainer import RecipeTrainer
 
@@ -32,42 +38,99 @@ MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
 
 
-def open_run(recipe: Recipe, card: DatasetCard) -> None:
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins: from a checkpoint (None: anew), what decides how it comes out, and what there is to say."""
+
+    checkpoint: Checkpoint | None
+    inputs: dict[str, Any]
+    notes: list[str]
+
+
+def lock(output_dir: str) -> None:
+    """Keep every other run out of a run directory until this process ends, however it ends.
+
+    Raises:
+        UserError: another run is there, or no file can be written beside the directory.
+    """
+    folder = Path(output_dir)
+    path = folder.with_name(f".{folder.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # stays open: closing it would let go
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 20).decode(errors="replace").strip()
+            raise UserError(
+                f"output_dir: {folder}: another run (process {owner}) is writing there: wait for it, or name another"
+            ) from None
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+    except OSError as problem:
+        raise UserError(_unwritable(folder, problem)) from None
+
+
+def beginning(recipe: Recipe) -> Beginning:
+    """Where this run begins, as `resume` says and as the run directory allows.
+
+    Raises:
+        UserError: there is an unfinished run of other settings or data, the named checkpoint is not whole, or it was
+            written by another number of processes.
+    """
+    wanted, folder = recipe.run.resume, Path(recipe.training.output_dir)
+    inputs = inputs_of(recipe, Digests())
+    if wanted == "never":
+        return Beginning(None, inputs, [])
+    if wanted != "auto":
+        found, skipped = checkpoints.whole(Path(wanted)), []
+    elif (folder / "final").is_dir() or not checkpoints.in_order(folder):
+        return Beginning(None, inputs, [])
+    else:
+        found, skipped = checkpoints.newest_whole(folder)
+        if not found:
+            return Beginning(None, inputs, [f"no checkpoint to go on from: {reason}" for reason in skipped])
+    notes = [f"passed over: {reason}" for reason in skipped]
+    begun_anew = f"--resume never keeps {folder} aside and starts anew"
+    if differences := changes(found.inputs, inputs):
+        listed = "; ".join(differences)
+        if not recipe.run.resume_anyway:
+            raise UserError(
+                f"{found.folder}: was written with other settings or data ({listed}): --resume_anyway goes on with the "
+                f"new ones, {begun_anew}"
+            )
+        notes.append(f"gone on from nevertheless (resume_anyway): {listed}")
+    if found.processes != recipe.training.world_size:
+        raise UserError(
+            f"{found.folder}: was written by {_processes(found.processes)}, and this run has "
+            f"{recipe.training.world_size}: start it with as many, or {begun_anew}"
+        )
+    return Beginning(found, inputs, [*notes, f"going on from {found.folder}"])
+
+
+def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
     """Make the run directory and write the recipe, the dataset card and the environment into it.
 
-    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run resumes it. Called by
-    the main process alone.
+    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run goes on from it; then what
+    it recorded after the checkpoint is cut off. Called by the main process alone.
 
     Raises:
         UserError: the directory cannot be written.
     """
     folder = Path(recipe.training.output_dir)
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not recipe.training.resume_from_checkpoint:
+        if start.checkpoint is None and folder.is_dir() and any(folder.iterdir()):
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if start.checkpoint:
+            checkpoints.tidy(folder)
+            run_files.cut_back(folder, start.checkpoint.step)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         _write_json(folder / "stack_defaults.json", stack_defaults(recipe))
         _write_json(folder / "dataset_card.json", card.to_dict())
         _write_json(folder / "environment.json", environment())
     except OSError as problem:
-        raise UserError(f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder") from None
-
-
-def checkpoint_to_resume(recipe: Recipe) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` names; `true` means the newest of the run directory.
-
-    Raises:
-        UserError: there is no such checkpoint.
-    """
-    wanted, folder = recipe.training.resume_from_checkpoint, recipe.training.output_dir
-    if not wanted:
-        return None
-    if wanted.lower() == "true":
-        wanted = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-    if not wanted or not Path(wanted).is_dir():
-        raise UserError(f"resume_from_checkpoint: {wanted or folder}: holds no checkpoint; leave it out to start anew")
-    return wanted
+        raise UserError(_unwritable(folder, problem)) from None
 
 
 @clock.spent_on("saving")
@@ -76,19 +139,26 @@ def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer])
 
     With `keep_best` it holds the best checkpoint's, which need not be the last one's.
     """
-    final = Path(trainer.args.output_dir) / "final"
-    best = trainer.state.best_model_checkpoint if trainer.recipe.run.keep_best else None
+    run = Path(trainer.args.output_dir)
+    final, aside = run / "final", checkpoints.aside(run) / "final"
+    best = trainer.best_checkpoint if trainer.recipe.run.keep_best else None
     if best and trainer.state.best_global_step != trainer.state.global_step:
         if trainer.is_world_process_zero():
-            _copy_model(Path(best), final)
-            answers = read_answers(final.parent, trainer.state.best_global_step)
+            _copy_model(best, aside)
+            answers = read_answers(run, trainer.state.best_global_step)
             say(f"best checkpoint: step {trainer.state.best_global_step:,} of {trainer.state.global_step:,}")
     else:
-        trainer.save_model(str(final))
+        trainer.save_model(str(aside))
+    trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        # A pickle of all arguments, tokens for hubs included; nothing that loads the adapter reads it.
-        (final / "training_args.bin").unlink(missing_ok=True)
-        model_card.write(trainer.recipe, final, card, answers)
+        model_card.write(trainer.recipe, aside, card, answers)
+        for path in aside.iterdir():
+            bring_to_disk(path)
+        if final.exists():
+            checkpoints.remove(final)
+        aside.replace(final)
+        bring_to_disk(run)
+        aside.parent.rmdir()
     return final
 
 
@@ -119,7 +189,7 @@ def stack_defaults(recipe: Recipe) -> dict:
 
 def _copy_model(checkpoint: Path, final: Path) -> None:
     """Copy what `save_model` wrote into a checkpoint, and not what only resuming needs."""
-    final.mkdir(exist_ok=True)
+    final.mkdir(parents=True, exist_ok=True)
     for pattern in MODEL_FILES:
         for file in checkpoint.glob(pattern):
             if file.name != TRAINER_STATE_NAME:
@@ -132,6 +202,14 @@ def _move_aside(folder: Path) -> None:
         number += 1
     folder.rename(aside)
     say(f"{folder} held an earlier run; it is now {aside}")
+
+
+def _unwritable(folder: Path, problem: OSError) -> str:
+    return f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder"
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' * (count != 1)}"
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from data_tools.errors import UserError
+from data_tools.files import written_whole
 
 # What stands in recipe.yaml between the keys a person set and all the others, which follow as comments.
 DEFAULTS_BEGIN = "# Everything else stood at its default:"
@@ -101,6 +102,15 @@ def read_run(folder: Path) -> Run:
     run.best_step = _best_step(folder, run.problems) if run.settings.get("keep_best") else None
     run.has_final = any((folder / "final" / name).is_file() for name in ("adapter_config.json", "config.json"))
     return run
+
+
+def cut_back(folder: Path, step: int) -> None:
+    """Take off what a run recorded after a step from which it is done again, and a line that was cut short."""
+    for name, needed in LINES.items():
+        if (folder / name).is_file():
+            kept = [record for record in _read_lines(folder / name, needed, []) if record["step"] <= step]
+            with written_whole(folder / name) as file:
+                file.writelines(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept)
 
 
 def read_time(folder: Path) -> dict:

@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from sft.chat_eval import Evaluation
 from sft.console import say
 from sft.questions import load_questions
+from sft.run_files import read_run
 from sft.score import OLD_NAMES, Score, score
 from sft.trainer import RecipeTrainer
 
@@ -37,6 +38,8 @@ class ScoreEval(Evaluation):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._started = time.perf_counter()
+        for earlier in read_run(self.folder).scores if state.global_step else ():
+            self._count_as_reached(earlier["identity"])
         super().on_train_begin(args, state, control, **kwargs)
 
     def evaluate(self, state, control) -> None:
@@ -94,10 +97,9 @@ class ScoreEval(Evaluation):
             control.should_save = True
 
     def _stop_in_time(self, state, control) -> None:
-        wanted = self.run.stop_when_identity
-        if wanted is None or control.should_training_stop:
+        if self.run.stop_when_identity is None or control.should_training_stop:
             return
-        self._reached = self._reached + 1 if (self.latest.identity or 0.0) >= wanted else 0
+        self._count_as_reached(self.latest.identity)
         if self._reached >= self.run.stop_patience:
             control.should_training_stop = control.should_save = True
             left = state.max_steps - state.global_step
@@ -106,6 +108,11 @@ class ScoreEval(Evaluation):
                 f"step {state.global_step}: identity {self.latest.identity:.0%} is what stop_when_identity asks for: "
                 f"{left:,} steps and about {timedelta(seconds=round(seconds))} saved"
             )
+
+    def _count_as_reached(self, identity: float | None) -> None:
+        """Count at how many evaluations in a row, this one the last, `stop_when_identity` was reached."""
+        wanted = self.run.stop_when_identity
+        self._reached = self._reached + 1 if wanted is not None and (identity or 0.0) >= wanted else 0
 
 
 def _append(path: Path, records: list[dict]) -> None:

@@ -17,6 +17,7 @@ RENAMED = {
     "push_to_hub_model_id": "hub_model_id",
     "push_to_hub_token": "hub_token",
     "bnb_4bit_use_double_quant": "use_bnb_nested_quant",
+    "resume_from_checkpoint": "resume",
 }
 
 # Gone or changed in Transformers 5 / TRL 1: the old value would not carry over by itself.

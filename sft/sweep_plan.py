@@ -4,7 +4,6 @@ In: a recipe and a grid. Out: a `Plan`. The stack is loaded in a process of its 
 made. Knows nothing about running or about results.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -16,8 +15,6 @@ from typing import Any
 from data_tools.errors import UserError
 from sft import grid
 from sft.grid import Point, Value
-
-MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     import torch
 
     from sft.console import console
+    from sft.inputs import Digests
     from sft.recipe import load_recipe
 
     # What `lora_alpha=0.25x` multiplies is not known yet; everything else is.
@@ -66,7 +64,7 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     own = load_recipe([recipe, *grid.arguments_of(first)])
     rank, seed = own.model.lora_r, own.training.seed
     points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
-    digests, was_quiet = _Digests(), console.quiet
+    digests, was_quiet = Digests(), console.quiet
     # What there is to say about the recipe has been said; the points would only repeat it.
     console.quiet = True
     try:
@@ -89,7 +87,8 @@ def _prepare() -> None:
     quiet_the_stack()
 
 
-def _planned(recipe: str, point: Point, is_seeded: bool, digests: "_Digests") -> PlannedPoint:
+def _planned(recipe: str, point: Point, is_seeded: bool, digests) -> PlannedPoint:
+    from sft.inputs import inputs_of
     from sft.recipe import load_recipe
 
     read = load_recipe([recipe, *grid.arguments_of(point)])
@@ -102,49 +101,6 @@ def _planned(recipe: str, point: Point, is_seeded: bool, digests: "_Digests") ->
         name=grid.name_of(point) or f"seed={read.training.seed}",
         group=grid.name_of(without_seed) or Path(recipe).stem,
         values=point,
-        inputs=_inputs(read, digests),
+        inputs=inputs_of(read, digests),
         rank=read.model.lora_r if read.model.use_peft else None,
     )
-
-
-def _inputs(recipe, digests: "_Digests") -> dict[str, Any]:
-    """Every setting that was chosen; where one names a file or a model's folder, what is in it instead."""
-    from sft.questions import BUILT_IN, load_questions
-    from sft.recipe import PATH_KEYS, SECRET_KEYS
-
-    chosen = {key: value for key, value in recipe.chosen.items() if key not in SECRET_KEYS | grid.TAKEN.keys()}
-    chosen["seed"] = recipe.training.seed
-    if recipe.run.identity_name:
-        chosen["score_file"] = recipe.run.score_file or str(BUILT_IN)
-        load_questions(chosen["score_file"])  # a run would read it only after its data
-    for key in PATH_KEYS:
-        if isinstance(chosen.get(key), str):
-            chosen[key] = digests.of(chosen[key])
-    chosen["train_file"] = [[digests.of(file.path), file.weight] for file in recipe.train_files]
-    return json.loads(json.dumps(chosen, default=str))
-
-
-class _Digests:
-    """Digests of files and model folders, each made once; what is neither, such as a hub id, stands for itself."""
-
-    def __init__(self):
-        self._known: dict[str, Any] = {}
-
-    def of(self, name: str) -> str | dict[str, str]:
-        if name not in self._known:
-            self._known[name] = _digest(name)
-        return self._known[name]
-
-
-def _digest(name: str) -> str | dict[str, str | None]:
-    """SHA-256 of a file; of a model folder, its weights' fingerprint and SHA-256 of every small file."""
-    from sft.dataset import file_hash
-    from sft.fingerprint import fingerprint
-
-    # Not of pathlib: these take any text, a DeepSpeed configuration written out in the recipe too.
-    if os.path.isfile(name):
-        return file_hash(name)
-    if not os.path.isdir(name):
-        return name
-    texts = sorted(file for file in Path(name).iterdir() if file.suffix in MODEL_TEXTS and file.is_file())
-    return {"weights": fingerprint(name)} | {file.name: file_hash(file) for file in texts}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sft import grid
+from sft.checkpoints import newest_whole
 from sft.console import say
 from sft.sweep_plan import PlannedPoint
 
@@ -70,7 +71,10 @@ class Run:
         self.was_ended = False
         self.seconds = 0.0
         self._started = time.monotonic()
-        arguments = [*grid.arguments_of(point.values), f"--output_dir={self.folder}"]
+        # A point that was ended goes on from its checkpoint; one whose settings or data changed begins anew.
+        found, _ = newest_whole(self.folder)
+        resume = "auto" if found and found.inputs == point.inputs else "never"
+        arguments = [*grid.arguments_of(point.values), f"--output_dir={self.folder}", f"--resume={resume}"]
         # Beside the run directory: the run moves that aside when it finds an earlier one. An earlier run's words stay.
         with open(self.log, "ab") as log:
             self._begin = log.tell()

@@ -4,21 +4,31 @@ In: a recipe, a model, packs. Out: a trainer whose warm-up is XTuner's, whose ad
 and which refuses packs that leak into each other.
 """
 
+import json
 import math
+import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
-from sft import fingerprint
+from sft import checkpoints, fingerprint
 from sft.clock import clock
 from sft.dataset import IGNORED, supervised_tokens
+from sft.health import Health, RunFailed, highest_rate
 from sft.model import leaving_no_trace
+from sft.progress import peak_memory
 from sft.recipe import Recipe
+
+BETWEEN_LOGS = "between_logs_"
 
 
 class RecipeTrainer(SFTTrainer):
@@ -31,8 +41,13 @@ class RecipeTrainer(SFTTrainer):
         tokenizer: PreTrainedTokenizerBase,
         packs: Dataset,
         held_out: Dataset | None = None,
+        inputs: dict[str, Any] | None = None,
     ):
+        """`inputs` are what decides how the run comes out; its checkpoints remember them."""
         self.recipe = recipe
+        self._inputs = inputs or {}
+        self._is_saving = False
+        self._health = Health(stops=recipe.run.on_bad_step == "stop")
         # The packs are made and the model is loaded already.
         recipe.training.dataset_kwargs, recipe.training.model_init_kwargs = {"skip_prepare_dataset": True}, None
         super().__init__(
@@ -64,13 +79,85 @@ class RecipeTrainer(SFTTrainer):
         callbacks = self.callback_handler.callbacks
         return next((callback for callback in callbacks if isinstance(callback, TensorBoardCallback)), None)
 
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint of the best step so far, where anything tells the steps apart."""
+        step = self.state.best_global_step
+        folder = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{step}"
+        return folder if step and folder.is_dir() else None
+
     @clock.spent_on("training")
-    def train(self, *args, **kwargs):
-        return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        if resume_from_checkpoint:
+            self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
+        return super().train(resume_from_checkpoint, **kwargs)
 
     @clock.spent_on("saving")
     def _save_checkpoint(self, *args, **kwargs) -> None:
-        super()._save_checkpoint(*args, **kwargs)
+        """Let every process write its part of the checkpoint aside; then the main one gives it its name.
+
+        Raises:
+            RunFailed: a file could not be written; the earlier checkpoints are as they were.
+        """
+        run, step, limit = Path(self.args.output_dir), self.state.global_step, self.args.save_total_limit
+        # The Trainer is to delete nothing: it would before the new checkpoint has its name.
+        self._is_saving, self.args.save_total_limit = True, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            self._finish(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                checkpoints.publish(run, step, self.args.world_size, self._inputs)
+                checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
+        except (OSError, RuntimeError, SafetensorError, UserError) as problem:
+            raise RunFailed(_unsaved(run, step, problem)) from problem
+        finally:
+            self._is_saving, self.args.save_total_limit = False, limit
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(checkpoints.aside(Path(folder))) if self._is_saving else folder
+
+    def _init_training_state(self, max_steps, steps_per_epoch, epochs, checkpoint, trial) -> tuple[int, int]:
+        """(whole epochs done, batches done in the next); a run that was over when it was saved has all behind it.
+
+        Transformers would take one more step before it looks.
+        """
+        position = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
+        control = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        was_stopped_in_time = self.recipe.run.stop_when_identity and control.get("should_training_stop")
+        is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_in_time)
+        return (epochs, 0) if is_over else position
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        with checkpoints.read_as_data(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        with checkpoints.read_as_data(resume_from_checkpoint):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with checkpoints.read_as_data(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _finish(self, folder: Path) -> None:
+        """Write down what the Trainer does not: what the next log line will be the mean of, each process its own sums.
+
+        Where this checkpoint is the best so far, its state is to name it by the place it will have.
+        """
+        record = {
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "metrics": self._metrics["train"],
+            "tokens": int(self._total_train_tokens),
+        }
+        (folder / f"{BETWEEN_LOGS}{self.args.process_index}.json").write_text(json.dumps(record), encoding="utf-8")
+        if self.state.best_model_checkpoint == str(folder):
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / folder.name)
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """The schedule, with a warm-up ratio rounded down to whole steps as XTuner does.
@@ -79,7 +166,54 @@ class RecipeTrainer(SFTTrainer):
         """
         if self.args.warmup_steps < 1:
             self.args.warmup_steps = whole_warmup_steps(self.args.warmup_steps, num_training_steps)
+        highest = highest_rate(self.args, int(self.args.warmup_steps), num_training_steps)
+        self._health.look_at_schedule(self.args.learning_rate, num_training_steps, highest)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward pass of one batch.
+
+        Raises:
+            RunFailed: the memory does not suffice.
+        """
+        shape = tuple(inputs["input_ids"].shape)
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except (torch.OutOfMemoryError, RuntimeError) as problem:
+            if not is_out_of_memory(problem):
+                raise
+            raise RunFailed(self._out_of_memory(shape)) from problem
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.model.training:
+            self._look_at_loss(found[0] if return_outputs else found, inputs["labels"], num_items_in_batch)
+        return found
+
+    def _look_at_loss(self, loss: torch.Tensor, labels: torch.Tensor, items: torch.Tensor | int | None) -> None:
+        """Hand on the batch's mean loss; what the Trainer computes is its share in the mean over the whole step."""
+        supervised = (labels[:, 1:] != IGNORED).sum()
+        whole = supervised if items is None else torch.as_tensor(items, device=loss.device)
+        # One wait for the device, not three.
+        share, here, all_of_step = torch.stack([loss.detach().float(), supervised.float(), whole.float()]).tolist()
+        processes = self.accelerator.num_processes if items is not None else 1
+        mean = share * all_of_step / processes / here if here else 0.0
+        self._health.look_at_loss(self.state.global_step + 1, mean, int(all_of_step))
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        # A step that fp16's scaler leaves out has no norm of its own.
+        if norm is not None and not self.accelerator.optimizer_step_was_skipped:
+            self._health.look_at_gradients(self.state.global_step + 1, float(norm))
+        return norm
+
+    def _out_of_memory(self, shape: tuple[int, ...]) -> str:
+        peak = peak_memory() / 2**30
+        return (
+            f"step {self.state.global_step + 1}: out of memory with a batch of {shape[0]} x {shape[1]:,} tokens, after "
+            f"a peak of {peak:.1f} GiB: set activation_checkpointing: true, then lower per_device_train_batch_size "
+            "(raise gradient_accumulation_steps as much) or max_length, then deepspeed: ds_configs/zero2_offload.json"
+        )
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The held-out loss, `eval_loss`: the mean over all supervised tokens. Leaves the training as it was."""
@@ -106,6 +240,8 @@ class RecipeTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        # A pickle of all arguments, tokens for hubs included; nothing here reads it.
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
         if self.recipe.model.use_peft and self.args.should_save:
             fingerprint.write(
                 output_dir or self.args.output_dir, self.recipe.model.model_name_or_path, self._fingerprint
@@ -115,9 +251,30 @@ class RecipeTrainer(SFTTrainer):
         """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""
 
 
+def is_out_of_memory(problem: Exception) -> bool:
+    """Whether an accelerator, or a CPU's allocator, which has no error of its own, ran out of memory."""
+    return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
+
+
 def whole_warmup_steps(ratio: float, total_steps: int) -> int:
     """int(ratio * total_steps), safe against 0.03 * 100 being a hair under 3."""
     return math.floor(ratio * total_steps + 1e-9)
+
+
+class GoOnCounting(TrainerCallback):
+    """After a resumption, begins the sums of the next log line where the checkpoint had them."""
+
+    def __init__(self, trainer: RecipeTrainer, checkpoint: Path):
+        self.trainer = trainer
+        path = checkpoint / f"{BETWEEN_LOGS}{trainer.args.process_index}.json"
+        self.record = json.loads(path.read_text(encoding="utf-8"))
+
+    def on_train_begin(self, args, state, control, **_):
+        trainer = self.trainer
+        trainer._tr_loss += self.record["loss"]
+        trainer._globalstep_last_logged = self.record["last_logged"]
+        trainer._metrics["train"].update(self.record["metrics"])
+        trainer._total_train_tokens = self.record["tokens"]
 
 
 class RefuseLeakingPacks(TrainerCallback):
@@ -148,6 +305,20 @@ def packs_leak(model: torch.nn.Module, vocabulary: int, length: int = 8) -> floa
     with leaving_no_trace(model):
         logits = [model(input_ids=pack, position_ids=positions, use_cache=False).logits for pack in packs]
     return (logits[0] - logits[1])[:, length:].abs().max().item()
+
+
+def _unsaved(run: Path, step: int, problem: Exception) -> str:
+    """What to tell when a checkpoint could not be written."""
+    free = shutil.disk_usage(run).free
+    reason = " ".join(str(problem).split())[:160]
+    written = sum(file.stat().st_size for file in checkpoints.aside(run).rglob("*") if file.is_file())
+    shutil.rmtree(checkpoints.aside(run), ignore_errors=True)
+    earlier = checkpoints.in_order(run)
+    kept = f"{earlier[-1]} is whole: make room and run the same command to go on from it" if earlier else "make room"
+    return (
+        f"step {step}: the checkpoint could not be written ({reason}): it needs more than {written / 2**20:,.0f} MiB, "
+        f"{free / 2**20:,.0f} MiB were left; {kept}"
+    )
 
 
 def _keep_adapter_in_full_precision(model: torch.nn.Module) -> None:

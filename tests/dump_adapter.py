@@ -8,7 +8,7 @@ import deepspeed
 from safetensors.torch import save_file
 
 import train_sft
-from sft import console, run_directory
+from sft import console, endings, run_directory
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
 
     run_directory.save_final = dump_and_save
     train_sft.main(sys.argv[1:])
+    endings.leave(0)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ class TestTheAdapter:
         lines = told(healthy)
         assert lines[1] == "1. the run goes on or did not end: there is no final adapter to use"
         assert lines[3].strip() == f"what is looked at below is {healthy}/checkpoint-20"
-        assert lines[4].endswith("--resume_from_checkpoint true")
+        assert "train_sft.py" in lines[4]  # which goes on by itself
 
     def test_is_fainter_than_it_was_trained(self, healthy, told):
         edit_json(healthy / "final" / "adapter_config.json", lora_alpha=0.01)

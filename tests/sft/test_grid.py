@@ -80,7 +80,7 @@ def test_a_name_can_be_a_folder_and_two_points_never_share_one():
         (["lora_r=8,[16"], "lora_r=8,[16: cannot be read"),
         (["lora_r=8", "lora_r=16"], "lora_r is given twice"),
         (["output_dir=a,b"], "output_dir cannot be swept"),
-        (["resume_from_checkpoint=true"], "resume_from_checkpoint cannot be swept"),
+        (["resume_from_checkpoint=true"], "resume cannot be swept"),
         (["lora_r=6", "lora_alpha=0.25x"], "0.25 x lora_r 6 is 1.5, and PEFT takes whole numbers"),
         (["lora_alpha=0x"], "choose a ratio above 0"),
         (["learning_rate=2x"], "learning_rate=2x: only lora_alpha follows the rank"),

@@ -20,7 +20,7 @@ def opened(write_recipe, tokenizer):
     def run(**keys):
         recipe = load_recipe([str(write_recipe(**keys))])
         _, card = load_dataset(recipe, tokenizer)
-        run_directory.open_run(recipe, card)
+        run_directory.open_run(recipe, card, run_directory.beginning(recipe))
         return recipe
 
     return run
@@ -78,15 +78,25 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
     assert "lora_r: 8" in text
 
 
-@pytest.mark.parametrize("wanted", ["true", "nowhere"])
-def test_resuming_from_no_checkpoint_is_refused(write_recipe, wanted):
-    recipe = load_recipe([str(write_recipe(resume_from_checkpoint=wanted))])
-    with pytest.raises(UserError, match=r"resume_from_checkpoint: .*holds no checkpoint"):
-        run_directory.checkpoint_to_resume(recipe)
+def test_a_path_without_a_checkpoint_is_refused(write_recipe):
+    recipe = load_recipe([str(write_recipe(resume="nowhere"))])
+    with pytest.raises(UserError, match=r"nowhere: has no manifest\.json"):
+        run_directory.beginning(recipe)
 
 
-def test_true_resumes_from_the_newest_checkpoint(make_trainer, tmp_path, write_recipe):
-    trainer, _ = make_trainer(save_strategy="steps", save_steps=2, max_steps=4)
+def test_an_empty_run_directory_is_begun_anew(write_recipe):
+    assert run_directory.beginning(load_recipe([str(write_recipe())])).checkpoint is None
+
+
+@pytest.mark.parametrize("written", [{}, {"resume": "true"}, {"resume_from_checkpoint": True}])
+def test_an_unfinished_run_is_gone_on_with_from_its_newest_checkpoint(make_trainer, tmp_path, write_recipe, written):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    recipe = load_recipe([str(write_recipe(**keys))])
+    trainer, card = make_trainer(**keys)
+    trainer._inputs = run_directory.beginning(recipe).inputs
     trainer.train()
-    recipe = load_recipe([str(write_recipe(resume_from_checkpoint="true"))])
-    assert run_directory.checkpoint_to_resume(recipe) == str(tmp_path / "run" / "checkpoint-4")
+    recipe = load_recipe([str(write_recipe(**keys, **written))])
+    start = run_directory.beginning(recipe)
+    assert start.checkpoint.folder == tmp_path / "run" / "checkpoint-4"
+    run_directory.save_final(trainer, card, [])
+    assert run_directory.beginning(recipe).checkpoint is None  # it is finished

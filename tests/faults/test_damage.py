@@ -1,0 +1,149 @@
+"""Damaged checkpoints, other settings, other data, other processes, a second run: told in one line, nothing lost."""
+
+import os
+import re
+import shutil
+import signal
+
+import pytest
+
+from sft import checkpoints, run_directory
+from tests.faults.conftest import result
+from tests.faults.runs import Kill
+
+ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
+
+
+@pytest.fixture(scope="module")
+def stopped(runs, recipe, tmp_path_factory):
+    """A run that was killed after checkpoint-6, and what an unbroken one ends with."""
+    folder, unbroken = tmp_path_factory.mktemp("stopped") / "run", tmp_path_factory.mktemp("unbroken") / "run"
+    assert runs.run([recipe, "--output_dir", unbroken], unbroken).codes == [0]
+    for touch in range(20, 400, 5):
+        shutil.rmtree(folder, ignore_errors=True)
+        runs.run([recipe, "--output_dir", folder], folder, kill=Kill(touch))
+        if [path.name for path in checkpoints.in_order(folder)] == ["checkpoint-3", "checkpoint-6"]:
+            return folder, result(unbroken)
+    raise AssertionError("no run had two checkpoints when it was killed")
+
+
+@pytest.fixture
+def copy(stopped, tmp_path):
+    folder, expected = stopped
+    shutil.copytree(folder, tmp_path / "run")
+    return tmp_path / "run", expected
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE = {
+    "truncated adapter_model.safetensors": lambda folder: cut(folder / "adapter_model.safetensors"),
+    "flipped byte in optimizer.pt": lambda folder: flip(folder / "optimizer.pt"),
+    "half-written trainer_state.json": lambda folder: cut(folder / "trainer_state.json"),
+    "missing rng_state.pth": lambda folder: (folder / "rng_state.pth").unlink(),
+    "missing manifest.json": lambda folder: (folder / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_newest_whole_checkpoint_is_taken_and_the_end_is_the_same(runs, recipe, copy, outcome, damage):
+    folder, expected = copy
+    DAMAGE[damage](folder / "checkpoint-6")
+    ended = runs.run([recipe, "--output_dir", folder], folder)
+    assert ended.codes == [0], ended.err[-2000:]
+    assert re.search(r"^passed over: .*checkpoint-6", ended.out, re.MULTILINE)
+    assert "going on from" in ended.out
+    assert result(folder) == expected
+    assert (folder / "broken-checkpoint-6").is_dir()
+    outcome(f"{damage} in the newest checkpoint", "told, older one taken, damaged one kept aside, same end")
+
+
+def test_where_no_checkpoint_is_whole_the_run_begins_anew_and_keeps_all_aside(runs, recipe, copy, tmp_path, outcome):
+    folder, expected = copy
+    for checkpoint in checkpoints.in_order(folder):
+        flip(checkpoint / "adapter_model.safetensors")
+    ended = runs.run([recipe, "--output_dir", folder], folder)
+    assert ended.codes == [0]
+    assert ended.out.count("no checkpoint to go on from: ") == 2
+    assert result(folder) == expected
+    assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
+    outcome("every checkpoint damaged", "told, begun anew, all kept aside in run.1, same end")
+
+
+def test_other_settings_are_refused_and_listed_and_taken_where_that_is_wanted(runs, recipe, copy, outcome):
+    folder, _ = copy
+    other = [recipe, "--output_dir", folder, "--learning_rate", "5e-4"]
+    ended = runs.run(other, folder)
+    assert ended.codes == [2]
+    assert "checkpoint-6: was written with other settings or data (learning_rate: 0.001 -> 0.0005)" in ended.err
+    assert len(checkpoints.in_order(folder)) == 2
+    ended = runs.run([*other, "--resume_anyway", "true"], folder)
+    assert ended.codes == [0]
+    assert "gone on from nevertheless (resume_anyway): learning_rate: 0.001 -> 0.0005" in ended.out
+    outcome("a setting changed since the checkpoint", "refused with a list; --resume_anyway goes on")
+
+
+def test_other_data_under_the_same_name_are_refused(runs, write_recipe, train_file, tmp_path, outcome):
+    data = tmp_path / "rows.jsonl"
+    shutil.copyfile(train_file, data)
+    folder = tmp_path / "run"
+    recipe = write_recipe(train_file=str(data), save_strategy="steps", save_steps=2, max_steps=6)
+    assert runs.run([recipe], folder, kill=Kill(40, signal=signal.SIGTERM)).codes == [75]
+    data.write_bytes(data.read_bytes() + data.read_bytes().splitlines(keepends=True)[0])
+    ended = runs.run([recipe], folder)
+    assert ended.codes == [2]
+    assert "was written with other settings or data (train_file: its content has changed)" in ended.err
+    outcome("a row added to the data since the checkpoint", "refused with a list")
+
+
+def test_never_keeps_the_unfinished_run_aside(runs, recipe, copy, tmp_path):
+    folder, expected = copy
+    ended = runs.run([recipe, "--output_dir", folder, "--resume", "never"], folder)
+    assert ended.codes == [0]
+    assert "going on" not in ended.out
+    assert result(folder) == expected
+    assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
+
+
+def test_a_path_goes_on_from_that_checkpoint(runs, recipe, copy):
+    folder, expected = copy
+    ended = runs.run([recipe, "--output_dir", folder, "--resume", folder / "checkpoint-3"], folder)
+    assert ended.codes == [0]
+    assert "going on from" in ended.out
+    assert "checkpoint-3" in ended.out
+    assert result(folder) == expected
+
+
+def test_a_path_that_is_no_checkpoint_is_refused(runs, recipe, tmp_path):
+    ended = runs.run([recipe, "--resume", tmp_path, "--output_dir", tmp_path / "run"], tmp_path / "run")
+    assert ended.codes == [2]
+    assert "has no manifest.json" in ended.err
+
+
+def test_another_number_of_processes_is_refused(runs, recipe, tmp_path, outcome):
+    folder = tmp_path / "run"
+    arguments = [recipe, *ZERO2, "--output_dir", folder]
+    runs.run(arguments, folder, processes=2, kill=Kill(120))
+    assert checkpoints.in_order(folder)
+    ended = runs.run(arguments, folder)
+    assert ended.codes == [2]
+    assert re.search(r"was written by 2 processes, and this run has 1: start it with as many", ended.err)
+    outcome("ZeRO-2 of 2 processes gone on with by 1", "refused, says how many it needs")
+
+
+def test_a_second_run_on_one_run_directory_is_refused(runs, recipe, tmp_path, outcome):
+    folder = tmp_path / "run"
+    run_directory.lock(str(folder))
+    ended = runs.run([recipe, "--output_dir", folder], folder)
+    assert ended.codes == [2]
+    assert f"another run (process {os.getpid()}) is writing there" in ended.err
+    assert not folder.exists()
+    outcome("two runs started on one run directory", "the second is refused")

@@ -1,0 +1,46 @@
+"""SIGKILL at seeded moments: the same command, run again, ends as if nothing had happened, bit for bit."""
+
+import random
+
+import pytest
+
+from sft import checkpoints
+from tests.faults.conftest import result
+from tests.faults.runs import Kill
+
+ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
+KINDS = {"1 process": (1, []), "1 process, ZeRO-2": (1, ZERO2), "2 processes, ZeRO-2": (2, ZERO2)}
+MOMENTS = {"1 process": 20, "1 process, ZeRO-2": 4, "2 processes, ZeRO-2": 20}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(runs, recipe, tmp_path, outcome, kind):
+    processes, flags = KINDS[kind]
+    unbroken = tmp_path / "unbroken"
+    ended = runs.run([recipe, *flags, "--output_dir", unbroken], unbroken, processes=processes)
+    assert ended.codes == [0] * processes, ended.err[-2000:]
+    expected = result(unbroken)
+
+    dice = random.Random(kind)
+    gone_on = 0
+    for moment in range(MOMENTS[kind]):
+        folder = tmp_path / f"killed{moment}"
+        arguments = [recipe, *flags, "--output_dir", folder]
+        rank = dice.randrange(processes)
+        # Half of the killers strike at once, half up to 20 ms later: inside a library's write, or a step.
+        kill = Kill(dice.randint(1, ended.touches[rank]), dice.choice([0, dice.uniform(0, 0.02)]), rank)
+        killed = runs.run(arguments, folder, processes=processes, kill=kill)
+        assert -9 in killed.codes or not any(killed.codes), killed.err[-2000:]
+        for checkpoint in checkpoints.in_order(folder):
+            checkpoints.whole(checkpoint)
+        again = runs.run(arguments, folder, processes=processes)
+        assert again.codes == [0] * processes, (kill, again.err[-2000:])
+        assert result(folder) == expected, kill
+        assert len(checkpoints.in_order(folder)) == 2
+        assert not list(folder.glob(".*"))
+        gone_on += "going on from" in again.out
+    outcome(
+        f"SIGKILL at {MOMENTS[kind]} moments, {kind}",
+        f"same losses and adapter, bit for bit ({gone_on} went on from a checkpoint, the others had none yet)",
+    )
+    assert gone_on

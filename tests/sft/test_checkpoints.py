@@ -1,0 +1,131 @@
+"""Checkpoints: whole or not there, rotated only when the new one stands, read as data alone."""
+
+import json
+import os
+import re
+import time
+
+import pytest
+import torch
+
+from data_tools.errors import UserError
+from sft import checkpoints
+
+INPUTS = {"lora_r": 8}
+
+
+def write(run, step: int, *, processes: int = 1):
+    """Write a small checkpoint as the trainer does."""
+    folder = checkpoints.aside(run) / f"checkpoint-{step}"
+    (folder / "global_step").mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * step)
+    (folder / "global_step" / "optimizer.pt").write_bytes(b"state")
+    return checkpoints.publish(run, step, processes, INPUTS)
+
+
+def test_what_was_published_is_whole_and_says_what_it_is(tmp_path):
+    folder = write(tmp_path, 3, processes=2)
+    assert checkpoints.whole(folder) == checkpoints.Checkpoint(folder, 3, 2, INPUTS)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    assert files.keys() == {"adapter_model.safetensors", "global_step/optimizer.pt"}
+    assert files["adapter_model.safetensors"]["bytes"] == 768
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped byte": (lambda folder: flip(folder / "adapter_model.safetensors"), "SHA-256 differs"),
+    "a file cut short": (
+        lambda folder: os.truncate(folder / "adapter_model.safetensors", 300),
+        r"is 300 bytes and was 768",
+    ),
+    "a file missing": (lambda folder: (folder / "global_step" / "optimizer.pt").unlink(), "is missing"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+    "half a manifest": (lambda folder: os.truncate(folder / "manifest.json", 40), "cannot be read"),
+    "another kind of manifest": (lambda folder: (folder / "manifest.json").write_text("[]"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_told(tmp_path, damage):
+    older, newer = write(tmp_path, 1), write(tmp_path, 3)
+    do, told = DAMAGE[damage]
+    do(newer)
+    found, skipped = checkpoints.newest_whole(tmp_path)
+    assert found.folder == older
+    assert len(skipped) == 1
+    assert re.search(rf"checkpoint-3.*{told}", skipped[0])
+
+
+def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path):
+    folder = write(tmp_path, 3)
+    record = json.loads((folder / "manifest.json").read_text())
+    (tmp_path / "outside").write_bytes(b"")
+    record["files"]["../outside"] = {"bytes": 0, "sha256": checkpoints.file_hash(tmp_path / "outside")}
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"names \.\./outside, which lies elsewhere"):
+        checkpoints.whole(folder)
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path):
+    for step in (2, 4, 6, 8):
+        write(tmp_path, step)
+        time.sleep(0.01)
+        checkpoints.rotate(tmp_path, 2, [tmp_path / "checkpoint-2"])
+    assert [folder.name for folder in checkpoints.in_order(tmp_path)] == ["checkpoint-2", "checkpoint-8"]
+
+
+def test_rotation_goes_by_when_a_checkpoint_was_written_not_by_its_step(tmp_path):
+    """A run that went on from an older checkpoint passes steps again: its new checkpoint must not be the one to go."""
+    for step in (100, 300, 200):
+        write(tmp_path, step)
+        time.sleep(0.01)
+    checkpoints.rotate(tmp_path, 1, [])
+    assert [folder.name for folder in checkpoints.in_order(tmp_path)] == ["checkpoint-200"]
+
+
+def test_without_a_limit_nothing_goes(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    checkpoints.rotate(tmp_path, None, [])
+    assert len(checkpoints.in_order(tmp_path)) == 3
+
+
+def test_tidying_takes_what_a_killed_run_left_and_keeps_damaged_checkpoints_aside(tmp_path):
+    good, bad = write(tmp_path, 3), write(tmp_path, 6)
+    flip(bad / "adapter_model.safetensors")
+    (checkpoints.aside(tmp_path) / "checkpoint-9").mkdir(parents=True)
+    (tmp_path / ".removed-checkpoint-1").mkdir()
+    (tmp_path / ".report.html.ab12cd_9").write_text("half")
+    (tmp_path / "broken-checkpoint-6").mkdir()
+    checkpoints.tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "broken-checkpoint-6",
+        "broken-checkpoint-6.1",
+        "checkpoint-3",
+    ]
+    checkpoints.whole(good)
+
+
+class Evil:
+    """A pickle that leaves a mark when it is read."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_torch_load_runs_nothing_of_a_file_even_where_its_caller_would_let_it(tmp_path):
+    torch.save(Evil(tmp_path / "mark"), tmp_path / "state.pt")
+    refused = pytest.raises(UserError, match=r"checkpoint-3: a file in it asks for .*mkdir; nothing of it was run")
+    with refused, checkpoints.read_as_data("checkpoint-3"):
+        torch.load(tmp_path / "state.pt", weights_only=False)
+    assert not (tmp_path / "mark").exists()
+    torch.load(tmp_path / "state.pt", weights_only=False)
+    assert (tmp_path / "mark").exists()  # the pickle was a real one
