@@ -1,12 +1,12 @@
 # make demo   set up .venv, get the demo model, make the data, train, show answers before and after
-# make test   set up .venv with the test requirements, run the tests
+# make test   set up .venv with the test requirements, run the tests; make test-faults runs those with planted faults
 # make lint   check style; make clean removes .venv and the demo's model and data, never runs or other data
 
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-faults lint clean
 
 setup: .venv/ready
 
@@ -16,6 +16,9 @@ demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
 
 test: .venv/ready-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-faults: .venv/ready-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -22,12 +22,15 @@ def main(arguments: list[str]) -> None:
     from sft.diagnosis import warnings_before_training
     from sft.launch import decided_by_main
     from sft.model import describe, load_model, load_tokenizer
+    from sft.model_check import check_model_folder, check_tokens
+    from sft.plan import check_memory, check_output, make_plan
     from sft.progress import ProgressLog
     from sft.recipe import load_recipe
     from sft.report_writer import ReportWriter, write_report
     from sft.score_eval import ScoreEval
     from sft.signals import StopAndSave
     from sft.trainer import RecipeTrainer
+    from sft.watchdog import Watchdog
 
     recipe = load_recipe(arguments)
     training = recipe.training
@@ -37,6 +40,7 @@ def main(arguments: list[str]) -> None:
     for line in start.notes:
         say(line)
 
+    check_model_folder(recipe.model.model_name_or_path)
     tokenizer = load_tokenizer(
         recipe.model.model_name_or_path,
         revision=recipe.model.model_revision,
@@ -47,12 +51,19 @@ def main(arguments: list[str]) -> None:
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
-    for line in warnings_before_training(recipe, tokenizer, card):
+    for line in warnings_before_training(recipe, tokenizer, card) if is_main_process() else ():
         say(line, style="yellow")
 
-    with training.main_process_first(local=False, desc="open the run directory"):
-        if is_main_process():
-            run_directory.open_run(recipe, card, start)
+    plan = decided_by_main(lambda: make_plan(recipe, card))
+    check_tokens(packs, plan.vocabulary, recipe.model.model_name_or_path)
+    say("\n".join(plan.lines()))
+    for line in decided_by_main(lambda: check_output(recipe, plan) + check_memory(recipe, card, plan)):
+        say(line, style="yellow")
+    if recipe.run.dry_run:
+        say("dry run: nothing was loaded or written")
+        return
+
+    decided_by_main(lambda: run_directory.open_run(recipe, card, start))
 
     model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
     trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs)
@@ -62,6 +73,7 @@ def main(arguments: list[str]) -> None:
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))
     trainer.add_callback(ReportWriter(trainer))
+    trainer.add_callback(Watchdog(training.ddp_timeout))
     trainer.add_callback(StopAndSave(trainer))
     say(describe(trainer.model, recipe.model))
 

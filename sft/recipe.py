@@ -12,11 +12,11 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -27,6 +27,8 @@ from data_tools.errors import UserError
 from data_tools.yaml_file import PlainLoader
 from sft import launch
 from sft.console import say
+from sft.deepspeed_check import check_deepspeed
+from sft.model_check import refuse_contradictions
 from sft.spelling import RENAMED, elsewhere, renamed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -262,6 +264,8 @@ def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
     chosen.setdefault("output_dir", f"work_dirs/{path.stem}")
     _resolve_paths(chosen)
     _refuse_what_cannot_work(chosen, places)
+    if for_training:
+        refuse_contradictions(chosen, _refusal(places))
     return Recipe(path, *_build(parser, path, chosen, places), chosen)
 
 
@@ -364,7 +368,7 @@ def _resolve_paths(chosen: dict[str, Any]) -> None:
 def _found(path: str) -> str:
     # Not of pathlib: these take any text, a DeepSpeed configuration written out in the recipe too.
     in_repository = os.path.join(REPOSITORY, path)
-    return in_repository if not os.path.exists(path) and os.path.exists(in_repository) else path
+    return in_repository if path and not os.path.exists(path) and os.path.exists(in_repository) else path
 
 
 def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
@@ -388,10 +392,15 @@ def _build(parser: _Parser, path: Path, chosen: dict[str, Any], places: dict[str
     return run, model, training
 
 
-def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> None:
-    def refuse(key: str, problem: str):
+def _refusal(places: dict[str, str]) -> Callable[[str, str], NoReturn]:
+    def refuse(key: str, problem: str) -> NoReturn:
         raise UserError(f"{places[key]}: {key}: {problem}")
 
+    return refuse
+
+
+def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> None:
+    refuse = _refusal(places)
     train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
     if not chosen.get("model_name_or_path"):
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
@@ -420,8 +429,8 @@ def _refuse_what_cannot_work(chosen: dict[str, Any], places: dict[str, str]) -> 
             refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
     if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
         refuse("chat_template_path", f"{template}: not a .jinja file; name one")
-    if (deepspeed := chosen.get("deepspeed")) and isinstance(deepspeed, str) and not deepspeed.startswith("{"):
-        _refuse_bad_json(Path(deepspeed), refuse)
+    if deepspeed := chosen.get("deepspeed"):
+        _refuse_bad_deepspeed(deepspeed, refuse)
     if chosen.get("fp16") and not torch.accelerator.is_available():
         refuse("fp16", "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16")
 
@@ -478,14 +487,15 @@ def _train_files(value: str | list) -> list[TrainFile]:
     return files
 
 
-def _refuse_bad_json(path: Path, refuse) -> None:
-    if not path.is_file():
+def _refuse_bad_deepspeed(config: str | dict, refuse) -> None:
+    is_path = isinstance(config, str) and not config.lstrip().startswith(("{", "["))
+    if is_path and not os.path.isfile(config):
         have = ", ".join(f"ds_configs/{config.name}" for config in sorted((REPOSITORY / "ds_configs").glob("*.json")))
-        refuse("deepspeed", f"{path}: no such file; there are {have}")
+        refuse("deepspeed", f"{config}: no such file; there are {have}")
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        refuse("deepspeed", f"{path}: not JSON: {problem}")
+        check_deepspeed(config)
+    except UserError as problem:
+        refuse("deepspeed", str(problem).removeprefix("deepspeed: "))
 
 
 def _dump(mapping: dict[str, Any]) -> str:

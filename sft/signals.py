@@ -52,6 +52,8 @@ class StopAndSave(TrainerCallback):
     def on_save(self, args, state, control, **_):
         self._saved = time.monotonic()
         if self._stops:
+            if self.trainer.tensorboard and self.trainer.tensorboard.tb_writer:
+                self.trainer.tensorboard.tb_writer.flush()
             name = signal.Signals(self._signal).name
             raise Stopped(
                 f"stopped by {name}: checkpoint-{state.global_step} of {state.max_steps:,} steps is saved; run the "

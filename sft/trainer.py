@@ -110,6 +110,8 @@ class RecipeTrainer(SFTTrainer):
                 checkpoints.publish(run, step, self.args.world_size, self._inputs)
                 checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
         except (OSError, RuntimeError, SafetensorError, UserError) as problem:
+            if isinstance(problem, RuntimeError) and "inline_container" not in str(problem):
+                raise  # not of torch.save, which has no error of its own for a full disk
             raise RunFailed(_unsaved(run, step, problem)) from problem
         finally:
             self._is_saving, self.args.save_total_limit = False, limit
@@ -186,7 +188,7 @@ class RecipeTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.model.training:
+        if self.model.training and "labels" in inputs:  # under sequence parallelism each process has a part of them
             self._look_at_loss(found[0] if return_outputs else found, inputs["labels"], num_items_in_batch)
         return found
 

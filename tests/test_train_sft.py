@@ -133,6 +133,20 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(write_recipe):
     assert result.stdout == ""
 
 
+def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
+    recipe = write_recipe(save_strategy="steps", save_steps=2, save_total_limit=1, **ASKED)
+    before = set(tmp_path.rglob("*"))
+    result = launch(sys.executable, SCRIPT, recipe, "--dry_run", "true")
+    assert result.returncode == 0, result.stderr
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert lines["evaluation"].endswith("3, at step 0, 2, 4")
+    assert lines["checkpoints"].endswith("2, at step 2, 4; the newest 1 stay")
+    assert "GiB of RAM a process" in lines["memory"]
+    assert "at most (2 checkpoints of" in lines["disk"]
+    assert result.stdout.endswith("dry run: nothing was loaded or written\n")
+    assert set(tmp_path.rglob("*")) == before
+
+
 def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
     recipe = write_recipe(lora_rr=3)
     result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29535", SCRIPT, recipe)

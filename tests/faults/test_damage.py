@@ -34,9 +34,9 @@ def copy(stopped, tmp_path):
     return tmp_path / "run", expected
 
 
-def flip(path):
+def flip(path, place: int | None = None):
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[len(content) // 2 if place is None else place] ^= 1
     path.write_bytes(content)
 
 
@@ -102,6 +102,40 @@ def test_other_data_under_the_same_name_are_refused(runs, write_recipe, train_fi
     assert ended.codes == [2]
     assert "was written with other settings or data (train_file: its content has changed)" in ended.err
     outcome("a row added to the data since the checkpoint", "refused with a list")
+
+
+def test_another_model_under_the_same_name_is_refused(runs, write_recipe, tiny_model, tmp_path, outcome):
+    model, folder = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_model, model)
+    recipe = write_recipe(model_name_or_path=str(model), save_strategy="steps", save_steps=2, max_steps=6)
+    assert runs.run([recipe], folder, kill=Kill(40, signal=signal.SIGTERM)).codes == [75]
+    flip(model / "model.safetensors", -4)
+    ended = runs.run([recipe], folder)
+    assert ended.codes == [2]
+    assert "was written with other settings or data (model_name_or_path: its content has changed)" in ended.err
+    outcome("an adapter gone on with on another base model", "refused with a list")
+
+
+def test_a_model_with_a_missing_shard_is_refused_before_anything_is_loaded(
+    runs, write_recipe, tiny_model, tmp_path, outcome
+):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    os.truncate(model / "model.safetensors", 1000)
+    ended = runs.run([write_recipe(model_name_or_path=str(model))], tmp_path / "run")
+    assert ended.codes == [2]
+    assert "model.safetensors: is 1,000 bytes and should be" in ended.err
+    outcome("a base model's file cut short", "refused before loading, exit code 2")
+
+
+def test_a_deepspeed_configuration_that_cannot_be_read_is_refused(runs, recipe, tmp_path, outcome):
+    for number, (text, told) in enumerate([("{", "not JSON"), ('{"zero_optimisation": {}}', "did you mean")]):
+        path = tmp_path / f"ds{number}.json"
+        path.write_text(text)
+        ended = runs.run([recipe, "--deepspeed", path, "--output_dir", tmp_path / "run"], tmp_path / "run")
+        assert ended.codes == [2], ended.err[-1500:]
+        assert told in ended.err
+    outcome("an unreadable DeepSpeed configuration", "refused before loading, exit code 2")
 
 
 def test_never_keeps_the_unfinished_run_aside(runs, recipe, copy, tmp_path):
