@@ -186,10 +186,23 @@ def sentence(rows: list[Row]) -> str:
         return f"Best {named}: {show(best.mean(value))} by {best.name}; within noise of it: {others}. {why}"
     chosen = min(near, key=lambda row: (row.rank or 0, -_goodness(row, value)))
     found = f"Smallest rank within noise of the best {named}: lora_r {chosen.rank}"
+    why += _what_is_kept(chosen, near)
     if chosen is best:
         return f"{found}, which is the best itself ({best.name}: {show(best.mean(value))}). {why}"
     own, highest = show(chosen.mean(value)), show(best.mean(value))
     return f"{found} ({chosen.name}: {own}; the best, {best.name}: {highest}). {why}"
+
+
+def _what_is_kept(chosen: Row, near: list[Row]) -> str:
+    """A sentence where another point of the same identity score lets the name into fewer ordinary answers."""
+    kept = {row.name: share for row in near if (share := row.mean("ordinary_kept")) is not None}
+    most = max(kept, key=kept.get, default=None)
+    if chosen.name not in kept or kept[most] <= kept[chosen.name]:
+        return ""
+    return (
+        f" But {chosen.name} keeps the name out of {_percent(kept[chosen.name])} of the ordinary answers, and {most}, "
+        f"within noise too, out of {_percent(kept[most])}: take that where the rest matters."
+    )
 
 
 def _noise(best: Row, value: str, show: Callable[[float], str]) -> tuple[float, str]:

@@ -164,6 +164,19 @@ def test_the_sentence_names_the_smallest_rank_that_questions_cannot_tell_from_th
     )
 
 
+@pytest.mark.parametrize(("small", "told"), [(0.625, True), (0.9583, False)])
+def test_the_sentence_tells_where_a_rank_as_good_leaves_more_of_the_rest(small, told):
+    rows = [
+        row(1, 4, {"identity": 0.9375, "identity_asked": 32, "ordinary_kept": small}),
+        row(2, 64, {"identity": 0.9688, "identity_asked": 32, "ordinary_kept": 0.9583}),
+        row(3, 99, {"identity": 0.5, "identity_asked": 32, "ordinary_kept": 1.0}),
+    ]
+    assert "lora_r 4 (lora_r=4: 93.8%" in sentence(rows)
+    kept = "But lora_r=4 keeps the name out of 62.5% of the ordinary answers, and lora_r=64, within noise too, out of"
+    assert (kept in sentence(rows)) == told
+    assert ("But" in sentence(rows)) == told
+
+
 def test_with_seeds_the_noise_is_the_spread_of_the_best_point():
     rows = [
         row(1, 8, *({"identity": share, "identity_asked": 32} for share in (0.65, 0.75, 0.85))),
