@@ -149,6 +149,8 @@ def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     for name, stream in (("out", 1), ("err", 2)):
         os.dup2(os.open(scratch / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     _count_touches(order, rank, os.open(scratch / f"touches{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    # A shell's `&` has it ignored, which all its children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["train_sft.py", *order["arguments"]]
     quiet_the_stack()
     code = 0

@@ -54,7 +54,12 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing_saved(write_recipe, t
         gradient_accumulation_steps=200,
     )
     process = subprocess.Popen(
-        [sys.executable, "train_sft.py", recipe], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "train_sft.py", recipe],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A shell's `&` has it ignored, which all its children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     folder = tmp_path / "run"
     deadline = time.monotonic() + 120
