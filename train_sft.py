@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     decided_by_main(lambda: run_directory.open_run(recipe, card, start))
 
     model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
-    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs)
+    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
     chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)

@@ -165,8 +165,12 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
         return []
     place = "of GPU memory" if plan.memory.on_gpu else "of RAM"
     lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there"]
-    if not plan.memory.on_gpu:
-        return lines
+    return lines + advice_lines(recipe, card, available) if plan.memory.on_gpu else lines
+
+
+def advice_lines(recipe: Recipe, card: DatasetCard, available: int) -> list[str]:
+    """What to change so that a process fits a GPU of so many bytes, a line each, with what it then takes."""
+    lines = []
     for step in advice(recipe, card, available):
         flags = " ".join(f"--{key} {str(value).lower()}" for key, value in step.changes.items())
         lines.append(f"         {flags}: {_size(step.peak)}{'' if step.peak <= available else ', not enough yet'}")

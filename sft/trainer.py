@@ -7,6 +7,7 @@ and which refuses packs that leak into each other.
 import json
 import math
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from trl import SFTTrainer, get_peft_config
 from data_tools.errors import UserError
 from sft import checkpoints, fingerprint
 from sft.clock import clock
-from sft.dataset import IGNORED, supervised_tokens
+from sft.dataset import IGNORED, DatasetCard, supervised_tokens
 from sft.health import Health, RunFailed, highest_rate
 from sft.model import leaving_no_trace
+from sft.plan import advice_lines
 from sft.progress import peak_memory
 from sft.recipe import Recipe
 
@@ -42,9 +44,11 @@ class RecipeTrainer(SFTTrainer):
         packs: Dataset,
         held_out: Dataset | None = None,
         inputs: dict[str, Any] | None = None,
+        card: DatasetCard | None = None,
     ):
-        """`inputs` are what decides how the run comes out; its checkpoints remember them."""
+        """`inputs`, what decides how the run comes out, are kept in its checkpoints; `card` is that of the packs."""
         self.recipe = recipe
+        self._card = card
         self._inputs = inputs or {}
         self._is_saving = False
         self._health = Health(stops=recipe.run.on_bad_step == "stop")
@@ -210,11 +214,19 @@ class RecipeTrainer(SFTTrainer):
         return norm
 
     def _out_of_memory(self, shape: tuple[int, ...]) -> str:
-        peak = peak_memory() / 2**30
-        return (
+        told = (
             f"step {self.state.global_step + 1}: out of memory with a batch of {shape[0]} x {shape[1]:,} tokens, after "
-            f"a peak of {peak:.1f} GiB: set activation_checkpointing: true, then lower per_device_train_batch_size "
-            "(raise gradient_accumulation_steps as much) or max_length, then deepspeed: ds_configs/zero2_offload.json"
+            f"a peak of {peak_memory() / 2**30:.1f} GiB: "
+        )
+        if self._card and torch.cuda.is_available():
+            _, card_bytes = torch.cuda.mem_get_info()
+            with suppress(RuntimeError):  # of an architecture whose memory cannot be predicted
+                # It was short of something: what is advised is to leave a GiB free.
+                if lines := advice_lines(self.recipe, self._card, card_bytes - 2**30):
+                    return "\n".join([f"{told}change, the cheapest first, with what it takes then:", *lines])
+        return (
+            f"{told}set activation_checkpointing: true, then lower per_device_train_batch_size (raise "
+            "gradient_accumulation_steps as much) or max_length, then deepspeed: ds_configs/zero2_offload.json"
         )
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from transformers import MixtralConfig
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from data_tools.errors import UserError
 from sft.chat_eval import ANSWERS, ChatEval
@@ -85,6 +86,9 @@ def test_a_checkpoint_of_deepspeed_has_masters_and_states(plan_of, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SMOLLM2))
     recipe, card, _ = plan_of(**QUANTISED, lora_r=64, save_strategy="steps")
     recipe.model.model_name_or_path, recipe.training.deepspeed = str(tmp_path), "ds_configs/zero2.json"
+    # As parsing the recipe would, which would open a process group as well.
+    recipe.training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(recipe.training.deepspeed)
+    recipe.training.hf_deepspeed_config.trainer_config_process(recipe.training)
     plan = make_plan(recipe, card)
     assert (plan.trainable, plan.parameters) == (19_537_920, 154_052_928)
     assert plan.disk.checkpoint == pytest.approx(39_131_640 + 154_963_419 + 234_505_555, rel=0.005)
