@@ -210,7 +210,7 @@ def test_a_point_that_fails_is_told_with_its_error_and_the_rest_go_on(bench):
     assert ended.code == 1
     broken, short, good, short_too = swept.table.values()
     assert [row["status"] for row in swept.table.values()] == ["failed", "failed", "finished", "failed"]
-    assert "Error: Target modules nowhere not found in the base model" in broken["problem"]
+    assert "takes no such adapter (Target modules nowhere not found in the base model" in broken["problem"]
     assert short["problem"].startswith("train_sft.py: ")
     assert "over max_length 16" in short["problem"]
     assert "over max_length 16" in swept.page
