@@ -62,6 +62,8 @@ class Bench:
         return subprocess.Popen(
             [sys.executable, SCRIPT, *arguments], cwd=self.folder, env=kept | ours, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            # A shell's `&` has it ignored, which all its children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def sweep(self, *arguments: str) -> "Ended":
