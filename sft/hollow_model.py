@@ -5,12 +5,15 @@ forward pass keeps for the backward pass. Everything is asked of the real module
 for any architecture of Transformers and any adapter of PEFT.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.integrations import deepspeed
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
@@ -50,7 +53,7 @@ class HollowModel:
         self.text_config = config.get_text_config()
         self.stored_dtype: torch.dtype = self.text_config.dtype or torch.float32
         self.dtype = self.stored_dtype if settings.dtype in (None, "auto") else getattr(torch, settings.dtype)
-        with torch.device("meta"):
+        with _undivided(), torch.device("meta"):
             self._base = AutoModelForCausalLM.from_config(
                 config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
             )
@@ -60,7 +63,8 @@ class HollowModel:
             Weight(parameter.numel(), len(parameter), name.removesuffix(".weight") in quantised)
             for name, parameter in self._base.named_parameters()
         ]
-        self._model = self._adapted() if settings.use_peft else self._base
+        with _undivided():
+            self._model = self._adapted() if settings.use_peft else self._base
         trained = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
         self.adapter_parameters = trained if settings.use_peft else 0
 
@@ -153,6 +157,17 @@ class Weight:
     parameters: int
     rows: int
     is_quantised: bool
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Inside, a model is made whole, and by this process alone: under ZeRO-3 all would have to deal out its weights."""
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -10,7 +10,7 @@ from tests.faults.runs import Kill
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 KINDS = {"1 process": (1, []), "1 process, ZeRO-2": (1, ZERO2), "2 processes, ZeRO-2": (2, ZERO2)}
-MOMENTS = {"1 process": 20, "1 process, ZeRO-2": 2, "2 processes, ZeRO-2": 20}
+MOMENTS = {"1 process": 20, "1 process, ZeRO-2": 4, "2 processes, ZeRO-2": 20}
 
 
 @pytest.mark.parametrize("kind", KINDS)
