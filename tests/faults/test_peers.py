@@ -21,8 +21,7 @@ LAUNCHERS = {
 FLAGS = {"deepspeed": ["--deepspeed", "ds_configs/zero2.json"], "torchrun": []}
 
 
-@pytest.mark.parametrize("fault", ["dead", "hung"])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(("launcher", "fault"), [("deepspeed", "dead"), ("deepspeed", "hung"), ("torchrun", "dead")])
 def test_one_lost_process_ends_all(recipe, tmp_path, outcome, launcher, fault):
     folder = tmp_path / "run"
     command = [*LAUNCHERS[launcher], "train_sft.py", recipe, *FLAGS[launcher], "--output_dir", folder]
