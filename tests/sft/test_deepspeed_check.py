@@ -1,8 +1,10 @@
 """A DeepSpeed configuration that would end a run after its model is loaded is refused before, with file and key."""
 
 import json
+import os
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from data_tools.errors import UserError
@@ -11,6 +13,17 @@ from sft.recipe import REPOSITORY, load_recipe
 
 CONFIGS = sorted((REPOSITORY / "ds_configs").glob("*.json"))
 ZERO2 = json.loads((REPOSITORY / "ds_configs" / "zero2.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def leave_no_process_group():
+    """Reading a recipe with DeepSpeed opens one, and sets variables that later subprocesses would inherit."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def test_log_jsonl_has_every_figure_and_tokens_add_up(make_trainer, tmp_path, ca
 
 
 def test_a_loss_that_is_not_a_number_is_logged_as_such_in_valid_json(make_trainer, tmp_path):
-    trainer, _ = make_trainer(max_steps=2, learning_rate=1e30, max_grad_norm=0, logging_nan_inf_filter=False)
+    keys = {"max_grad_norm": 0, "logging_nan_inf_filter": False, "on_bad_step": "warn"}
+    trainer, _ = make_trainer(max_steps=2, learning_rate=1e30, **keys)
     trainer.add_callback(ProgressLog(trainer.args.output_dir))
     trainer.train()
     text = (tmp_path / "run" / "log.jsonl").read_text()
