@@ -4,10 +4,8 @@ In: a file somebody gave. Out: what it holds. The reading and refusing is done b
 here is only told which foreign names it may pass over, and that an empty object stands for each of them.
 """
 
-import os
 import pickle
 import pickletools
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -15,15 +13,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from torch.serialization import safe_globals
 
 from data_tools.errors import UserError
+from sft.weights_only import refused_name, weights_only
 
 # Whose objects stand in checkpoints beside the weights: logs of XTuner's run, options, numbers. None is needed.
 HARMLESS = ("mmengine.", "xtuner.", "deepspeed.", "numpy.")
 # torch's older format is five pickles in a row, of which the fourth is what was saved.
 PICKLES_OF_OLDER_FORMAT = 5
-FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Inert:
@@ -55,10 +52,8 @@ def only_data(*files: Path) -> Iterator[None]:
     """
     names = set().union(*map(_names, files))
     stand_ins = dict.fromkeys([name for name in names if name.startswith(HARMLESS)], Inert) | STAND_INS
-    kept = {name: os.environ.pop(name, None) for name in (FORCE, FORCE_NOT)}
-    os.environ[FORCE] = "1"
     try:
-        with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]), warnings.catch_warnings():
+        with weights_only([(stand_in, name) for name, stand_in in stand_ins.items()]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except UserError:
@@ -66,9 +61,6 @@ def only_data(*files: Path) -> Iterator[None]:
     except Exception as problem:
         # A file made to do harm, or half a file, can make an unpickler fail in any way.
         raise UserError(_told(files[0], problem)) from None
-    finally:
-        os.environ.pop(FORCE)
-        os.environ.update({name: value for name, value in kept.items() if value is not None})
 
 
 def _names(file: Path) -> set[str]:
@@ -92,8 +84,8 @@ def _names(file: Path) -> set[str]:
 
 
 def _told(file: Path, problem: Exception) -> str:
-    if refused := re.search(r"GLOBAL (\S+)", str(problem)):
-        return f"{file}: asks for {refused[1]}, which is no data; nothing of it was run: do not use this file"
+    if name := refused_name(problem):
+        return f"{file}: asks for {name}, which is no data; nothing of it was run: do not use this file"
     reason = f"{type(problem).__name__}: {str(problem).splitlines()[0]}" if str(problem) else type(problem).__name__
     return f"{file}: is damaged, or no file of weights ({reason[:100]}): copy or write it again"
 

@@ -5,8 +5,6 @@ Knows nothing about what the files mean.
 """
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,16 +123,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(going)
 
 
-def tidy(run: Path) -> None:
+def tidy(run: Path, found_whole: Path) -> None:
     """Delete what a killed run left of writing and deleting, and take their names from checkpoints that are not whole.
 
-    Called while no run writes there.
+    Called while no run writes there. The one that was found whole is not read again.
     """
     for path in (aside(run), *run.glob(f"{REMOVED}*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in run.glob(LEFT_BY_WRITTEN_WHOLE):
         path.unlink()
     for folder in in_order(run):
+        if folder == found_whole:
+            continue
         try:
             whole(folder)
         except UserError:
@@ -145,7 +145,7 @@ def tidy(run: Path) -> None:
 
 
 @contextmanager
-def read_as_data(folder: str | None) -> Iterator[None]:
+def read_as_data(folder: str) -> Iterator[None]:
     """While a checkpoint is read, every `torch.load` reads data only, DeepSpeed's too, which would run what it holds.
 
     Raises:
@@ -154,21 +154,14 @@ def read_as_data(folder: str | None) -> Iterator[None]:
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
-    from torch.serialization import safe_globals
+
+    from sft.weights_only import refused_name, weights_only
 
     # Plain records and numbers, all that DeepSpeed saves beside tensors.
-    known = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        with safe_globals(known):
+        with weights_only([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
             yield
     except UnpicklingError as problem:
-        asked = re.search(r"GLOBAL (\S+)", str(problem))
-        what = f"asks for {asked[1]}" if asked else "is no file of data"
+        name = refused_name(problem)
+        what = f"asks for {name}" if name else "is no file of data"
         raise UserError(f"{folder}: a file in it {what}; nothing of it was run: do not use this checkpoint") from None
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before

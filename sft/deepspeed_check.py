@@ -5,7 +5,6 @@ known is asked of the installed DeepSpeed and Transformers, not listed here.
 """
 
 import copy
-import difflib
 import json
 import os
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from transformers import PreTrainedConfig, TrainingArguments
 
 from data_tools.errors import UserError
+from sft.spelling import did_you_mean
 
 AUTO = "auto"
 # By accelerate, whatever the recipe says: `Accelerator._prepare_deepspeed`.
@@ -78,7 +78,7 @@ def check_deepspeed(config: str | dict) -> dict[str, Any]:
     known = asked.names | READ_ELSEWHERE
     for key in read:
         if key not in known:
-            raise UserError(f"{where}: {key}: DeepSpeed knows no such key{_did_you_mean(key, known)}")
+            raise UserError(f"{where}: {key}: DeepSpeed knows no such key{did_you_mean(key, known)}")
     return read
 
 
@@ -156,7 +156,7 @@ def _check_section(section: object, model: type[BaseModel], where: str, key: str
         place = ".".join([key, *path])
         if error["type"] == "extra_forbidden":
             known = _names_at(model, path[:-1])
-            message = f"DeepSpeed knows no such key{_did_you_mean(path[-1], known)}"
+            message = f"DeepSpeed knows no such key{did_you_mean(path[-1], known)}"
         else:
             message = f"{error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
         raise UserError(f"{where}: {place}: {message}") from None
@@ -189,11 +189,6 @@ def _auto_keys(section: dict, above: str = "") -> Iterable[str]:
 def _text(path: str) -> str:
     with open(path, encoding="utf-8-sig") as file:
         return file.read()
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _one_line(problem: Exception) -> str:

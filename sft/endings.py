@@ -12,7 +12,7 @@ from typing import NoReturn
 from data_tools.errors import UserError
 from sft.console import is_main_process
 
-DONE, MISTAKE, FAILED, STOPPED, INTERRUPTED = 0, 2, 3, 75, 130
+MISTAKE, FAILED, STOPPED, INTERRUPTED = 2, 3, 75, 130
 # What a process says of another that has gone or does not answer.
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "timed out", "Broken pipe")
 # A launcher ends all processes when the first has ended; until then the others keep quiet, so that it is heard first.

@@ -69,8 +69,8 @@ class Advice:
     peak: int
 
 
-def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool) -> Memory:
-    """The peak of one process of this run, on a GPU or in RAM.
+def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowModel | None = None) -> Memory:
+    """The peak of one process of this run, on a GPU or in RAM; `model` is the recipe's, if it was built already.
 
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
     not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
@@ -85,7 +85,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool) -> Memory:
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
         RuntimeError: the architecture cannot be counted without values, such as a mixture of experts.
     """
-    model = HollowModel(recipe.model, trust_remote_code=recipe.training.trust_remote_code)
+    model = model or HollowModel(recipe.model, trust_remote_code=recipe.training.trust_remote_code)
     weights, training = _weights(recipe, model), _training(recipe, model, on_gpu)
     kept, one_layer = _activations(recipe, card, model)
     forward, backward = _logits(recipe, card, model, on_gpu)

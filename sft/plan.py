@@ -96,7 +96,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
     check_deepspeed_fits(training, model.text_config, total)
     on_gpu = torch.accelerator.is_available() and not training.use_cpu
     try:
-        memory = predict(recipe, card, on_gpu=on_gpu)
+        memory = predict(recipe, card, on_gpu=on_gpu, model=model)
     except RuntimeError:
         memory = None
     saves = save_steps(training, card)

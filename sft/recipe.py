@@ -7,12 +7,11 @@ or data beyond where they are.
 
 import argparse
 import dataclasses
-import difflib
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -29,7 +28,7 @@ from sft import launch
 from sft.console import say
 from sft.deepspeed_check import check_deepspeed
 from sft.model_check import refuse_contradictions
-from sft.spelling import RENAMED, elsewhere, renamed
+from sft.spelling import RENAMED, did_you_mean, elsewhere, renamed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATH_KEYS = ("train_file", "eval_file", "score_file", "model_name_or_path", "deepspeed", "chat_template_path")
@@ -135,7 +134,7 @@ class RunArguments:
                 raise ValueError(f"eval_prompts_generation is not JSON: {problem}") from None
         known = GenerationConfig().to_dict()
         for key in chosen.keys() - known.keys():
-            advice = _did_you_mean(key, known)
+            advice = did_you_mean(key, known)
             raise ValueError(f"eval_prompts_generation: {key} is no field of Transformers' GenerationConfig{advice}")
         self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | chosen
 
@@ -336,12 +335,7 @@ def _unknown(parser: _Parser, key: str) -> str:
     key = key.replace("-", "_")
     if advice := elsewhere(key):
         return f"{key}: {advice}"
-    return f"{key}: no such setting{_did_you_mean(key, parser.settings())}"
-
-
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"{key}: no such setting{did_you_mean(key, parser.settings())}"
 
 
 def _overrides(parser: _Parser, arguments: list[str]) -> dict[str, Any]:
@@ -479,7 +473,7 @@ def _train_files(value: str | list) -> list[TrainFile]:
             raise ValueError(f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
         if unknown := entry.keys() - {"path", "weight"}:
             key = min(unknown, key=str)
-            raise ValueError(f"{key}: no key of a file{_did_you_mean(str(key), ('path', 'weight'))}")
+            raise ValueError(f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight'))}")
         weight = entry.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             raise ValueError(f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")

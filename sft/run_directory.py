@@ -123,7 +123,7 @@ def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if start.checkpoint:
-            checkpoints.tidy(folder)
+            checkpoints.tidy(folder, start.checkpoint.folder)
             run_files.cut_back(folder, start.checkpoint.step)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         _write_json(folder / "stack_defaults.json", stack_defaults(recipe))

@@ -3,6 +3,9 @@
 In: a key as a person wrote it. Out: today's key, or advice. Knows nothing about values.
 """
 
+import difflib
+from collections.abc import Iterable
+
 # Same meaning, same values: accepted, with a note.
 RENAMED = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -75,3 +78,9 @@ def elsewhere(key: str) -> str | None:
     if key in MOVED:
         return MOVED[key]
     return f"XTuner's name; here it is {XTUNER[key]}" if key in XTUNER else None
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to a key, as the end of a sentence; empty where none is near."""
+    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

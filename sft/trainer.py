@@ -92,9 +92,11 @@ class RecipeTrainer(SFTTrainer):
 
     @clock.spent_on("training")
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        if resume_from_checkpoint:
-            self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
-        return super().train(resume_from_checkpoint, **kwargs)
+        if not resume_from_checkpoint:
+            return super().train(**kwargs)
+        self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
+        with checkpoints.read_as_data(resume_from_checkpoint):
+            return super().train(resume_from_checkpoint, **kwargs)
 
     @clock.spent_on("saving")
     def _save_checkpoint(self, *args, **kwargs) -> None:
@@ -136,18 +138,6 @@ class RecipeTrainer(SFTTrainer):
         is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_in_time)
         return (epochs, 0) if is_over else position
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with checkpoints.read_as_data(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        with checkpoints.read_as_data(resume_from_checkpoint):
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with checkpoints.read_as_data(checkpoint):
-            super()._load_rng_state(checkpoint)
-
     def _finish(self, folder: Path) -> None:
         """Write down what the Trainer does not: what the next log line will be the mean of, each process its own sums.
 
@@ -185,7 +175,7 @@ class RecipeTrainer(SFTTrainer):
         shape = tuple(inputs["input_ids"].shape)
         try:
             return super().training_step(model, inputs, num_items_in_batch)
-        except (torch.OutOfMemoryError, RuntimeError) as problem:
+        except RuntimeError as problem:
             if not is_out_of_memory(problem):
                 raise
             raise RunFailed(self._out_of_memory(shape)) from problem

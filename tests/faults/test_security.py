@@ -15,23 +15,14 @@ from sft import checkpoints
 from sft.model import load_model
 from sft.recipe import load_recipe
 from tests.faults.runs import Kill
+from tests.harm import Call
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 
 
-class Evil:
-    """A pickle that makes a directory when it is read."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
 def plant(file, mark) -> None:
     """Put the pickle in the place of a file, and into the manifest, as somebody would who means harm."""
-    torch.save({"state": Evil(mark)}, file)
+    torch.save({"state": Call(os.mkdir, str(mark))}, file)
     folder = next(parent for parent in file.parents if parent.name.startswith("checkpoint-"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": file_hash(file)}
@@ -89,7 +80,7 @@ def test_a_model_in_a_pickle_is_not_run(write_recipe, tiny_model, tmp_path, outc
     shutil.copytree(tiny_model, folder)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save(weights | {"state": Evil(mark)}, folder / "pytorch_model.bin")
+    torch.save(weights | {"state": Call(os.mkdir, str(mark))}, folder / "pytorch_model.bin")
     settings = load_recipe([str(write_recipe(model_name_or_path=str(folder)))]).model
     with pytest.raises(UserError, match=r"model: cannot be loaded as a model \(Weights only load failed"):
         load_model(settings)

@@ -11,18 +11,8 @@ import torch
 
 from data_tools.errors import UserError
 from model_tools import restricted_pickle
+from tests.harm import Call
 from tests.model_tools.conftest import mmengine, write_xtuner, xtuner_config
-
-
-class Call:
-    """Unpickled without care, it calls a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
 
 FORMATS = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "older format"])
 

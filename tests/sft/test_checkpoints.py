@@ -10,6 +10,7 @@ import torch
 
 from data_tools.errors import UserError
 from sft import checkpoints
+from tests.harm import Call
 
 INPUTS = {"lora_r": 8}
 
@@ -102,7 +103,7 @@ def test_tidying_takes_what_a_killed_run_left_and_keeps_damaged_checkpoints_asid
     (tmp_path / ".removed-checkpoint-1").mkdir()
     (tmp_path / ".report.html.ab12cd_9").write_text("half")
     (tmp_path / "broken-checkpoint-6").mkdir()
-    checkpoints.tidy(tmp_path)
+    checkpoints.tidy(tmp_path, good)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "broken-checkpoint-6",
         "broken-checkpoint-6.1",
@@ -111,18 +112,8 @@ def test_tidying_takes_what_a_killed_run_left_and_keeps_damaged_checkpoints_asid
     checkpoints.whole(good)
 
 
-class Evil:
-    """A pickle that leaves a mark when it is read."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
 def test_torch_load_runs_nothing_of_a_file_even_where_its_caller_would_let_it(tmp_path):
-    torch.save(Evil(tmp_path / "mark"), tmp_path / "state.pt")
+    torch.save(Call(os.mkdir, str(tmp_path / "mark")), tmp_path / "state.pt")
     refused = pytest.raises(UserError, match=r"checkpoint-3: a file in it asks for .*mkdir; nothing of it was run")
     with refused, checkpoints.read_as_data("checkpoint-3"):
         torch.load(tmp_path / "state.pt", weights_only=False)
