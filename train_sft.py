@@ -16,6 +16,11 @@ from sft.endings import exit_code, leave
 
 
 def main(arguments: list[str]) -> None:
+    from sft.settings import read_settings
+
+    settings = read_settings(arguments)
+
+    # Seconds of imports, for which a mistake in the recipe need not wait.
     from sft import run_directory
     from sft.chat_eval import ChatEval
     from sft.dataset import load_dataset, load_held_out
@@ -25,14 +30,14 @@ def main(arguments: list[str]) -> None:
     from sft.model_check import check_model_folder, check_tokens
     from sft.plan import check_memory, check_output, make_plan
     from sft.progress import ProgressLog
-    from sft.recipe import load_recipe
+    from sft.recipe import make_recipe
     from sft.report_writer import ReportWriter, write_report
     from sft.score_eval import ScoreEval
     from sft.signals import StopAndSave
     from sft.trainer import RecipeTrainer
     from sft.watchdog import Watchdog
 
-    recipe = load_recipe(arguments)
+    recipe = make_recipe(settings)
     training = recipe.training
     if not recipe.run.dry_run:
         decided_by_main(lambda: run_directory.lock(training.output_dir))

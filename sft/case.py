@@ -19,9 +19,12 @@ from data_tools.errors import UserError
 from sft.dataset import DatasetCard
 from sft.identity import gives_name, mentions
 from sft.identity_rows import IdentityRows, main_name, others, read_identity_rows
-from sft.recipe import HARDWARE_KEYS, REPOSITORY, Recipe, RunArguments, TrainFile
+from sft.paths import REPOSITORY
+from sft.recipe import Recipe
+from sft.run_arguments import RunArguments, TrainFile
 from sft.run_files import Run
 from sft.score import OLD_NAMES
+from sft.settings import HARDWARE_KEYS
 
 # From this share of the identity questions answered with the name on, it counts as learned.
 LEARNED = 0.9

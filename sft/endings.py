@@ -43,13 +43,14 @@ def leave(code: int) -> NoReturn:
 
 
 def _told(end: BaseException) -> tuple[int, str | None]:
-    from sft.health import RunFailed
-    from sft.signals import Stopped
-
     if isinstance(end, SystemExit):
         return end.code, None
     if isinstance(end, UserError):
         return MISTAKE, str(end)
+    # Not before it is needed: a mistake in a recipe is told before torch is imported.
+    from sft.health import RunFailed
+    from sft.signals import Stopped
+
     if isinstance(end, RunFailed):
         return FAILED, str(end)
     if isinstance(end, Stopped):
@@ -65,8 +66,8 @@ def _told(end: BaseException) -> tuple[int, str | None]:
 
 
 def _lost_a_peer(end: BaseException) -> bool:
+    if not isinstance(end, RuntimeError):
+        return False
     from torch.distributed import DistError
 
-    return isinstance(end, DistError) or (
-        isinstance(end, RuntimeError) and any(words in str(end) for words in LOST_PEER)
-    )
+    return isinstance(end, DistError) or any(words in str(end) for words in LOST_PEER)

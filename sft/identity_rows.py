@@ -17,7 +17,7 @@ from data_tools import formats, survey
 from data_tools.generate import language_of, normalise
 from data_tools.names import given_name
 from sft.identity import gives_name, normal
-from sft.recipe import TrainFile
+from sft.run_arguments import TrainFile
 
 # Where an answer tells its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200

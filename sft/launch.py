@@ -21,6 +21,8 @@ from accelerate.utils import broadcast_object_list
 from data_tools.errors import UserError
 from sft.console import is_main_process, say
 
+# A layer's products have some dozen shapes, forward and backward.
+KERNELS_OF_A_STEP = "64"
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
@@ -29,6 +31,14 @@ def share_cores() -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     if processes > 1 and not torch.accelerator.is_available() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the kernels of a step, not of the last 1,024 shapes: packs differ in length, most never return.
+
+    Called before the first product in half precision on a CPU, which reads it.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_OF_A_STEP)
 
 
 def prepare_for_deepspeed() -> None:

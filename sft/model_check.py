@@ -4,6 +4,7 @@ In: a folder, or the settings a person chose. Out: nothing, or one line that say
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def refuse_contradictions(
         refuse("dtype", "weights that are trained themselves cannot be float16 under fp16: true; use --dtype float32")
     _refuse_attention(chosen, refuse)
     _refuse_zero3(chosen, refuse)
+    refuse_fsdp(chosen, refuse)
 
 
 def _refuse_attention(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:
@@ -118,3 +120,15 @@ def _refuse_zero3(chosen: dict[str, Any], refuse: Callable[[str, str], None]) ->
     zero, _ = read_config(chosen["deepspeed"])
     if zero.get("zero_optimization", {}).get("stage") == 3:
         refuse("use_dora", f"does not work with {quantised} under ZeRO-3; use --deepspeed ds_configs/zero2.json")
+
+
+def refuse_fsdp(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:
+    """Where `fsdp` cannot work; accelerate leaves it aside on a CPU without a word (`AcceleratorState`)."""
+    if not chosen.get("fsdp"):
+        return
+    if chosen.get("deepspeed"):
+        refuse("fsdp", "a model is divided by one engine; leave out fsdp or deepspeed")
+    if "RANK" not in os.environ:
+        refuse("fsdp", "needs a launcher; start it with torchrun --nproc_per_node GPUS train_sft.py RECIPE")
+    if not torch.accelerator.is_available():
+        refuse("fsdp", "divides a model between GPUs, and this machine has none; leave it out")

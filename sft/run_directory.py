@@ -31,7 +31,8 @@ from sft.clock import clock
 from sft.console import say
 from sft.dataset import DatasetCard
 from sft.inputs import Digests, changes, inputs_of
-from sft.recipe import REPOSITORY, SECRET_KEYS, Recipe
+from sft.paths import REPOSITORY
+from sft.recipe import SECRET_KEYS, Recipe
 from sft.trainer import RecipeTrainer
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")

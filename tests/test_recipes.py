@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sft.recipe import REPOSITORY, load_recipe
+from sft.paths import REPOSITORY
+from sft.recipe import load_recipe
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 # Where a recipe wants a GPU, the same recipe in a precision that this machine has.

@@ -17,7 +17,7 @@ import yaml
 
 import sweep
 from data_tools.errors import UserError
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from sft.sweep import lock
 from sft.sweep_plan import PlannedPoint
 from sft.sweep_runs import Interruption, Run, run_all, slots

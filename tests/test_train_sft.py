@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.sft.test_internlm2 import random_weights, write_folder
 
 BIN = Path(sys.executable).parent
@@ -131,6 +131,35 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(write_recipe):
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"train_sft.py: {recipe}:")
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "usage: train_sft.py RECIPE"),
+        ([], 2, "command line: the following arguments are required: recipe"),
+        (["recipes/none.yaml"], 2, "recipes/none.yaml: no such recipe; there are recipes/"),
+        (["recipes/demo.yaml", "--learning_rat", "1"], 2, "learning_rat: no such setting; did you mean learning_rate?"),
+        (["recipes/demo.yaml", "--lora_r", "x"], 2, "command line: lora_r: invalid int value: 'x'"),
+        (["recipes/demo.yaml", "--train_file", "none.jsonl"], 2, "command line: train_file: none.jsonl: no such file"),
+    ],
+)
+def test_what_needs_no_stack_is_told_before_torch_is_imported(arguments, code, said):
+    result = launch(sys.executable, "-X", "importtime", SCRIPT, *arguments)
+    times, rest = [], []
+    for line in result.stderr.splitlines():
+        (times if line.startswith("import time:") else rest).append(line)
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in times}
+    print(f"{len(times)} modules imported")
+    assert {"sft", "yaml"} < imported
+    assert not imported & {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbytes", "deepspeed"}
+    assert result.returncode == code
+    if code:
+        assert len(rest) == 1
+        assert rest[0].startswith("train_sft.py: ")
+        assert said in rest[0]
+    else:
+        assert result.stdout.startswith(said)
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):

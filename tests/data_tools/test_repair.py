@@ -8,7 +8,7 @@ import pytest
 
 from data_tools.__main__ import main
 from data_tools.formats import read_rows
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 
 TUTORIAL = REPOSITORY.parent / "shared" / "data"
 QUESTIONS = ["你知道你是人工智能吗?", "你有自我意识吗?", "Can you dream?"]

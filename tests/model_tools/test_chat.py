@@ -12,7 +12,7 @@ import pytest
 
 from data_tools.formats import canonical_row, parse_line
 from model_tools.__main__ import main
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.model_tools.test_conversation import write_pair
 
 PROMPT = r"\x1b\[\?2004h"  # the program turns bracketed paste on when it waits for a line

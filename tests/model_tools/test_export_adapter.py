@@ -19,7 +19,7 @@ from trl import ModelConfig
 
 from model_tools.__main__ import main
 from sft.model import load_model
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.model_tools.conftest import STAGES, mmengine, mmengine_state, write_xtuner, xtuner_config
 from tests.model_tools.published_internlm2 import PublishedInternLM2
 from tests.sft.test_internlm2 import random_weights, write_folder

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from model_tools.__main__ import main
-from sft.recipe import REPOSITORY, load_recipe
+from sft.paths import REPOSITORY
+from sft.recipe import load_recipe
 
 QLORA = """
 import torch

@@ -29,7 +29,7 @@ from transformers import (
 
 from model_tools.__main__ import main
 from sft import fingerprint, internlm2
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.sft.test_internlm2 import random_weights, write_folder
 
 internlm2.register()

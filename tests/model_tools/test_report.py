@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from model_tools.__main__ import main
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.sft.made_up_run import write_run
 
 

@@ -21,7 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from model_tools.__main__ import main
 from model_tools.conversation import ChatModel, Conversation
 from model_tools.model_folder import resolve
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 from tests.model_tools.test_conversation import answers_of, write_pair
 
 HOSTILE = (

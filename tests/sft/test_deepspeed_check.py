@@ -9,7 +9,8 @@ from transformers import AutoConfig
 
 from data_tools.errors import UserError
 from sft.deepspeed_check import check_deepspeed, check_deepspeed_fits, read_config
-from sft.recipe import REPOSITORY, load_recipe
+from sft.paths import REPOSITORY
+from sft.recipe import load_recipe
 
 CONFIGS = sorted((REPOSITORY / "ds_configs").glob("*.json"))
 ZERO2 = json.loads((REPOSITORY / "ds_configs" / "zero2.json").read_text())

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from data_tools.errors import UserError
 from sft.model_check import check_model_folder, check_tokens, refuse_contradictions
-from sft.recipe import REPOSITORY
+from sft.paths import REPOSITORY
 
 
 @pytest.fixture

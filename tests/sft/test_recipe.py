@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from data_tools.errors import UserError
-from sft.recipe import REPOSITORY, load_recipe
+from sft.paths import REPOSITORY
+from sft.recipe import load_recipe
 
 
 def test_a_recipe_and_overrides_reach_the_fields_of_trl_transformers_and_peft(write_recipe):

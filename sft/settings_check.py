@@ -1,0 +1,85 @@
+"""Refuses settings that cannot work, as far as the settings themselves and the disk tell; imports nothing heavy.
+
+In: the keys that a person set, with their values. Out: nothing, or one line that says what to do.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sft.paths import REPOSITORY
+from sft.run_arguments import train_files
+
+Refusal = Callable[[str, str], NoReturn]
+
+
+def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file."""
+    train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
+    if not chosen.get("model_name_or_path"):
+        refuse("model_name_or_path", "missing: name a model folder or a hub id")
+    if not train_file:
+        refuse("train_file", "missing: name the JSONL file to train on")
+    try:
+        files = train_files(train_file)
+    except ValueError as problem:
+        refuse("train_file", str(problem))
+    for file in files:
+        if not Path(file.path).is_file():
+            make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
+            refuse("train_file", f"{file.path}: no such file; make one with: {make}")
+    if chosen.get("packing") and chosen.get("max_length", 1) is None:
+        refuse("max_length", "packing needs a length to fill; give one, or packing: false")
+    for key, unit in (
+        ("eval_prompts_steps", "steps, or 0 for before and after only"),
+        ("save_every_minutes", "minutes"),
+    ):
+        if chosen.get(key, 0) < 0:
+            refuse(key, f"a number of {unit}")
+    _refuse_bad_evaluation(chosen, refuse)
+    _refuse_bad_scoring(chosen, refuse)
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if chosen.get(key) and not chosen.get("use_peft"):
+            refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
+    if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
+        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
+    if deepspeed := chosen.get("deepspeed"):
+        _refuse_missing_deepspeed(deepspeed, refuse)
+
+
+def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
+    eval_file, strategy = chosen.get("eval_file"), chosen.get("eval_strategy", "no")
+    if strategy != "no" and not eval_file:
+        refuse("eval_strategy", "there is no held-out file to evaluate on; name one with eval_file")
+    if eval_file and not Path(eval_file).is_file():
+        split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
+        refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
+    if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:
+        refuse("per_device_eval_batch_size", "must be 1, so that every held-out token weighs the same")
+
+
+def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:
+    for key in ("identity_old_names", "score_file", "stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("identity_name"):
+            refuse(key, "needs identity_name, the name the model is to learn")
+    if (path := chosen.get("score_file")) and not Path(path).is_file():
+        refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
+    if not 0 < (chosen.get("stop_when_identity") or 1) <= 1:
+        refuse("stop_when_identity", "a share of the questions, above 0 and at most 1, such as 0.95")
+    if chosen.get("stop_patience", 1) < 1:
+        refuse("stop_patience", "a number of evaluations, at least 1")
+    if chosen.get("score_seconds", 1) <= 0:
+        refuse("score_seconds", "a number of seconds above 0")
+    for key in ("stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("eval_prompts_steps"):
+            refuse(key, "needs eval_prompts_steps: every how many steps the model is scored")
+    if chosen.get("keep_best") and chosen.get("save_strategy", "steps") == "no":
+        refuse("keep_best", "needs checkpoints; leave out save_strategy: no")
+
+
+def _refuse_missing_deepspeed(config: str | dict, refuse: Refusal) -> None:
+    is_path = isinstance(config, str) and not config.lstrip().startswith(("{", "["))
+    if is_path and not os.path.isfile(config):
+        have = ", ".join(f"ds_configs/{config.name}" for config in sorted((REPOSITORY / "ds_configs").glob("*.json")))
+        refuse("deepspeed", f"{config}: no such file; there are {have}")

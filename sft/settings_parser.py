@@ -1,0 +1,87 @@
+"""Parses the keys of a recipe, from its lines and from the command line, by the fields of dataclasses.
+
+Takes the real dataclasses, or those that `declared_groups` reads from the stack's source: these need no import of
+torch, and leave open what only the stack can decide.
+"""
+
+import argparse
+import re
+from typing import get_args, get_origin, get_type_hints
+
+from trl import TrlParser
+
+from data_tools.errors import UserError
+from sft.console import is_main_process
+from sft.declared import Computed, declared
+from sft.run_arguments import RunArguments
+from sft.spelling import did_you_mean, elsewhere
+from sft.usage import usage
+
+
+def declared_groups() -> tuple[type, ...]:
+    """The dataclasses whose fields are the keys of a recipe, the stack's as its source declares them."""
+    return RunArguments, declared("trl", "ModelConfig"), declared("trl", "SFTConfig")
+
+
+class SettingsParser(TrlParser):
+    """TRL's parser, with errors raised as `UserError` instead of a page of usage."""
+
+    def __init__(self, groups: tuple[type, ...]):
+        super().__init__(groups, prog="train_sft.py", allow_abbrev=False)
+        self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
+        # Every kind of value a key may have; argparse itself knows of one a key.
+        self.kinds = {
+            key: {get_origin(kind) or kind for kind in (hint, *get_args(hint))}
+            for group in self.dataclass_types
+            for key, hint in get_type_hints(group).items()
+        }
+
+    def error(self, message: str):
+        message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
+        raise UserError(f"command line: {message}")
+
+    def print_help(self, file=None):
+        if is_main_process():
+            super().print_help(file)
+
+    def format_help(self) -> str:
+        return f"{usage(self)}\n"
+
+    def action_of(self, key: str) -> argparse.Action | None:
+        action = self._option_string_actions.get(f"--{key}")
+        return action if action is not None and action.dest == key and key != "help" else None
+
+    def settings(self) -> list[str]:
+        return sorted({action.dest for action in self._actions} - {"help", "recipe", "local_rank"})
+
+    def unknown(self, key: str) -> str:
+        """What to say of a key that is no setting."""
+        key = key.replace("-", "_")
+        if advice := elsewhere(key):
+            return f"{key}: {advice}"
+        return f"{key}: no such setting{did_you_mean(key, self.settings())}"
+
+    def value_of(self, key: str, value: object) -> object:
+        """Check and convert one YAML value as the command line would.
+
+        Raises:
+            ValueError: the value does not fit the key; says what would.
+        """
+        action = self.action_of(key)
+        if value is None and type(None) not in self.kinds[key] and not isinstance(action.default, Computed):
+            raise ValueError(f"no value; leave the line out for the default, {action.default}")
+        if action.nargs == "+" and value is not None:
+            return [self._scalar(action, item) for item in (value if isinstance(value, list) else [value])]
+        if value is None or (isinstance(value, (list, dict)) and type(value) in self.kinds[key]):
+            return value
+        return self._scalar(action, value)
+
+    def _scalar(self, action: argparse.Action, value: object) -> object:
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
+        try:
+            converted = self._get_value(action, str(value))
+            self._check_value(action, converted)
+        except (argparse.ArgumentError, argparse.ArgumentTypeError) as problem:
+            raise ValueError(str(problem).partition(": ")[2] or str(problem)) from None
+        return converted
