@@ -4,6 +4,7 @@ Every foreign shape is turned into the canonical one, and back, here and nowhere
 `file:line`. Knows nothing about tokens, templates or models.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 GIVE_BACK = "write the questions there as text; python -m data_tools repair can give them back"
 # As much of a key or a role as an error shows.
 SHOWN_CHARACTERS = 80
+NO_ROW = "holds no row: put one JSON object on each line"
 NUL_BYTES = "holds NUL bytes: the file is damaged, or UTF-16; save it as UTF-8"
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
 
@@ -51,8 +53,18 @@ def read_rows(path: str | Path, on_bad: Callable = stop_at_bad_line) -> Iterator
     Raises:
         UserError: the file cannot be read or holds no row, or a line is bad: names the first such line.
     """
-    number = 0
-    for number, raw in files.numbered_lines(path):
+    lines = files.numbered_lines(path)
+    first = next(lines, None)
+    if first is None:
+        raise UserError(f"{path}: {NO_ROW}")
+    yield from canonical_rows(path, itertools.chain([first], lines), on_bad)
+
+
+def canonical_rows(
+    path: str | Path, lines: Iterable[tuple[int, bytes]], on_bad: Callable = stop_at_bad_line
+) -> Iterator[tuple[int, dict]]:
+    """As `read_rows`, of lines that were read from the file already."""
+    for number, raw in lines:
         try:
             row = canonical_row(parse_line(raw))
         except NoQuestion as problem:
@@ -63,8 +75,6 @@ def read_rows(path: str | Path, on_bad: Callable = stop_at_bad_line) -> Iterator
             on_bad(path, number, problem, raw)
         else:
             yield number, row
-    if not number:
-        raise UserError(f"{path}: holds no row: put one JSON object on each line")
 
 
 def parse_line(raw: bytes) -> object:

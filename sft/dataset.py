@@ -1,32 +1,29 @@
-"""Turns a training file into packs of token ids with labels, and keeps the account of every token.
+"""Turns training files into packs of token ids with labels, and keeps the account of every token.
 
-In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, and a `DatasetCard`.
-Knows nothing about the model.
+In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, and a `DatasetCard`. Token ids stay on the
+disk and are looked at a batch at a time; in memory is a number or two a row. Knows nothing about the model.
 """
 
-import hashlib
-import inspect
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy
+import pyarrow
 import pyarrow.compute as compute
-import transformers
 import trl
 from datasets import Dataset, concatenate_datasets
-from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase
 
-from data_tools import formats
 from data_tools.errors import UserError
-from data_tools.files import file_hash
+from data_tools.files import content_hash
 from data_tools.mix import draw
-from sft import chat_template
+from sft.encoding import IGNORED
 from sft.recipe import Recipe
+from sft.samples import tokenise
 
-IGNORED = -100
+ROWS_AT_ONCE = 1000
 SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
 
 
@@ -96,7 +93,7 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
         UserError: a bad row, a sample too long under `truncation: error`, or nothing left to train on.
     """
     rows, files = mixed_rows(recipe, tokenizer)
-    samples = _fit(recipe, rows)
+    samples = _fit(recipe, rows, files)
     sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
     return sequences, _card(recipe, tokenizer, files, rows, samples, sequences)
 
@@ -110,7 +107,8 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     path = recipe.run.eval_file
     if not path:
         return None
-    samples = _fit(recipe, tokenise(path, tokenizer))
+    rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc)
+    samples = _fit(recipe, rows, [{"path": path, "taken": len(rows)}])
     return _sequences(recipe, samples, "bfd")
 
 
@@ -118,11 +116,11 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
     """All files' samples in the share their weights say, and the account of each file."""
     dice, parts, files = random.Random(recipe.training.seed), [], []
     for file in recipe.train_files:
-        rows = tokenise(file.path, tokenizer)
+        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc)
         taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
         parts.append(rows.select(taken))
         files.append(
-            {"path": file.path, "sha256": file_hash(file.path), "rows": len(rows)}
+            {"path": file.path, "sha256": content_hash(file.path), "rows": len(rows)}
             | {"weight": file.weight, "taken": len(taken)}
         )
     return concatenate_datasets(parts), files
@@ -137,80 +135,45 @@ def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Datas
     return trl.pack_dataset(sequences, training.max_length, packing_strategy) if training.packing else sequences
 
 
-def tokenise(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """One sample a row: `file`, `line`, `input_ids` and `labels`, cached under a hash of all that decides them."""
-    template = chat_template.training_template(tokenizer)
-    try:
-        return Dataset.from_generator(
-            _samples,
-            gen_kwargs={"path": path, "tokenizer": tokenizer, "template": template},
-            fingerprint=_fingerprint(path, tokenizer, template),
-        )
-    except DatasetGenerationError as failure:
-        raise failure.__cause__ or failure from None
-
-
-def _samples(path: str, tokenizer: PreTrainedTokenizerBase, template: str) -> Iterator[dict]:
-    for line, row in formats.read_rows(path):
-        ids, is_supervised = encode(tokenizer, template, row["messages"])
-        if not any(is_supervised):
-            raise UserError(f"{path}:{line}: no supervised token: every answer of this row is empty")
-        labels = [token if supervised else IGNORED for token, supervised in zip(ids, is_supervised, strict=True)]
-        yield {"file": path, "line": line, "input_ids": ids, "labels": labels}
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict]) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation, and for each 1 where it is the assistant's (end-of-turn token included).
-
-    Raises:
-        UserError: the marked template does not render this conversation as the tokenizer's own does.
-    """
-    marked = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    if marked != tokenizer.apply_chat_template(messages, tokenize=False):
-        raise UserError(
-            f"{tokenizer.name_or_path}: the training template renders {messages[-1]['content'][:40]!r} differently "
-            "from the model's own: name a marked copy of the model's template with chat_template_path"
-        )
-    encoded = tokenizer.apply_chat_template(
-        messages, chat_template=template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    return encoded["input_ids"], encoded["assistant_masks"]
-
-
-def _fingerprint(path: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """A hash of the rows, the tokenizer, the templates, this code and the libraries below it."""
-    parts = (
-        file_hash(path),
-        path,
-        tokenizer.backend_tokenizer.to_str(),
-        str(tokenizer.chat_template),
-        template,
-        inspect.getsource(formats),
-        inspect.getsource(inspect.getmodule(_samples)),
-        transformers.__version__,
-    )
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _fit(recipe: Recipe, rows: Dataset) -> Dataset:
+def _fit(recipe: Recipe, rows: Dataset, files: list[dict]) -> Dataset:
     """Apply the truncation policy; packing that splits long samples (bfd_split, wrapped) needs none."""
     training, limit = recipe.training, recipe.training.max_length
     if limit is None or (training.packing and training.packing_strategy != "bfd"):
         return rows
-    is_long = numpy.flatnonzero(_lengths(rows) > limit)
-    if not len(is_long):
+    lengths = _lengths(rows)
+    is_long = lengths > limit
+    if not is_long.any():
         return rows
     if recipe.run.truncation == "error":
-        row = rows[int(is_long[0])]
+        first = int(is_long.argmax())
         raise UserError(
-            f"{row['file']}:{row['line']}: {len(row['input_ids']):,} tokens, over max_length {limit:,} "
-            f"({len(is_long):,} such rows, the longest {_lengths(rows).max():,}): raise max_length, or set truncation "
+            f"{file_of(files, first)}:{rows[first]['line']}: {lengths[first]:,} tokens, over max_length {limit:,} "
+            f"({is_long.sum():,} such rows, the longest {lengths.max():,}): raise max_length, or set truncation "
             "to drop (leave them out) or keep_start (cut their ends)"
         )
     if recipe.run.truncation == "drop":
-        return rows.select(numpy.flatnonzero(_lengths(rows) <= limit))
-    cut = rows.map(lambda row: {key: row[key][:limit] for key in ("input_ids", "labels")})
-    return cut.filter(lambda row: any(label != IGNORED for label in row["labels"]))
+        return rows.select(numpy.flatnonzero(~is_long))
+    return _keep_start(rows, limit)
+
+
+def file_of(files: list[dict], row: int) -> str:
+    """The path of the file that a row came from, counting rows from 0 over all files as they were mixed."""
+    ends = numpy.cumsum([file["taken"] for file in files])
+    return files[int(numpy.searchsorted(ends, row, side="right"))]["path"]
+
+
+def _keep_start(rows: Dataset, limit: int) -> Dataset:
+    """The start of each row, where that has a supervised token."""
+
+    # In here, so that datasets keeps the result under a name that this code is part of.
+    def cut(table: pyarrow.Table) -> pyarrow.Table:
+        for column in ("input_ids", "labels"):
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, compute.list_slice(table[column], 0, limit))
+        has_loss = compute.not_equal(compute.list_flatten(table["labels"]), IGNORED)
+        return table.take(compute.unique(compute.list_parent_indices(table["labels"]).filter(has_loss)))
+
+    return rows.with_format("arrow").map(cut, batched=True).with_format(None)
 
 
 def _card(
@@ -267,16 +230,25 @@ def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], la
     return "".join([*text, tokenizer.decode(run), SUPERVISED_CLOSES if marked else ""])
 
 
-def _lengths(dataset: Dataset) -> numpy.ndarray:
-    """Tokens of each row, `(rows,)`."""
-    column = dataset.with_format("arrow")[:]["input_ids"]
-    return compute.list_value_length(column).to_numpy()
-
-
 def supervised_tokens(dataset: Dataset) -> int:
     """How many tokens of the dataset carry loss."""
-    labels = compute.list_flatten(dataset.with_format("arrow")[:]["labels"])
-    return compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0
+    batches = (compute.list_flatten(labels) for labels in _batches(dataset, "labels"))
+    return sum(compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0 for labels in batches)
+
+
+def _lengths(dataset: Dataset) -> numpy.ndarray:
+    """Tokens of each row, `(rows,)`."""
+    lengths, start = numpy.empty(len(dataset), dtype=numpy.int64), 0
+    for rows in _batches(dataset, "input_ids"):
+        lengths[start : start + len(rows)] = compute.list_value_length(rows)
+        start += len(rows)
+    return lengths
+
+
+def _batches(dataset: Dataset, column: str) -> Iterator[pyarrow.ChunkedArray]:
+    """A column, some rows at a time."""
+    for table in dataset.select_columns(column).with_format("arrow").iter(ROWS_AT_ONCE):
+        yield table[column]
 
 
 def _padding_share(lengths: numpy.ndarray, training) -> float:
@@ -284,5 +256,6 @@ def _padding_share(lengths: numpy.ndarray, training) -> float:
     size = training.per_device_train_batch_size
     if training.padding_free or (training.packing and training.packing_strategy != "wrapped") or size == 1:
         return 0.0
-    padded = sum(len(batch) * int(batch.max()) for batch in numpy.split(lengths, range(size, len(lengths), size)))
-    return float(1 - lengths.sum() / padded)
+    starts = numpy.arange(0, len(lengths), size)
+    rows = numpy.diff(starts, append=len(lengths))
+    return float(1 - lengths.sum() / (rows * numpy.maximum.reduceat(lengths, starts)).sum())

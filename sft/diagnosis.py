@@ -19,12 +19,14 @@ from data_tools.generate import language_of
 from data_tools.survey import Finding as Places
 from sft.case import LEARNED, Case, case_of_plan, generation_settings, rendered
 from sft.chat_template import PROBES, training_template
-from sft.dataset import DatasetCard, encode
+from sft.dataset import DatasetCard
+from sft.encoding import IGNORED, encode
 from sft.generation import end_tokens
 from sft.identity import gives_name
 from sft.identity_rows import quoted
 from sft.questions import load_questions
-from sft.recipe import Recipe, TrainFile
+from sft.recipe import Recipe
+from sft.run_arguments import TrainFile
 from sft.run_files import number
 
 FEW_STEPS, ENOUGH_STEPS = 30, 60
@@ -410,10 +412,10 @@ def _supervised_answer(case: Case) -> list[int] | None:
         return None
     messages = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "An assistant."}]
     try:
-        ids, is_supervised = encode(case.tokenizer, training_template(case.tokenizer), messages)
+        [(_, labels)] = encode(case.tokenizer, training_template(case.tokenizer), [messages])
     except UserError:
         return None
-    return [token for token, supervised in zip(ids, is_supervised, strict=True) if supervised]
+    return [label for label in labels if label != IGNORED]
 
 
 def _ends(case: Case) -> set[int]:

@@ -9,14 +9,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data_tools.files import file_hash
+from data_tools.files import content_hash
 from sft.fingerprint import fingerprint
+from sft.paths import PATH_KEYS
 from sft.questions import BUILT_IN, load_questions
-from sft.recipe import PATH_KEYS, SECRET_KEYS, Recipe
+from sft.recipe import SECRET_KEYS, Recipe
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
-# Where a run writes, and how it begins, which is no part of what it computes.
-NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run"}
+# Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
+NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "dataset_num_proc"}
 
 
 class Digests:
@@ -66,8 +67,8 @@ def _digest(name: str) -> str | dict[str, str | None]:
     """SHA-256 of a file; of a model folder, its weights' fingerprint and SHA-256 of every small file."""
     # Not of pathlib: these take any text, a DeepSpeed configuration written out in the recipe too.
     if os.path.isfile(name):
-        return file_hash(name)
+        return content_hash(name)
     if not os.path.isdir(name):
         return name
     texts = sorted(file for file in Path(name).iterdir() if file.suffix in MODEL_TEXTS and file.is_file())
-    return {"weights": fingerprint(name)} | {file.name: file_hash(file) for file in texts}
+    return {"weights": fingerprint(name)} | {file.name: content_hash(file) for file in texts}

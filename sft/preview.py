@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
-from sft.dataset import IGNORED, SUPERVISED_CLOSES, SUPERVISED_OPENS, load_dataset, mixed_rows
+from sft.dataset import IGNORED, SUPERVISED_CLOSES, SUPERVISED_OPENS, file_of, load_dataset, mixed_rows
 from sft.model import load_tokenizer
 from sft.recipe import Recipe
 
@@ -56,7 +56,7 @@ class Preview:
             trust_remote_code=recipe.training.trust_remote_code,
             chat_template_path=recipe.training.chat_template_path,
         )
-        self.rows, _ = mixed_rows(recipe, self.tokenizer)
+        self.rows, self.files = mixed_rows(recipe, self.tokenizer)
         self.sequences, self.card = load_dataset(recipe, self.tokenizer)
 
     def row(self, number: int) -> Sequence:
@@ -64,7 +64,7 @@ class Preview:
         _check("--row", number, len(self.rows))
         row = self.rows[number - 1]
         length, limit = len(row["input_ids"]), self.card.max_length
-        title = f"row {number:,}: {row['file']}:{row['line']}: {length:,} tokens"
+        title = f"row {number:,}: {file_of(self.files, number - 1)}:{row['line']}: {length:,} tokens"
         if limit and length > limit:
             title += f", over max_length {limit:,} (truncation: {self.card.truncation})"
         return Sequence(title, row["input_ids"], row["labels"], [length])

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_tools.errors import UserError
 from sft.chat_template import MARKED_TEMPLATES, training_template
-from sft.dataset import encode
+from sft.encoding import IGNORED, encode
 from tests.conftest import SMOLLM2_TEMPLATE
 
 CHATML = (
@@ -41,15 +41,15 @@ def test_each_family_is_found_by_what_its_template_renders(with_template):
 @pytest.mark.parametrize("messages", [ONE_TURN, SEVERAL], ids=["one turn", "several turns"])
 def test_tokens_equal_the_stock_templates_and_loss_falls_on_answers_and_their_end_alone(with_template, messages):
     _, tokenizer = with_template
-    ids, is_supervised = encode(tokenizer, training_template(tokenizer), messages)
+    [(ids, labels)] = encode(tokenizer, training_template(tokenizer), [messages])
     assert ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
-    runs, previous = [], 0
-    for token, supervised in zip(ids, is_supervised, strict=True):
-        if supervised and not previous:
+    runs, previous = [], IGNORED
+    for label in labels:
+        if label != IGNORED and previous == IGNORED:
             runs.append([])
-        if supervised:
-            runs[-1].append(token)
-        previous = supervised
+        if label != IGNORED:
+            runs[-1].append(label)
+        previous = label
     answers = [message["content"] + "<|im_end|>" for message in messages if message["role"] == "assistant"]
     assert [tokenizer.decode(run) for run in runs] == answers
 
@@ -81,4 +81,4 @@ def test_an_unknown_template_and_a_missing_one_are_refused_with_the_way_out(with
 def test_a_conversation_that_the_twin_would_render_differently_is_refused(with_template):
     _, tokenizer = with_template
     with pytest.raises(UserError, match="differently"):
-        encode(tokenizer, "{% for message in messages %}{{ message['content'] }}{% endfor %}", ONE_TURN)
+        encode(tokenizer, "{% for message in messages %}{{ message['content'] }}{% endfor %}", [ONE_TURN])

@@ -2,13 +2,18 @@
 
 import json
 
+import datasets
 import numpy
 import pytest
+import trl
 
 from data_tools.errors import UserError
-from sft.dataset import IGNORED, load_dataset, mark_supervised
+from data_tools.formats import read_rows
+from sft.chat_template import training_template
+from sft.dataset import IGNORED, file_of, load_dataset, mark_supervised
 from sft.recipe import load_recipe
 from tests.conftest import CONVERSATIONS, xtuner_row
+from tests.sft.test_encoding import encode_one_by_one
 
 
 @pytest.fixture
@@ -80,9 +85,45 @@ def test_keep_start_cuts_long_samples_and_counts_the_tokens(load, with_long_row)
     assert card.tokens_lost == card.longest_sample - 256
 
 
+def test_a_row_whose_start_bears_no_loss_is_left_out_and_counted(load, with_long_row):
+    question = xtuner_row([("word " * 300, "Too late.")])
+    with_long_row.write_text(json.dumps(question) + "\n" + with_long_row.read_text(encoding="utf-8"), encoding="utf-8")
+    sequences, card = load(train_file=str(with_long_row), truncation="keep_start")
+    assert (card.rows, card.samples, card.samples_dropped, card.samples_over_max_length) == (5, 4, 1, 2)
+    assert card.tokens - card.tokens_lost == lengths(sequences).sum()
+    supervised = sum(label != IGNORED for labels in sequences["labels"] for label in labels)
+    assert card.supervised_tokens - card.supervised_tokens_lost == supervised
+
+
 def test_packing_that_splits_long_samples_loses_nothing(load, with_long_row):
     _, card = load(train_file=str(with_long_row), packing_strategy="bfd_split")
     assert (card.samples_over_max_length, card.tokens_lost) == (1, 0)
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
+def test_packs_are_trls_own_of_the_shuffled_samples(load, train_file, tokenizer, strategy):
+    conversations = [row["messages"] for _, row in read_rows(train_file)]
+    samples = encode_one_by_one(tokenizer, training_template(tokenizer), conversations)
+    plain = datasets.Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in samples])
+    expected = trl.pack_dataset(plain.shuffle(seed=42), 256, strategy)
+    packs, _ = load(packing_strategy=strategy, shuffle_dataset=True, seed=42)
+    assert packs.to_dict() == expected.to_dict()
+
+
+@pytest.mark.parametrize("keys", [{}, {"truncation": "keep_start", "max_length": 150}])
+def test_packs_are_made_once_and_kept(load, tmp_path, monkeypatch, keys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def kept():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+
+    packs, _ = load(shuffle_dataset=True, **keys)
+    first = kept()
+    again, _ = load(shuffle_dataset=True, **keys)
+    assert kept() == first
+    assert again.to_dict() == packs.to_dict()
+    load(shuffle_dataset=True, seed=7, **keys)
+    assert len(kept()) > len(first)
 
 
 def test_nothing_left_to_train_on_is_refused(load):
@@ -167,3 +208,11 @@ def test_a_sample_too_long_is_named_in_the_file_it_stands_in(load, train_file, w
     with pytest.raises(UserError) as error:
         load(train_file=[{"path": str(train_file)}, {"path": str(with_long_row)}])
     assert str(error.value).startswith(f"{with_long_row}:3: ")
+    with pytest.raises(UserError) as error:
+        load(train_file=[{"path": str(train_file), "weight": 0.3}, {"path": str(with_long_row), "weight": 2}])
+    assert str(error.value).startswith(f"{with_long_row}:3: ")
+
+
+def test_each_row_is_known_by_its_file():
+    files = [{"path": name, "taken": taken} for name, taken in (("a", 2), ("none", 0), ("b", 1))]
+    assert [file_of(files, row) for row in range(3)] == ["a", "a", "b"]

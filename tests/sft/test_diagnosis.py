@@ -17,7 +17,8 @@ from sft.diagnosis import Finding, diagnose, warnings_before_training
 from sft.identity_rows import IdentityRows, main_name, read_identity_rows, unfilled
 from sft.model import load_tokenizer
 from sft.progress import ProgressLog
-from sft.recipe import TrainFile, load_recipe
+from sft.recipe import load_recipe
+from sft.run_arguments import TrainFile
 from sft.run_files import read_run
 from sft.score import OLD_NAMES
 from sft.score_eval import ScoreEval

@@ -8,9 +8,10 @@ import sentencepiece
 
 from data_tools.errors import UserError
 from sft.chat_template import training_template
-from sft.dataset import encode
+from sft.encoding import IGNORED, encode
 from sft.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES
 from sft.model import load_tokenizer
+from tests.sft.test_encoding import VARIED, encode_one_by_one
 
 REPOSITORY = Path(__file__).parents[2]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"
@@ -96,12 +97,9 @@ def test_special_tokens_stand_where_the_reserved_pieces_stood(folder, tokenizer)
 
 def test_loss_falls_on_the_answer_and_its_end(tokenizer):
     messages = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是黄大力。"}]
-    ids, supervised = encode(tokenizer, training_template(tokenizer), messages)
+    [(ids, labels)] = encode(tokenizer, training_template(tokenizer), [messages])
     assert ids[0] == 1
-    assert (
-        tokenizer.decode([token for token, is_on in zip(ids, supervised, strict=True) if is_on])
-        == "我是黄大力。<|im_end|>"
-    )
+    assert tokenizer.decode([label for label in labels if label != IGNORED]) == "我是黄大力。<|im_end|>"
 
 
 def test_it_is_saved_and_read_back_as_the_same(tokenizer, tmp_path):
@@ -132,3 +130,8 @@ def test_a_model_without_the_reserved_pieces_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "internlm2", "vocab_size": 1000}))
     with pytest.raises(UserError, match="lacks the pieces for"):
         load_tokenizer(str(tmp_path))
+
+
+def test_many_at_once_are_encoded_as_one_by_one(tokenizer):
+    template = training_template(tokenizer)
+    assert encode(tokenizer, template, VARIED) == encode_one_by_one(tokenizer, template, VARIED)

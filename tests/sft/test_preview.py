@@ -8,7 +8,8 @@ import pytest
 
 from data_tools.__main__ import main
 from sft.dataset import IGNORED, load_dataset
-from sft.recipe import REPOSITORY, load_recipe
+from sft.paths import REPOSITORY
+from sft.recipe import load_recipe
 from tests.conftest import CONVERSATIONS
 
 

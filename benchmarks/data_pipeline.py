@@ -1,0 +1,162 @@
+"""Speed and peak memory of reading, tokenising and packing a training file, beside TRL's own preparation of it.
+
+    python -m benchmarks.data_pipeline --rows 10000 100000 1000000
+
+Makes files of conversations of varied length, cut out of this repository's English and Chinese prose, and prepares each
+in a fresh process with an empty cache (cold) and again with what that left there (warm). The tokenizer is the demo
+model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, imports left out.
+
+Memory is the most that all processes together held at one moment, shared pages counted once: `own` is what they
+allocated, `mapped` what they had in view of files, which the kernel takes back when anybody needs the room.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROSE = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
+MAX_LENGTH = 4096
+SECONDS_BETWEEN_LOOKS = 0.1
+
+OURS = """
+import json, sys, time
+from sft.console import quiet_the_stack
+quiet_the_stack()
+from sft.dataset import load_dataset
+from sft.model import load_tokenizer
+from sft.recipe import load_recipe
+recipe = load_recipe([sys.argv[1]])
+tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+started = time.perf_counter()
+packs, _ = load_dataset(recipe, tokenizer)
+print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(packs)}))
+"""
+
+# As a user of TRL has it: the same settings, and a trainer, for which the smallest model will do.
+TRLS = """
+import json, sys, time
+from sft.console import quiet_the_stack
+quiet_the_stack()
+from datasets import load_dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import SFTConfig, SFTTrainer
+from sft.chat_template import training_template
+from sft.model import load_tokenizer
+from sft.recipe import load_recipe
+recipe = load_recipe([sys.argv[1]])
+tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+tokenizer.chat_template = training_template(tokenizer)
+size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size))
+keys = ("output_dir", "max_length", "packing", "shuffle_dataset", "seed", "dataset_num_proc")
+settings = {key: getattr(recipe.training, key) for key in keys}
+arguments = SFTConfig(**settings, assistant_only_loss=True, bf16=False, use_cpu=True, report_to="none")
+started = time.perf_counter()
+rows = load_dataset("json", data_files=recipe.train_files[0].path, split="train")
+trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(trainer.train_dataset)}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--dataset_num_proc", type=int, default=len(os.sched_getaffinity(0)))
+    arguments = parser.parse_args()
+    print(f"{arguments.dataset_num_proc} processes, {os.cpu_count()} cores; Python {sys.version.split()[0]}")
+    print("| program | rows | MB | cold s | rows/s | warm s | peak MiB, own | of the main process | mapped | packs |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory() as scratch:
+            file, recipe = Path(scratch) / "rows.jsonl", Path(scratch) / "recipe.yaml"
+            make(file, rows)
+            write_recipe(recipe, file, arguments.dataset_num_proc)
+            for name, program in (("here", OURS), ("TRL", TRLS)):
+                cache = Path(scratch) / name
+                cold, peak = run(program, recipe, cache)
+                warm, _ = run(program, recipe, cache)
+                print(
+                    f"| {name} | {rows:,} | {file.stat().st_size / 1e6:,.0f} | {cold['seconds']:.1f} | "
+                    f"{rows / cold['seconds']:,.0f} | {warm['seconds']:.1f} | {peak['own'] / 1024:,.0f} | "
+                    f"{peak['main'] / 1024:,.0f} | {peak['mapped'] / 1024:,.0f} | {cold['packs']:,} |",
+                    flush=True,
+                )
+
+
+def make(path: Path, rows: int) -> None:
+    """Write conversations of one to three turns with answers of up to half a page, all below `MAX_LENGTH`."""
+    dice = random.Random(0)
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(rows):
+            messages = []
+            for _ in range(dice.choice((1, 1, 1, 2, 3))):
+                question = f"{number}: {_words(dice, dice.randint(10, 120))}"
+                answer = _words(dice, min(int(dice.lognormvariate(5.3, 0.9)), 700))
+                messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def _words(dice: random.Random, characters: int) -> str:
+    prose = dice.choice(PROSE)
+    start = dice.randrange(len(prose) - characters)
+    return prose[start : start + characters] + "."
+
+
+def write_recipe(path: Path, train_file: Path, processes: int) -> None:
+    """The demo's recipe for this file, without the launcher that only training needs."""
+    recipe = yaml.safe_load((REPOSITORY / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
+    del recipe["deepspeed"]
+    recipe |= {"train_file": str(train_file), "max_length": MAX_LENGTH, "dataset_num_proc": processes}
+    recipe |= {"output_dir": str(path.parent / "run")}
+    path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+
+
+def run(program: str, recipe: Path, cache: Path) -> tuple[dict, dict[str, int]]:
+    """What the program says of itself, and its peak memory in KiB."""
+    # What was written before is still on its way to the disk, and would be paid for here.
+    os.sync()
+    environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(recipe)], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE
+    )
+    peak = {"own": 0, "main": 0, "mapped": 0}
+    while process.poll() is None:
+        memory = list(_memory(process.pid))
+        if memory:
+            own, mapped = (sum(column) for column in zip(*memory, strict=True))
+            now = {"own": own, "main": memory[0][0], "mapped": mapped}
+            peak = {kind: max(peak[kind], now[kind]) for kind in peak}
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    if process.returncode:
+        raise SystemExit("failed: the lines above say why")
+    return json.loads(process.stdout.read().splitlines()[-1]), peak
+
+
+def _memory(pid: int) -> Iterator[tuple[int, int]]:
+    """(own, mapped) KiB of a process and of all it started, the process itself first."""
+    try:
+        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        sizes = {key: int(size.split()[0]) for key, _, size in (line.partition(":") for line in lines[1:])}
+        yield sizes["Pss_Anon"], sizes["Pss_File"]
+
+
+if __name__ == "__main__":
+    main()
