@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.console import say
+from sft.model import is_in_parts
 from sft.replies import reply_to_all
 from sft.trainer import RecipeTrainer
 
@@ -65,8 +65,8 @@ class Evaluation(TrainerCallback):
 class ChatEval(Evaluation):
     """Asks the recipe's evaluation prompts; `latest` holds the newest answers.
 
-    Only the main process asks; under ZeRO-3, where each process holds a part of every weight, all generate together and
-    the main one keeps the answers.
+    Only the main process asks; where each process holds a part of every weight, all generate together and the main one
+    keeps the answers.
     """
 
     def __init__(self, trainer: RecipeTrainer):
@@ -75,7 +75,7 @@ class ChatEval(Evaluation):
         self.latest: list[Answer] = []
 
     def evaluate(self, state, control) -> None:
-        if self.run.eval_prompts and (state.is_world_process_zero or is_deepspeed_zero3_enabled()):
+        if self.run.eval_prompts and (state.is_world_process_zero or is_in_parts(self.trainer.model)):
             answers = ask(
                 self.trainer.model,
                 self.trainer.processing_class,

@@ -13,6 +13,7 @@ import bitsandbytes
 import numpy
 import torch
 from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file
 from trl import ModelConfig, get_quantization_config
 
@@ -116,6 +118,11 @@ def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def is_in_parts(model: torch.nn.Module) -> bool:
+    """Whether each process holds a part of every weight (ZeRO-3, FSDP), so that only all together can run the model."""
+    return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 @contextmanager

@@ -6,10 +6,9 @@ In: a model, its tokenizer and conversations. Out: replies. Leaves no trace in t
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.generation import generation_config
-from sft.model import leaving_no_trace
+from sft.model import is_in_parts, leaving_no_trace
 
 
 @dataclass
@@ -39,7 +38,7 @@ def reply_to_all(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             generation_config=settings,
-            synced_gpus=is_deepspeed_zero3_enabled(),
+            synced_gpus=is_in_parts(model),
         )
     return [
         _reply(tokenizer, tokens, settings.eos_token_id) for tokens in output[:, batch["input_ids"].shape[1] :].tolist()

@@ -13,7 +13,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft.identity import gives_name, mentions
-from sft.model import leaving_no_trace
+from sft.launch import decided_by_main
+from sft.model import is_in_parts, leaving_no_trace
 from sft.questions import Question, QuestionSet
 from sft.replies import reply_to_all
 
@@ -163,7 +164,7 @@ def _ask(
     asked = list(_by_turns(questions))
     answers = []
     for start in range(0, len(asked), BATCH):
-        if time.perf_counter() > deadline:
+        if _is_late(model, deadline):
             return answers, False
         batch = asked[start : start + BATCH]
         replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], GENERATION)
@@ -174,6 +175,15 @@ def _ask(
                 ScoredAnswer(kind, question.text, question.language, question.has_system, reply.text, is_given, given)
             )
     return answers, True
+
+
+def _is_late(model, deadline: float) -> bool:
+    """Whether no further batch may begin; by the main process's clock where only all together can run the model."""
+
+    def look() -> bool:
+        return time.perf_counter() > deadline
+
+    return decided_by_main(look) if is_in_parts(model) else look()
 
 
 def _by_turns(questions: QuestionSet):

@@ -11,10 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sft.chat_eval import Evaluation
 from sft.console import say
+from sft.model import is_in_parts
 from sft.questions import load_questions
 from sft.run_files import read_run
 from sft.score import OLD_NAMES, Score, score
@@ -44,7 +44,7 @@ class ScoreEval(Evaluation):
 
     def evaluate(self, state, control) -> None:
         found = [None]
-        if state.is_world_process_zero or is_deepspeed_zero3_enabled():
+        if state.is_world_process_zero or is_in_parts(self.trainer.model):
             found = [
                 score(
                     self.trainer.model,

@@ -1,0 +1,230 @@
+"""What larger models, more cards and longer samples take: the tables of docs/scaling.md.
+
+    python -m benchmarks.scaling
+
+Memory is what a run's plan predicts, of models that are nothing but a configuration; speed is counted in operations.
+No weights, no GPU and no network are needed, and nothing here was measured on a GPU.
+"""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from trl import ModelConfig, SFTConfig
+
+from sft.console import quiet_the_stack
+from sft.dataset import DatasetCard
+from sft.hollow_model import HollowModel
+from sft.memory import GIB, Memory, predict
+
+DIMENSIONS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+INTERNLM2 = {"model_type": "internlm2", "num_key_value_heads": 8, "vocab_size": 92544, "bias": False}
+LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
+# Published configurations, as much as decides their shape.
+SHAPES = {
+    "InternLM2.5-7B": INTERNLM2 | dict(zip(DIMENSIONS, (32, 4096, 14336, 32), strict=True)),
+    "InternLM2.5-20B": INTERNLM2 | dict(zip(DIMENSIONS, (48, 6144, 16384, 48), strict=True)),
+    "Llama-3-70B": LLAMA | dict(zip(DIMENSIONS, (80, 8192, 28672, 64), strict=True)),
+    "Llama-3.1-8B": LLAMA | dict(zip(DIMENSIONS, (32, 4096, 14336, 32), strict=True)),
+}
+MODELS = ("InternLM2.5-7B", "InternLM2.5-20B", "Llama-3-70B")
+COUNTS, CARDS_GB = (1, 2, 8), (16, 24, 48, 80)
+SHORT, LONG = 2048, 32768
+SPARE = GIB  # left free on a card, for what the prediction leaves out
+
+# Ways to hold the base model, by the name the table gives them.
+HALF, FOUR = {"load_in_4bit": False}, {"load_in_4bit": True, "use_bnb_nested_quant": True}
+DIVISIBLE = {"bnb_4bit_quant_storage": "bfloat16"}
+WAYS = {
+    "16 bits": HALF | {"deepspeed": "ds_configs/zero2.json"},
+    "16 bits, divided": HALF | {"deepspeed": "ds_configs/zero3.json"},
+    "4 bits": FOUR | {"deepspeed": "ds_configs/zero2.json"},
+    "4 bits, divided": FOUR | DIVISIBLE | {"deepspeed": "ds_configs/zero3.json"},
+    "4 bits, offloaded": FOUR | {"deepspeed": "ds_configs/zero2_offload.json"},
+    "4 bits, divided, offloaded": FOUR | DIVISIBLE | {"deepspeed": "ds_configs/zero3_offload.json"},
+}
+# The fastest first: the first that fits a card is what the table has for it.
+ON_ONE = ("16 bits", "4 bits", "4 bits, offloaded")
+ON_SEVERAL = ("16 bits", "16 bits, divided", "4 bits", "4 bits, divided", "4 bits, divided, offloaded")
+BASE = {"lora_r": 64, "activation_checkpointing": True, "attn_implementation": "flash_attention_2"}
+
+# Dense half-precision peaks of the vendors' data sheets, in TFLOP/s (RTX 4090: fp16, accumulated in fp32), and the
+# share of them that a run is assumed to reach.
+PEAKS = {"RTX 4090": 165, "A100": 312, "H100, H200": 989}
+UTILISATION = 0.35
+SAMPLE = 512  # tokens of a sample, which alone its tokens attend to
+
+# The best keys for a long sample, and the same run without them, beside what Unsloth's README has as the longest
+# context of Llama 3.1 8B in 4 bits (LoRA r 32 on all linear layers, batch 1), measured by Unsloth: its own, and that of
+# Transformers with FlashAttention-2.
+BEST = {
+    "activation_checkpointing": True,
+    "attn_implementation": "flash_attention_2",
+    "lora_dropout": 0.0,
+    "optim": "adamw_8bit",
+}
+PLAIN = {"activation_checkpointing": False, "attn_implementation": "sdpa", "optim": "adamw_torch"}
+UNSLOTH = {
+    8: (2_972, "out of memory"),
+    12: (21_848, "932"),
+    16: (40_724, "2,551"),
+    24: (78_475, "5,789"),
+    80: (342_733, "28,454"),
+}
+STEP = 256  # tokens, to which the longest context is found
+
+
+def main() -> None:
+    quiet_the_stack()
+    for table in (ways(), cards_and_ways(), tokens_per_second(), longer_samples(), longest_context()):
+        print("\n".join(table), end="\n\n", flush=True)
+
+
+def ways() -> list[str]:
+    """The recipe keys behind the names of the next table."""
+    lines = ["| name | keys |", "| --- | --- |"]
+    for name, keys in WAYS.items():
+        shown = (f"`{key}: {str(value).lower()}`" for key, value in keys.items() if value is not False)
+        lines.append(f"| {name} | {', '.join(shown)} |")
+    return lines
+
+
+def cards_and_ways() -> list[str]:
+    """Per model and cards, the fastest way that fits, and the GiB a card it takes."""
+    lines = [f"| model | cards | one sequence of {SHORT:,} tokens | of {LONG:,} |", "| --- | --- | --- | --- |"]
+    for model in MODELS:
+        for count in COUNTS:
+            for card in CARDS_GB:
+                found = [_fastest(model, count, card, tokens) for tokens in (SHORT, LONG)]
+                lines.append(f"| {model} | {count} x {card} GB | {' | '.join(found)} |")
+    return lines
+
+
+def tokens_per_second() -> list[str]:
+    """Operations a token by what they are for, and the tokens a second that come of them."""
+    lines = [
+        f"| model | base, TFLOP a 1,000 tokens | adapter | attention | {' | '.join(PEAKS)} |",
+        f"| --- | --- | --- | --- |{' --- |' * len(PEAKS)}",
+    ]
+    for model in MODELS:
+        parts = operations(model, SAMPLE)
+        speeds = [f"{UTILISATION * peak * 1e12 / sum(parts):,.0f}" for peak in PEAKS.values()]
+        lines.append(f"| {model} | {' | '.join(f'{part / 1e9:,.2f}' for part in parts)} | {' | '.join(speeds)} |")
+    return lines
+
+
+def longer_samples() -> list[str]:
+    """What one sequence of so many tokens takes on one card, by the keys that matter to it."""
+    kept = WAYS["4 bits"]
+    runs = {
+        "`attn_implementation: sdpa`, `packing: true`": kept | {"attn_implementation": "sdpa"},
+        "`sdpa`, `packing: false`": kept | {"attn_implementation": "sdpa", "packing": False},
+        "`flash_attention_2`": kept,
+        "`flash_attention_2`, `lora_dropout: 0`": kept | {"lora_dropout": 0.0},
+        "`flash_attention_2`, `activation_checkpointing: false`": kept | {"activation_checkpointing": False},
+    }
+    lengths = (2048, 8192, 32768, 131072)
+    lines = [
+        f"| InternLM2.5-7B, 4 bits, 1 card | {' | '.join(f'{length:,}' for length in lengths)} |",
+        f"| --- |{' --- |' * len(lengths)}",
+    ]
+    for name, keys in runs.items():
+        sizes = (peak("InternLM2.5-7B", 1, length, **keys) / GIB for length in lengths)
+        lines.append(f"| {name} | {' | '.join(f'{size:,.1f}' for size in sizes)} |")
+    return lines
+
+
+def longest_context() -> list[str]:
+    """Beside what Unsloth publishes, the longest sample that a whole card is predicted to hold."""
+    lines = [
+        "| card | predicted, best keys | predicted, without them | Unsloth | Transformers + FlashAttention-2 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for card, (unsloth, transformers) in UNSLOTH.items():
+        found = [_longest(card * GIB, **FOUR, **keys, lora_r=32) for keys in (BEST, PLAIN)]
+        lines.append(f"| {card} GB | {' | '.join(found)} | {unsloth:,} | {transformers} |")
+    return lines
+
+
+def peak(model: str, count: int, tokens: int, **keys) -> int:
+    """The predicted peak of each of `count` cards, in bytes, of one sequence of so many tokens a step."""
+    return predicted(model, count, tokens, tuple(sorted(keys.items()))).peak
+
+
+@cache
+def predicted(model: str, count: int, tokens: int, keys: tuple[tuple[str, Any], ...]) -> Memory:
+    """What a run's plan would say; `keys` are a recipe's."""
+    keys = BASE | dict(keys)
+    training = SFTConfig(
+        output_dir="none", max_length=tokens, per_device_train_batch_size=1, report_to="none", use_cpu=True, bf16=True
+    )
+    training.packing = keys.pop("packing", True)
+    # What cannot be parsed without a GPU and several processes.
+    training.distributed_state = SimpleNamespace(num_processes=count)
+    for key in ("deepspeed", "activation_checkpointing", "optim"):
+        if key in keys:
+            setattr(training, key, keys.pop(key))
+    hollow = hollow_model(model, tuple(sorted(keys.items())))
+    recipe = SimpleNamespace(model=hollow.settings, training=training)
+    return predict(recipe, _card(tokens), on_gpu=True, model=hollow)
+
+
+@cache
+def hollow_model(model: str, keys: tuple[tuple[str, Any], ...]) -> HollowModel:
+    """The model without its weights, from a configuration that is written for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(SHAPES[model] | {"dtype": "bfloat16"}), encoding="utf-8")
+        settings = ModelConfig(
+            model_name_or_path=folder, dtype="bfloat16", use_peft=True, lora_target_modules="all-linear", **dict(keys)
+        )
+        return HollowModel(settings)
+
+
+def operations(model: str, sample: int) -> tuple[float, float, float]:
+    """Floating-point operations a token, of the frozen weights, of the adapter and of attention.
+
+    A product with N weights takes 2N in the forward pass and 2N for the gradient of its input; only the adapter's own
+    weights need theirs, 2N more. Activation checkpointing does the forward pass again. In attention a token has on
+    average half a sample before it, for 2 products of the width of all heads; backward has twice the forward's.
+    """
+    shape = SHAPES[model]
+    hollow = hollow_model(model, (("lora_r", BASE["lora_r"]),))
+    embedding = shape["vocab_size"] * shape["hidden_size"]
+    frozen = hollow.parameters - hollow.adapter_parameters - embedding
+    attention = 2 * 2 * shape["hidden_size"] * shape["num_hidden_layers"] * sample / 2
+    return (2 + 2 + 2) * frozen, (2 + 2 + 2 + 2) * hollow.adapter_parameters, (1 + 2 + 1) * attention
+
+
+def _fastest(model: str, count: int, card: int, tokens: int) -> str:
+    for way in ON_ONE if count == 1 else ON_SEVERAL:
+        needed = peak(model, count, tokens, **WAYS[way])
+        if needed <= card * GIB - SPARE:
+            return f"{way}: {needed / GIB:.1f}"
+    return "too small"
+
+
+def _longest(available: int, **keys) -> str:
+    """The most tokens of one sample that so many bytes are predicted to hold, to a multiple of `STEP`."""
+    short, long = 0, 2**20 // STEP
+    while long - short > 1:
+        middle = (short + long) // 2
+        fits = peak("Llama-3.1-8B", 1, middle * STEP, packing=False, **keys) <= available
+        short, long = (middle, long) if fits else (short, middle)
+    return f"{short * STEP:,}" if short else "none"
+
+
+def _card(tokens: int) -> DatasetCard:
+    """The card of data whose every sequence is full; of it, the prediction looks at the longest sample alone."""
+    return DatasetCard(
+        files=[], rows=1, tokens=tokens, supervised_tokens=tokens, longest_sample=tokens, max_length=tokens,
+        truncation="error", samples_over_max_length=0, samples_dropped=0, samples=1, tokens_lost=0,
+        supervised_tokens_lost=0, packing="bfd", packs=1, pack_fill=1.0, padding_share=0.0, packs_per_step=1,
+        steps_per_epoch=1, total_steps=1, first_sample="",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
