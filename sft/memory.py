@@ -15,7 +15,9 @@ from transformers import TrainingArguments
 from sft.dataset import DatasetCard
 from sft.deepspeed_check import AUTO, read_config
 from sft.hollow_model import HollowModel
-from sft.recipe import REPOSITORY, Recipe
+from sft.paths import REPOSITORY
+from sft.recipe import Recipe
+from sft.supervised_head import TOKENS_A_TILE as SUPERVISED_A_TILE
 
 GIB = 2**30
 FLOAT32 = 4
@@ -28,6 +30,12 @@ TOKENS_A_TILE, VOCABULARY_A_TILE = 4096, 32768
 # scaled copy, that less its maximum, its exponential; `_backward_tile` the product, y, z, log p, p, the gradient, the
 # target as numbers and their difference, and the target as booleans. With Triton there is one.
 FORWARD_TILES, BACKWARD_TILES = 4, 8.25
+# sft/supervised_head.py: of a tile of supervised tokens there are at once the logits, their exponentials, probabilities
+# and what the entropy is summed of in float32, and the product and the probabilities in what products are computed in.
+SUPERVISED_TILES = 4
+# What half precision takes on a CPU besides, as measured, not derived: oneDNN's kernels, and for its products about as
+# much again as is kept for the backward pass.
+HALF_ON_CPU = GIB // 8
 # float32 numbers that an optimizer keeps for each weight; all others keep Adam's two.
 STATES = {"sgd": 0, "adafactor": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "ademamix": 3}
 SMALLEST_RANK = 8
@@ -75,8 +83,8 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
     not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
-    the next. There it came within 10% of the resident memory of 15 to 171 steps of a 135M model in seven settings, in
-    4 bits and in float32, with and without DeepSpeed and recomputation; a run of fewer steps stays below it.
+    the next. There it came within 11% of the resident memory of 12 to 40 steps of a 135M model in eight settings, in 4
+    bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
     Not counted: the answers to evaluation prompts, whose cache is smaller than the activations of a step; a custom
     optimizer's own buffers; logits under label smoothing.
@@ -97,7 +105,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
             process=psutil.Process().memory_info().rss,
             weights=weights + read,
             training=training.held + training.gradients + training.step + training.saving,
-            activations=kept + one_layer,
+            activations=kept + one_layer + (HALF_ON_CPU + kept if _half(recipe.training) else 0),
             logits=forward + backward,
         )
     # One weight at a time is taken out of 4 or 8 bits for the gradient that goes through it; `MatMul4Bit.backward`.
@@ -246,9 +254,14 @@ def _logits(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool)
     gradient = tokens * hidden * FLOAT32
     if not recipe.model.use_peft:
         gradient += model.text_config.vocab_size * hidden * FLOAT32
+    size = _compute_dtype(recipe.training, model).itemsize
     if on_gpu:
-        product = tile * _compute_dtype(recipe.training, model).itemsize
-        return product, product + gradient
+        return tile * size, tile * size + gradient
+    if recipe.model.use_peft:
+        # The fullest batch has more than its share of supervised tokens, rarely twice as much.
+        supervised = min(round(2 * tokens * card.supervised_tokens / card.tokens), tokens)
+        rows = min(supervised, SUPERVISED_A_TILE)
+        return rows * model.text_config.vocab_size * (SUPERVISED_TILES * FLOAT32 + 2 * size), gradient
     return round(tile * FLOAT32 * FORWARD_TILES), round(tile * FLOAT32 * BACKWARD_TILES) + gradient
 
 

@@ -62,6 +62,7 @@ class Plan:
     trainable: int
     parameters: int
     vocabulary: int
+    precision: str
     memory: Memory | None
     disk: Disk
 
@@ -78,6 +79,7 @@ class Plan:
             f"checkpoints    {_at(self.saves)}{kept}{best}",
             f"to train       {self.trainable:,} of {self.parameters:,} parameters"
             f" ({self.trainable / self.parameters:.2%})",
+            f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
             f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoints of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
@@ -113,9 +115,17 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         trainable=model.trainable,
         parameters=model.parameters,
         vocabulary=model.text_config.vocab_size,
+        precision=_precision(recipe, model),
         memory=memory,
         disk=_disk(recipe, model, len(saves)),
     )
+
+
+def _precision(recipe: Recipe, model: HollowModel) -> str:
+    """What products are computed in and what weights are held in that are not quantised, such as "bfloat16"."""
+    training, held = recipe.training, str(model.dtype).removeprefix("torch.")
+    computed = "float16" if training.fp16 else "bfloat16" if training.bf16 else held
+    return computed if computed == held else f"{computed}; weights {held}"
 
 
 def evaluation_steps(recipe: Recipe, total: int) -> list[int]:

@@ -7,7 +7,7 @@ and which refuses packs that leak into each other.
 import json
 import math
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,17 @@ from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
 from sft import checkpoints, fingerprint
+from sft.adapter_precision import AutocastInputs, keep_in_full_precision
 from sft.clock import clock
-from sft.dataset import IGNORED, DatasetCard, supervised_tokens
+from sft.dataset import DatasetCard, supervised_tokens
+from sft.encoding import IGNORED
 from sft.health import Health, RunFailed, highest_rate
 from sft.model import leaving_no_trace
 from sft.plan import advice_lines
 from sft.progress import peak_memory
 from sft.recipe import Recipe
+from sft.sample_attention import attend_by_sample
+from sft.supervised_head import score_supervised_tokens_only
 
 BETWEEN_LOGS = "between_logs_"
 
@@ -64,6 +68,8 @@ class RecipeTrainer(SFTTrainer):
         )
         if held_out is not None:
             self._held_out_tokens_a_sequence = supervised_tokens(held_out) / len(held_out)
+        if self.args.device.type == "cpu":
+            self._spare_the_cpu()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
@@ -74,8 +80,11 @@ class RecipeTrainer(SFTTrainer):
             setattr(self.callback_handler, event, clock.spent_on("evaluation")(call))
         if recipe.model.use_peft and self.args.should_save:
             self._fingerprint = fingerprint.fingerprint(recipe.model.model_name_or_path, recipe.model.model_revision)
+        self._adapter_inputs = None
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
-            _keep_adapter_in_full_precision(self.model)
+            keep_in_full_precision(self.model)
+            if self.args.bf16 or self.args.fp16:
+                self._adapter_inputs = AutocastInputs(self.model)
 
     @property
     def tensorboard(self) -> TensorBoardCallback | None:
@@ -98,6 +107,13 @@ class RecipeTrainer(SFTTrainer):
         with checkpoints.read_as_data(resume_from_checkpoint):
             return super().train(resume_from_checkpoint, **kwargs)
 
+    def _spare_the_cpu(self) -> None:
+        """Leave out what a step would compute for nothing; on a GPU, TRL and the attention kernels do so themselves."""
+        base = self.model.get_base_model() if self.recipe.model.use_peft else self.model
+        score_supervised_tokens_only(base)
+        if self.args.packing and self.args.packing_strategy != "wrapped" and not self.args.parallelism_config:
+            attend_by_sample(base)
+
     @clock.spent_on("saving")
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Let every process write its part of the checkpoint aside; then the main one gives it its name.
@@ -113,6 +129,7 @@ class RecipeTrainer(SFTTrainer):
             self._finish(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
+                self._refuse_missing_parts(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
                 checkpoints.publish(run, step, self.args.world_size, self._inputs)
                 checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
         except (OSError, RuntimeError, SafetensorError, UserError) as problem:
@@ -174,7 +191,8 @@ class RecipeTrainer(SFTTrainer):
         """
         shape = tuple(inputs["input_ids"].shape)
         try:
-            return super().training_step(model, inputs, num_items_in_batch)
+            with self._adapter_inputs.alone() if self._adapter_inputs else nullcontext():
+                return super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -230,6 +248,15 @@ class RecipeTrainer(SFTTrainer):
         """One batch's loss, weighted by its tokens: the Trainer averages batches as if all had the same number."""
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss * (inputs["labels"] != IGNORED).sum() / self._held_out_tokens_a_sequence, logits, labels
+
+    def _refuse_missing_parts(self, folder: Path) -> None:
+        """Raise `RunFailed` where a process has written its part of a checkpoint elsewhere."""
+        ranks = range(self.args.world_size)
+        if missing := [rank for rank in ranks if not (folder / f"{BETWEEN_LOGS}{rank}.json").is_file()]:
+            raise RunFailed(
+                f"step {self.state.global_step}: the checkpoint lacks what processes {missing} wrote: put output_dir "
+                "on a file system that all machines share, or set save_strategy: no"
+            )
 
     def forget_zero3_trace(self) -> None:
         """Let ZeRO-3 record anew in which order weights are used; called after any forward pass that is not training.
@@ -323,14 +350,3 @@ def _unsaved(run: Path, step: int, problem: Exception) -> str:
         f"step {step}: the checkpoint could not be written ({reason}): it needs more than {written / 2**20:,.0f} MiB, "
         f"{free / 2**20:,.0f} MiB were left; {kept}"
     )
-
-
-def _keep_adapter_in_full_precision(model: torch.nn.Module) -> None:
-    """Hold trainable weights in float32; autocast still computes in the recipe's precision.
-
-    TRL stores the adapter of a quantised model in bfloat16, whose 8 bits lose updates of a small learning rate and
-    which the fp16 gradient scaler refuses. DeepSpeed keeps float32 masters of its own.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()

@@ -114,9 +114,10 @@ def test_what_it_says(plan_of):
         "checkpoints    10, at step 2, 4, 6, ..., 20; the newest 2 stay",
     ]
     assert lines[2].startswith(f"to train       {plan.trainable:,} of {plan.parameters:,} parameters (")
-    assert lines[3].startswith("memory         ")
-    assert lines[4].startswith("disk           ")
-    assert "at most (3 checkpoints of" in lines[4]
+    assert lines[3] == "precision      float32"
+    assert lines[4].startswith("memory         ")
+    assert lines[5].startswith("disk           ")
+    assert "at most (3 checkpoints of" in lines[5]
     said = plan.to_dict()
     assert json.loads(json.dumps(said)) == said
     assert (said["samples"], said["packs"], said["total_steps"]) == (card.samples, card.packs, 20)

@@ -1,0 +1,90 @@
+"""What each way to train faster or in less memory is worth on a CPU, one at a time against recipes/demo.yaml.
+
+    python -m benchmarks.levers
+
+Runs the recipe as it stands and, by turns with it, with one thing changed, and prints what that does to a step. What is
+not a key of a recipe is taken out of the code for the run.
+"""
+
+import argparse
+import statistics
+
+from benchmarks.peers import Here, Job
+from benchmarks.train import Measured, job_of_the_demo, run
+
+HEAP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+LEFT_OUT = """
+import pathlib, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+from sft import console
+console.quiet_the_stack()
+import sft.trainer
+sft.trainer.{} = lambda model: None
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Changed(Here):
+    """The recipe with other keys, in another environment, or without a part of the trainer."""
+
+    def __init__(self, label: str, *, variables: dict[str, str] | None = None, without: str = "", **keys):
+        super().__init__(label, **keys)
+        self.variables, self.without = variables or {}, without
+
+    def command(self, job: Job) -> list[str]:
+        python, *rest = super().command(job)
+        return [python, "-c", LEFT_OUT.format(self.without), *rest] if self.without else [python, *rest]
+
+
+LEVERS = (
+    Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
+    Changed("TRL's head: all tokens scored, twice", without="score_supervised_tokens_only"),
+    Changed("attention over whole packs", without="attend_by_sample"),
+    Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
+    Changed("`optim: adamw_torch_fused`", optim="adamw_torch_fused"),
+    Changed("`activation_checkpointing: true`", activation_checkpointing=True),
+    Changed("`lora_dropout: 0.1`", lora_dropout=0.1),
+    Changed("not quantised (`load_in_4bit: false`)", load_in_4bit=False),
+    Changed("`packing: false`, batches of 4 rows", packing=False, per_device_train_batch_size=4),
+    Changed("`dataloader_num_workers: 1`", dataloader_num_workers=1),
+    Changed("one thread (`OMP_NUM_THREADS=1`)", variables={"OMP_NUM_THREADS": "1"}),
+    Changed("a heap that keeps what is freed (`MALLOC_...`)", variables=HEAP),
+)
+LONG = (
+    Changed("packs of 1,024 tokens", max_length=1024),
+    Changed("packs of 1,024, attention over whole packs", max_length=1024, without="attend_by_sample"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=16, help="steps a run, the first 4 to warm up (16)")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each change (2)")
+    arguments = parser.parse_args()
+    recipe, conversations = job_of_the_demo()
+    programs = [Changed("the recipe as it stands"), *LEVERS, *LONG]
+    measured = {program.label: Measured() for program in programs}
+    for _ in range(arguments.repeats):
+        for program in programs:
+            run(program, recipe, conversations, arguments.steps, measured[program.label])
+    print("\n".join(table(measured)))
+
+
+def table(measured: dict[str, Measured]) -> list[str]:
+    """What a step takes with each change, beside the recipe as it stands."""
+    lines = ["| changed | s a step | an epoch takes | peak GiB |", "| --- | --- | --- | --- |"]
+    base = None
+    for label, found in measured.items():
+        if found.failure:
+            lines.append(f"| {label} | {found.failure} | | |")
+            continue
+        step, peak = statistics.median(found.steps), statistics.median(found.peak_bytes) / 2**30
+        epoch = step * found.steps_an_epoch
+        base = base or epoch
+        lines.append(f"| {label} | {step:.2f} | {epoch / base:.2f} times as long | {peak:.2f} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Counts the floating-point operations that training needs, whatever a program computes besides.
+
+In: how many weights there are, and the data's tokens. Out: operations. A product with N weights takes 2N a token in the
+forward pass and 2N for the gradient of its input; only the adapter's own weights need theirs, 2N more. The head is
+needed at supervised tokens alone. In attention a token sees on average half of its sample, in 2 products of the width
+of all heads, and backward has twice the forward's. Activation checkpointing does the forward pass again.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Weights of the layers, of the adapter and of the head, and the layers' number and width of all heads."""
+
+    layers: int
+    adapter: int
+    head: int
+    depth: int
+    width: int
+
+
+def operations(sizes: Sizes, samples: list[int], supervised: int, *, recomputes: bool) -> tuple[float, float, float]:
+    """Of the frozen weights, of the adapter and of attention, for samples of so many tokens, so many supervised."""
+    tokens, pairs = sum(samples), sum(length**2 / 2 for length in samples)
+    forwards = 2 if recomputes else 1
+    frozen = (forwards + 1) * 2 * (sizes.layers * tokens + sizes.head * supervised)
+    adapter = (forwards + 2) * 2 * sizes.adapter * tokens
+    attention = (forwards + 2) * 2 * 2 * sizes.width * sizes.depth * pairs
+    return frozen, adapter, attention

@@ -1,0 +1,277 @@
+"""The programs that benchmarks.train compares: how each is installed, told the same job, and started.
+
+In: a job. Out: a command, and where its log tells that a step is done. LLaMA-Factory and XTuner pin other versions of
+the stack and live in virtual environments of their own, which are made when they are first needed.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+# A line of Transformers' Trainer.
+TRAINERS_STEP = r"'loss': '?(?P<loss>[\d.]+)'?, .*'epoch': '?(?P<epoch>[\d.]+)'?"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings of a recipe, the conversations to train on, and how many steps to take; files go to `folder`."""
+
+    recipe: dict[str, Any]
+    conversations: list[list[dict[str, str]]]
+    steps: int
+    folder: Path
+
+    def write(self, name: str, text: str) -> str:
+        """Write one of the files a program reads; returns its path."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def write_rows(self, name: str) -> str:
+        rows = (json.dumps({"messages": turns}, ensure_ascii=False) for turns in self.conversations)
+        return self.write(name, "".join(f"{row}\n" for row in rows))
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What Transformers' Trainer is told in every program that uses it."""
+        return {"max_steps": self.steps, "logging_steps": 1, "save_strategy": "no", "report_to": "none"} | {
+            "output_dir": str(self.folder / "run")
+        }
+
+
+class Program:
+    """One way to train. `step` is the pattern of the log line that ends a step."""
+
+    step = TRAINERS_STEP
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, label: str, **variables: str):
+        """`variables` are set in the program's process environment."""
+        self.label, self.variables = label, variables
+
+    @property
+    def environment(self) -> Path:
+        return REPOSITORY / "work_dirs/peers" / type(self).__name__.lower()
+
+    def install(self) -> None:
+        """Make the program's own environment, unless it is there.
+
+        Raises:
+            CalledProcessError: its packages cannot be installed.
+        """
+        if not self.packages or (self.environment / "ready").exists():
+            return
+        print(f"{self.label}: installing {' '.join(self.packages)} (several gigabytes)", flush=True)
+        venv.create(self.environment, with_pip=True, clear=True)
+        subprocess.run([self.environment / "bin/python", "-m", "pip", "install", "--quiet", *self.packages], check=True)
+        (self.environment / "ready").touch()
+
+    def command(self, job: Job) -> list[str]:
+        """The command a person would type, after its files are written."""
+        raise NotImplementedError
+
+    def steps_an_epoch(self, log: str, steps: int) -> float:
+        """How many steps see every row once; the Trainer's log has the share of an epoch behind it."""
+        return steps / float(re.findall(self.step, log)[-1][1])
+
+
+class Here(Program):
+    """This repository, on the recipe less what it asks the model on the way."""
+
+    step = r"step (?P<step>\d+)/\d+ .* loss (?P<loss>[\d.]+)"
+
+    def __init__(self, label: str, **keys):
+        super().__init__(label)
+        self.keys = keys
+
+    def command(self, job: Job) -> list[str]:
+        asked = {key for key in job.recipe if key.startswith(("eval_", "identity_", "score_"))}
+        settings = {key: value for key, value in job.recipe.items() if key not in asked} | job.run | self.keys
+        settings |= {"train_file": job.write_rows("here.jsonl"), "resume": "never"}
+        return [sys.executable, str(REPOSITORY / "train_sft.py"), job.write("here.yaml", yaml.safe_dump(settings))]
+
+    def steps_an_epoch(self, log: str, steps: int) -> float:
+        return float(re.search(r"([\d,]+) an epoch", log)[1].replace(",", ""))
+
+
+class Trl(Program):
+    """`trl sft`, either with every key of the recipe or with those alone that a person has to think of."""
+
+    LEFT_TO_TRL = ("dtype", "bf16", "activation_checkpointing", "optim", "attn_implementation")
+
+    def __init__(self, label: str, *, every_key: bool):
+        super().__init__(label)
+        self.every_key = every_key
+
+    def command(self, job: Job) -> list[str]:
+        left = () if self.every_key else self.LEFT_TO_TRL
+        settings = {
+            key: value
+            for key, value in job.recipe.items()
+            if key not in left and not key.startswith(("eval_", "identity_", "score_", "train_file", "deepspeed"))
+        }
+        settings |= job.run | {"use_cpu": True, "assistant_only_loss": True}
+        settings["dataset_name"] = str(Path(job.write_rows("trl/train.jsonl")).parent)
+        settings["chat_template_path"] = str(REPOSITORY / "sft/templates/smollm2.jinja")
+        config = job.write("trl.yaml", yaml.safe_dump(settings))
+        return [str(Path(sys.executable).parent / "trl"), "sft", "--config", config]
+
+
+class LlamaFactory(Program):
+    packages = ("llamafactory==0.9.5", "bitsandbytes==0.50.2")
+
+    def command(self, job: Job) -> list[str]:
+        recipe = job.recipe
+        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+        info = {"file_name": "train.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}}
+        job.write_rows("llamafactory/train.jsonl")
+        index = job.write(
+            "llamafactory/dataset_info.json", json.dumps({"train": info | {"tags": tags | {"system_tag": "system"}}})
+        )
+        same = ("model_name_or_path", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
+        same += ("lora_alpha", "lora_dropout", "packing", "optim", "lr_scheduler_type", "warmup_steps", "bf16", "seed")
+        settings = {key: recipe[key] for key in same if key in recipe} | job.run
+        settings |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all", "use_cpu": True}
+        settings |= {"lora_rank": recipe["lora_r"], "cutoff_len": recipe["max_length"], "template": "chatml"}
+        settings |= {"dataset": "train", "dataset_dir": str(Path(index).parent), "neat_packing": True}
+        settings |= {"flash_attn": "sdpa", "disable_gradient_checkpointing": not recipe["activation_checkpointing"]}
+        if recipe["load_in_4bit"]:
+            settings |= {"quantization_bit": 4, "quantization_method": "bnb"}
+        config = job.write("llamafactory.yaml", yaml.safe_dump(settings))
+        return [str(self.environment / "bin/llamafactory-cli"), "train", config]
+
+
+class XTuner(Program):
+    """XTuner 0.2.0; its bitsandbytes has no 4 bits and its AMP no autocast on a CPU.
+
+    It was not written for one, nor for models that Transformers 5 has saved, and gets three aids to run at all.
+    """
+
+    packages = ("xtuner==0.2.0", "setuptools<81")
+    step = r"Iter\(train\) \[ *(?P<step>\d+)/\d+\].* loss: (?P<loss>[\d.]+)"
+
+    def install(self) -> None:
+        """Make the environment, with a function that it asks torch for, without a package its bitsandbytes trips over.
+
+        Raises:
+            CalledProcessError: its packages cannot be installed.
+        """
+        super().install()
+        python = self.environment / "bin/python"
+        subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "triton"], check=True)
+        (packages,) = self.environment.glob("lib/python*/site-packages")
+        asked = "import torch.cpu\ntorch.cpu.is_bf16_supported = lambda: False\n"
+        (packages / "sitecustomize.py").write_text(asked, encoding="utf-8")
+
+    def _model(self, job: Job) -> str:
+        """The job's model, its tokenizer under the name that Transformers 4 has for it."""
+        source = Path(job.recipe["model_name_or_path"])
+        copy = Path(shutil.copytree(source, job.folder / "model")) / "tokenizer_config.json"
+        text = copy.read_text(encoding="utf-8")
+        copy.write_text(text.replace("TokenizersBackend", "PreTrainedTokenizerFast"), encoding="utf-8")
+        return str(copy.parent)
+
+    def command(self, job: Job) -> list[str]:
+        rows = (json.dumps({"conversation": _turns(turns)}, ensure_ascii=False) for turns in job.conversations)
+        data = job.write("xtuner.jsonl", "".join(f"{row}\n" for row in rows))
+        config = job.write(
+            "xtuner.py",
+            XTUNER_CONFIG.format(
+                **job.recipe | {"model_name_or_path": self._model(job), "data": data, "steps": job.steps}
+            ),
+        )
+        return [str(self.environment / "bin/xtuner"), "train", config, "--work-dir", str(job.folder / "run")]
+
+    def steps_an_epoch(self, log: str, steps: int) -> float:
+        return float(re.search(r"Num \w+ samples (\d+)", log)[1])
+
+
+def _turns(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """XTuner's form of a conversation that begins with a system message."""
+    system, *rest = (message["content"] for message in messages)
+    turns = [{"input": question, "output": answer} for question, answer in zip(rest[::2], rest[1::2], strict=True)]
+    return [turns[0] | {"system": system}, *turns[1:]]
+
+
+# The parts of its own internlm2_5_chat_7b_qlora_alpaca_e3 that matter to speed, under the recipe's values.
+XTUNER_CONFIG = """
+import torch
+from datasets import load_dataset
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
+from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
+from peft import LoraConfig
+from torch.optim import AdamW
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.collate_fns import default_collate_fn
+from xtuner.dataset.map_fns import template_map_fn_factory
+from xtuner.engine.hooks import DatasetInfoHook
+from xtuner.engine.runner import TrainLoop
+from xtuner.model import SupervisedFinetune
+
+template = dict(
+    SYSTEM="<|im_start|>system\\n{{system}}<|im_end|>\\n",
+    INSTRUCTION="<|im_start|>user\\n{{input}}<|im_end|>\\n<|im_start|>assistant\\n",
+    SUFFIX="<|im_end|>", SUFFIX_AS_EOS=True, SEP="\\n", STOP_WORDS=["<|im_end|>"],
+)
+tokenizer = dict(
+    type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path="{model_name_or_path}", padding_side="right",
+)
+model = dict(
+    type=SupervisedFinetune, use_varlen_attn=False, use_activation_checkpointing={activation_checkpointing},
+    llm=dict(
+        type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path="{model_name_or_path}",
+        torch_dtype=torch.{dtype}, attn_implementation="sdpa",
+    ),
+    lora=dict(
+        type=LoraConfig, r={lora_r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, bias="none",
+        task_type="CAUSAL_LM",
+    ),
+)
+train_dataloader = dict(
+    batch_size={per_device_train_batch_size}, num_workers=0,
+    dataset=dict(
+        type=process_hf_dataset, dataset=dict(type=load_dataset, path="json", data_files=dict(train="{data}")),
+        tokenizer=tokenizer, max_length={max_length}, dataset_map_fn=None,
+        template_map_fn=dict(type=template_map_fn_factory, template=template),
+        remove_unused_columns=True, shuffle_before_pack=True, pack_to_max_length={packing}, use_varlen_attn=False,
+    ),
+    sampler=dict(type=DefaultSampler, shuffle=True), collate_fn=dict(type=default_collate_fn, use_varlen_attn=False),
+)
+optim_wrapper = dict(
+    type=OptimWrapper, optimizer=dict(type=AdamW, lr={learning_rate}, weight_decay=0),
+    clip_grad=dict(max_norm=1, error_if_nonfinite=False), accumulative_counts={gradient_accumulation_steps},
+)
+param_scheduler = [
+    dict(type=LinearLR, start_factor=1e-5, by_epoch=True, begin=0, end=0.03, convert_to_iter_based=True),
+    dict(type=CosineAnnealingLR, eta_min=0.0, by_epoch=True, begin=0.03, end=1, convert_to_iter_based=True),
+]
+train_cfg = dict(type=TrainLoop, max_iters={steps})
+custom_hooks = [dict(type=DatasetInfoHook, tokenizer=tokenizer)]
+default_hooks = dict(
+    timer=dict(type=IterTimerHook), logger=dict(type=LoggerHook, log_metric_by_epoch=False, interval=1),
+    param_scheduler=dict(type=ParamSchedulerHook), checkpoint=None, sampler_seed=dict(type=DistSamplerSeedHook),
+)
+env_cfg = dict(
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="gloo"),
+)
+visualizer = None
+log_level = "INFO"
+load_from = None
+resume = False
+randomness = dict(seed={seed}, deterministic=False)
+log_processor = dict(by_epoch=False)
+"""

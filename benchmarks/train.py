@@ -1,0 +1,200 @@
+"""Training speed and memory of this repository beside the programs people would use instead.
+
+    python -m benchmarks.train --against trl llamafactory xtuner
+
+Trains the demo model on a CPU with recipes/demo.yaml, the same rows and the same settings in each program, started as a
+person starts it, by turns (A B A B). A step ends when its line comes out of the program's log. Prints the medians of
+all repeats. A peer that cannot be installed or does not run is named and left out.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from trl import ModelConfig
+
+from benchmarks.operations import Sizes, operations
+from benchmarks.peers import REPOSITORY, SYSTEM, Here, Job, LlamaFactory, Program, Trl, XTuner
+from data_tools.formats import read_rows
+from sft.chat_template import training_template
+from sft.encoding import IGNORED, encode
+from sft.hollow_model import HollowModel
+from sft.model import load_tokenizer
+from sft.precision import of_this_cpu
+
+# The first steps build kernels and fill the heap.
+WARM_UP = 4
+
+
+@dataclass
+class Measured:
+    """All runs of one program: seconds of its steps after the warm-up, and what each run took."""
+
+    steps: list[float] = field(default_factory=list)
+    first_step: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    steps_an_epoch: float = 0.0
+    failure: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--against", nargs="*", default=["trl"], choices=("trl", "llamafactory", "xtuner"))
+    parser.add_argument("--lora", action="store_true", help="an unquantised base model, which XTuner needs on a CPU")
+    parser.add_argument("--steps", type=int, default=24, help=f"steps a run, of them {WARM_UP} to warm up (24)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each program (3)")
+    arguments = parser.parse_args()
+
+    recipe, conversations = job_of_the_demo()
+    if arguments.lora:
+        recipe["load_in_4bit"] = False
+    programs = chosen(arguments.against)
+    measured = {program.label: Measured() for program in programs}
+    for _ in range(arguments.repeats):
+        for program in programs:
+            if not measured[program.label].failure:
+                run(program, recipe, conversations, arguments.steps, measured[program.label])
+    print("\n".join(table(measured, recipe, conversations)))
+
+
+def job_of_the_demo() -> tuple[dict, list[list[dict[str, str]]]]:
+    """The demo's recipe with the precision it gets on this CPU, and its conversations."""
+    recipe = yaml.safe_load((REPOSITORY / "recipes/demo.yaml").read_text(encoding="utf-8"))
+    recipe |= of_this_cpu(use_peft=True) | {"model_name_or_path": str(REPOSITORY / recipe["model_name_or_path"])}
+    return recipe, with_system(REPOSITORY / recipe["train_file"])
+
+
+def chosen(against: list[str]) -> list[Program]:
+    """Ours, as the recipe stands and without DeepSpeed, which no peer uses here, and the peers that are asked for."""
+    programs: list[Program] = [Here("here"), Here("here, without DeepSpeed", deepspeed=None)]
+    if "trl" in against:
+        programs += [
+            Trl("trl sft, every key as here", every_key=True),
+            Trl("trl sft, the rest left to TRL", every_key=False),
+        ]
+    peers = {"llamafactory": LlamaFactory("LLaMA-Factory 0.9.5"), "xtuner": XTuner("XTuner 0.2.0")}
+    for peer in (peers[name] for name in against if name in peers):
+        try:
+            peer.install()
+            programs.append(peer)
+        except subprocess.CalledProcessError as failure:
+            print(f"{peer.label}: left out: could not be installed ({failure})")
+    return programs
+
+
+def with_system(path: Path) -> list[list[dict[str, str]]]:
+    """The file's conversations, each with the system message that the model's own template would add."""
+    rows = (row["messages"] for _, row in read_rows(str(path)))
+    system = {"role": "system", "content": SYSTEM}
+    return [row if row[0]["role"] == "system" else [system, *row] for row in rows]
+
+
+def run(program: Program, recipe: dict, conversations: list, steps: int, found: Measured) -> None:
+    """Run the program once and add what was seen."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = program.command(Job(recipe, conversations, steps, Path(folder)))
+        # XTuner starts `python` by that name; nobody has a cache of the data.
+        path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_DATASETS_CACHE": str(Path(folder) / "cache"), "DISABLE_VERSION_CHECK": "1"}
+        environment |= program.variables
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        log, ends = [], []
+        for line in process.stdout:
+            log.append(line)
+            if step := re.search(program.step, line):
+                ends.append(time.perf_counter() - started)
+                found.losses.append(float(step["loss"]))
+        _, status, usage = os.wait4(process.pid, 0)
+    text = "".join(log)
+    if status or len(ends) < steps:
+        errors = [line.strip() for line in log if "Error" in line] or ["ended before its steps were done"]
+        found.failure = errors[-1][:200]
+        return
+    found.steps += [end - begin for begin, end in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    found.first_step.append(ends[0])
+    found.peak_bytes.append(usage.ru_maxrss * 1024)
+    found.steps_an_epoch = program.steps_an_epoch(text, steps)
+    print(f"{program.label}: {statistics.median(found.steps):.2f} s a step", flush=True)
+
+
+def table(measured: dict[str, Measured], recipe: dict, conversations: list) -> list[str]:
+    """The medians in markdown, and the ratios to each peer."""
+    tokenizer = load_tokenizer(recipe["model_name_or_path"])
+    samples = encode(tokenizer, training_template(tokenizer), conversations)
+    supervised = sum(len(labels) - labels.count(IGNORED) for _, labels in samples)
+    peak = matmul_rate(getattr(torch, recipe["dtype"]))
+    lengths = [len(ids) for ids, _ in samples]
+    tokens = sum(lengths)
+    needed = sum(operations(sizes_of(recipe), lengths, supervised, recomputes=recipe["activation_checkpointing"]))
+    lines = [
+        f"{os.cpu_count()} cores, torch {torch.__version__}, Python {sys.version.split()[0]}; {recipe['dtype']}, "
+        f"{'NF4' if recipe['load_in_4bit'] else 'not quantised'}; an epoch: {len(samples):,} rows, {tokens:,} tokens, "
+        f"{supervised:,} supervised, {needed / 1e12:.1f} TFLOP; products of this type reach {peak / 1e9:,.0f} GFLOP/s",
+        "",
+        "| program | s a step | steps an epoch | s an epoch | tokens/s | supervised tokens/s | utilisation | "
+        "first step, s | peak GiB | loss |",
+        "| --- |" + " --- |" * 9,
+    ]
+    speeds = {}
+    for label, found in measured.items():
+        if found.failure:
+            lines.append(f"| {label} | does not run: {found.failure} |" + " |" * 8)
+            continue
+        step = statistics.median(found.steps)
+        epoch = step * found.steps_an_epoch
+        speeds[label] = supervised / epoch
+        lines.append(
+            f"| {label} | {step:.2f} | {found.steps_an_epoch:.0f} | {epoch:.0f} | {tokens / epoch:,.0f} | "
+            f"{speeds[label]:,.0f} | {needed / epoch / peak:.0%} | {statistics.median(found.first_step):.0f} | "
+            f"{statistics.median(found.peak_bytes) / 2**30:.2f} | {statistics.mean(found.losses):.2f} |"
+        )
+    ours = list(speeds)[:2]
+    peers = list(speeds)[2:]
+    return (
+        lines
+        + [""]
+        + [f"{a}: {speeds[a] / speeds[b]:.2f} times the supervised tokens/s of {b}" for a in ours for b in peers]
+    )
+
+
+def sizes_of(recipe: dict) -> Sizes:
+    """What is multiplied with in the recipe's model."""
+    keys = ("model_name_or_path", "dtype", "load_in_4bit", "use_peft", "lora_r", "lora_target_modules")
+    model = HollowModel(ModelConfig(**{key: recipe[key] for key in keys}))
+    config = model.text_config
+    head = config.vocab_size * config.hidden_size
+    return Sizes(
+        layers=model.parameters - model.adapter_parameters - head * (1 if config.tie_word_embeddings else 2),
+        adapter=model.adapter_parameters,
+        head=head,
+        depth=config.num_hidden_layers,
+        width=config.hidden_size,
+    )
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Floating-point operations a second of a square product, the most a step could reach."""
+    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
+    torch.mm(left, right)
+    started = time.perf_counter()
+    for _ in range(10):
+        torch.mm(left, right)
+    return 10 * 2 * size**3 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
