@@ -1,6 +1,7 @@
-"""Speed and peak memory of reading, tokenising and packing a training file, beside TRL's own preparation of it.
+"""Speed and peak memory of reading, tokenising and packing a training file.
 
     python -m benchmarks.data_pipeline --rows 10000 100000 1000000
+    python -m benchmarks.data_pipeline --rows 10000 100000 --against trl      # beside TRL's own preparation of it
 
 Makes files of conversations of varied length, cut out of this repository's English and Chinese prose, and prepares each
 in a fresh process with an empty cache (cold) and again with what that left there (warm). The tokenizer is the demo
@@ -72,6 +73,7 @@ print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(trainer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--against", nargs="*", default=[], choices=("trl",), help="programs beside this one")
     parser.add_argument("--dataset_num_proc", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     print(f"{arguments.dataset_num_proc} processes, {os.cpu_count()} cores; Python {sys.version.split()[0]}")
@@ -82,7 +84,7 @@ def main() -> None:
             file, recipe = Path(scratch) / "rows.jsonl", Path(scratch) / "recipe.yaml"
             make(file, rows)
             write_recipe(recipe, file, arguments.dataset_num_proc)
-            for name, program in (("here", OURS), ("TRL", TRLS)):
+            for name, program in {"here": OURS, **dict.fromkeys(arguments.against, TRLS)}.items():
                 cache = Path(scratch) / name
                 cold, peak = run(program, recipe, cache)
                 warm, _ = run(program, recipe, cache)

@@ -15,6 +15,7 @@ from typing import Any
 
 from trl import ModelConfig, SFTConfig
 
+from benchmarks.operations import Sizes, operations
 from sft.console import quiet_the_stack
 from sft.dataset import DatasetCard
 from sft.hollow_model import HollowModel
@@ -110,7 +111,7 @@ def tokens_per_second() -> list[str]:
         f"| --- | --- | --- | --- |{' --- |' * len(PEAKS)}",
     ]
     for model in MODELS:
-        parts = operations(model, SAMPLE)
+        parts = operations_a_token(model, SAMPLE)
         speeds = [f"{UTILISATION * peak * 1e12 / sum(parts):,.0f}" for peak in PEAKS.values()]
         lines.append(f"| {model} | {' | '.join(f'{part / 1e9:,.2f}' for part in parts)} | {' | '.join(speeds)} |")
     return lines
@@ -183,19 +184,19 @@ def hollow_model(model: str, keys: tuple[tuple[str, Any], ...]) -> HollowModel:
         return HollowModel(settings)
 
 
-def operations(model: str, sample: int) -> tuple[float, float, float]:
-    """Floating-point operations a token, of the frozen weights, of the adapter and of attention.
-
-    A product with N weights takes 2N in the forward pass and 2N for the gradient of its input; only the adapter's own
-    weights need theirs, 2N more. Activation checkpointing does the forward pass again. In attention a token has on
-    average half a sample before it, for 2 products of the width of all heads; backward has twice the forward's.
-    """
+def operations_a_token(model: str, sample: int) -> tuple[float, ...]:
+    """Of the frozen weights, of the adapter and of attention, under activation checkpointing, all tokens supervised."""
     shape = SHAPES[model]
     hollow = hollow_model(model, (("lora_r", BASE["lora_r"]),))
-    embedding = shape["vocab_size"] * shape["hidden_size"]
-    frozen = hollow.parameters - hollow.adapter_parameters - embedding
-    attention = 2 * 2 * shape["hidden_size"] * shape["num_hidden_layers"] * sample / 2
-    return (2 + 2 + 2) * frozen, (2 + 2 + 2 + 2) * hollow.adapter_parameters, (1 + 2 + 1) * attention
+    head = shape["vocab_size"] * shape["hidden_size"]
+    sizes = Sizes(
+        layers=hollow.parameters - hollow.adapter_parameters - 2 * head,  # the head, and an embedding of its size
+        adapter=hollow.adapter_parameters,
+        head=head,
+        depth=shape["num_hidden_layers"],
+        width=shape["hidden_size"],
+    )
+    return tuple(part / sample for part in operations(sizes, [sample], sample, recomputes=True))
 
 
 def _fastest(model: str, count: int, card: int, tokens: int) -> str:
