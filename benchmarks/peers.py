@@ -107,12 +107,15 @@ class Here(Program):
 
 
 class Trl(Program):
-    """`trl sft`, either with every key of the recipe or with those alone that a person has to think of."""
+    """`trl sft`, either with every key of the recipe or with those alone that a person has to think of.
+
+    It starts by accelerate, which gives a process one thread unless OMP_NUM_THREADS says otherwise.
+    """
 
     LEFT_TO_TRL = ("dtype", "bf16", "activation_checkpointing", "optim", "attn_implementation")
 
-    def __init__(self, label: str, *, every_key: bool):
-        super().__init__(label)
+    def __init__(self, label: str, *, every_key: bool, **variables: str):
+        super().__init__(label, **variables)
         self.every_key = every_key
 
     def command(self, job: Job) -> list[str]:

@@ -79,6 +79,7 @@ def chosen(against: list[str]) -> list[Program]:
     programs: list[Program] = [Here("here"), Here("here, without DeepSpeed", deepspeed=None)]
     if "trl" in against:
         programs += [
+            Trl("trl sft, every key as here, all cores", every_key=True, OMP_NUM_THREADS=str(os.cpu_count())),
             Trl("trl sft, every key as here", every_key=True),
             Trl("trl sft, the rest left to TRL", every_key=False),
         ]

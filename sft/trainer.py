@@ -83,7 +83,8 @@ class RecipeTrainer(SFTTrainer):
         self._adapter_inputs = None
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
             keep_in_full_precision(self.model)
-            if self.args.bf16 or self.args.fp16:
+            # On a GPU nobody has seen yet what it is worth.
+            if self.args.bf16 and self.args.device.type == "cpu":
                 self._adapter_inputs = AutocastInputs(self.model)
 
     @property

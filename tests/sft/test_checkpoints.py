@@ -10,6 +10,7 @@ import torch
 
 from data_tools.errors import UserError
 from sft import checkpoints
+from sft.health import RunFailed
 from tests.harm import Call
 
 INPUTS = {"lora_r": 8}
@@ -120,3 +121,13 @@ def test_torch_load_runs_nothing_of_a_file_even_where_its_caller_would_let_it(tm
     assert not (tmp_path / "mark").exists()
     torch.load(tmp_path / "state.pt", weights_only=False)
     assert (tmp_path / "mark").exists()  # the pickle was a real one
+
+
+def test_a_checkpoint_without_the_part_of_another_machine_is_not_published(make_trainer, monkeypatch, tmp_path):
+    trainer, _ = make_trainer(max_steps=1)
+    trainer.train()
+    # As where a second process has written to a disk of its own.
+    monkeypatch.setattr(type(trainer.args), "world_size", property(lambda _: 2))
+    with pytest.raises(RunFailed, match=r"step 1: the checkpoint lacks what processes \[1\] wrote: put output_dir"):
+        trainer._save_checkpoint(trainer.model, None)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
