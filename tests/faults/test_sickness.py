@@ -60,11 +60,13 @@ def test_a_batch_without_supervised_tokens(runs, write_recipe, tmp_path, outcome
     outcome("a batch without supervised tokens", "stopped within the step, exit code 3")
 
 
-def test_memory_that_does_not_suffice(runs, recipe, tmp_path, outcome):
+def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcome):
     folder = tmp_path / "run"
     whole = runs.run([recipe, "--output_dir", folder], folder)
     shortage = Shortage(whole.touches[0] // 3, 1 << 20)
-    flags = ["--per_device_train_batch_size", "16", "--output_dir", tmp_path / "short"]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(train_file.read_text(encoding="utf-8") * 3, encoding="utf-8")
+    flags = ["--train_file", rows, "--per_device_train_batch_size", "120", "--output_dir", tmp_path / "short"]
     ended = runs.run([recipe, *flags], tmp_path / "short", shortage=shortage)
     assert ended.codes == [3], ended.err[-2000:]
     assert "out of memory with a batch of " in ended.err
