@@ -9,6 +9,7 @@ import functools
 import types
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
@@ -76,7 +77,8 @@ def score_supervised_tokens_only(model: PreTrainedModel) -> None:
     """Let `model(..., labels=labels, fused_lm_head=True)` run the head on supervised tokens alone; for a CPU.
 
     Call it after SFTTrainer has added its fused head, whose place it takes. What it does not cover stays with that one:
-    a head that is trained or quantised, logits that are scaled or capped, the loss of a mixture of experts.
+    a head that is trained, quantised or divided by FSDP, logits that are scaled or capped, the loss of a mixture of
+    experts.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     is_plain = type(head) is torch.nn.Linear and not head.weight.requires_grad
@@ -87,11 +89,12 @@ def score_supervised_tokens_only(model: PreTrainedModel) -> None:
     # `generate` looks at the signature of `forward` for the arguments it may pass.
     @functools.wraps(type(model).forward)
     def forward(self, *args, fused_lm_head=False, labels=None, num_items_in_batch=None, **kwargs):
-        if not fused_lm_head or kwargs.get("shift_labels") is not None:
+        head = self.get_output_embeddings()
+        if not fused_lm_head or kwargs.get("shift_labels") is not None or isinstance(head.weight, DTensor):
             given = {"labels": labels, "num_items_in_batch": num_items_in_batch}
             return fused_forward(*args, fused_lm_head=fused_lm_head, **given, **kwargs)
         hidden = self.base_model(*args, **kwargs | {"use_cache": False}).last_hidden_state[:, :-1]
-        head, targets = self.get_output_embeddings(), labels[:, 1:]
+        targets = labels[:, 1:]
         mask = targets != IGNORED
         with maybe_gather_lm_head_ctx(head.weight, head.bias):
             found = SupervisedLogProbs.apply(hidden[mask], head.weight, head.bias, targets[mask])
