@@ -86,8 +86,8 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     the next. There it came within 11% of the resident memory of 12 to 40 steps of a 135M model in eight settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
-    Not counted: the answers to evaluation prompts, whose cache is smaller than the activations of a step; a custom
-    optimizer's own buffers; logits under label smoothing.
+    Not counted: evaluation prompts and scores, which on a CPU made the demo's peak, a third above the prediction; a
+    custom optimizer's own buffers; logits under label smoothing.
 
     Raises:
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
