@@ -25,7 +25,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from sft.paths import REPOSITORY
+
 PROSE = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 MAX_LENGTH = 4096
 SECONDS_BETWEEN_LOOKS = 0.1

@@ -8,6 +8,8 @@ of all heads, and backward has twice the forward's. Activation checkpointing doe
 
 from dataclasses import dataclass
 
+from sft.hollow_model import HollowModel
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -18,6 +20,19 @@ class Sizes:
     head: int
     depth: int
     width: int
+
+
+def sizes_of(model: HollowModel) -> Sizes:
+    """What is multiplied with in a model and its adapter: all its weights but those of an embedding."""
+    config = model.text_config
+    head = config.vocab_size * config.hidden_size
+    return Sizes(
+        layers=model.parameters - model.adapter_parameters - head * (1 if config.tie_word_embeddings else 2),
+        adapter=model.adapter_parameters,
+        head=head,
+        depth=config.num_hidden_layers,
+        width=config.hidden_size,
+    )
 
 
 def operations(sizes: Sizes, samples: list[int], supervised: int, *, recomputes: bool) -> tuple[float, float, float]:

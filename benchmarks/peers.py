@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from sft.paths import REPOSITORY
+
 # Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 # A line of Transformers' Trainer.

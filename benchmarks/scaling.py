@@ -15,7 +15,7 @@ from typing import Any
 
 from trl import ModelConfig, SFTConfig
 
-from benchmarks.operations import Sizes, operations
+from benchmarks.operations import operations, sizes_of
 from sft.console import quiet_the_stack
 from sft.dataset import DatasetCard
 from sft.hollow_model import HollowModel
@@ -186,16 +186,7 @@ def hollow_model(model: str, keys: tuple[tuple[str, Any], ...]) -> HollowModel:
 
 def operations_a_token(model: str, sample: int) -> tuple[float, ...]:
     """Of the frozen weights, of the adapter and of attention, under activation checkpointing, all tokens supervised."""
-    shape = SHAPES[model]
-    hollow = hollow_model(model, (("lora_r", BASE["lora_r"]),))
-    head = shape["vocab_size"] * shape["hidden_size"]
-    sizes = Sizes(
-        layers=hollow.parameters - hollow.adapter_parameters - 2 * head,  # the head, and an embedding of its size
-        adapter=hollow.adapter_parameters,
-        head=head,
-        depth=shape["num_hidden_layers"],
-        width=shape["hidden_size"],
-    )
+    sizes = sizes_of(hollow_model(model, (("lora_r", BASE["lora_r"]),)))
     return tuple(part / sample for part in operations(sizes, [sample], sample, recomputes=True))
 
 

@@ -22,13 +22,14 @@ import torch
 import yaml
 from trl import ModelConfig
 
-from benchmarks.operations import Sizes, operations
-from benchmarks.peers import REPOSITORY, SYSTEM, Here, Job, LlamaFactory, Program, Trl, XTuner
+from benchmarks.operations import operations, sizes_of
+from benchmarks.peers import SYSTEM, Here, Job, LlamaFactory, Program, Trl, XTuner
 from data_tools.formats import read_rows
 from sft.chat_template import training_template
 from sft.encoding import IGNORED, encode
 from sft.hollow_model import HollowModel
 from sft.model import load_tokenizer
+from sft.paths import REPOSITORY
 from sft.precision import of_this_cpu
 
 # The first steps build kernels and fill the heap.
@@ -140,7 +141,9 @@ def table(measured: dict[str, Measured], recipe: dict, conversations: list) -> l
     peak = matmul_rate(getattr(torch, recipe["dtype"]))
     lengths = [len(ids) for ids, _ in samples]
     tokens = sum(lengths)
-    needed = sum(operations(sizes_of(recipe), lengths, supervised, recomputes=recipe["activation_checkpointing"]))
+    needed = sum(
+        operations(sizes_of(model_of(recipe)), lengths, supervised, recomputes=recipe["activation_checkpointing"])
+    )
     lines = [
         f"{os.cpu_count()} cores, torch {torch.__version__}, Python {sys.version.split()[0]}; {recipe['dtype']}, "
         f"{'NF4' if recipe['load_in_4bit'] else 'not quantised'}; an epoch: {len(samples):,} rows, {tokens:,} tokens, "
@@ -172,19 +175,10 @@ def table(measured: dict[str, Measured], recipe: dict, conversations: list) -> l
     )
 
 
-def sizes_of(recipe: dict) -> Sizes:
-    """What is multiplied with in the recipe's model."""
+def model_of(recipe: dict) -> HollowModel:
+    """The recipe's model and adapter, without their values."""
     keys = ("model_name_or_path", "dtype", "load_in_4bit", "use_peft", "lora_r", "lora_target_modules")
-    model = HollowModel(ModelConfig(**{key: recipe[key] for key in keys}))
-    config = model.text_config
-    head = config.vocab_size * config.hidden_size
-    return Sizes(
-        layers=model.parameters - model.adapter_parameters - head * (1 if config.tie_word_embeddings else 2),
-        adapter=model.adapter_parameters,
-        head=head,
-        depth=config.num_hidden_layers,
-        width=config.hidden_size,
-    )
+    return HollowModel(ModelConfig(**{key: recipe[key] for key in keys}))
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:

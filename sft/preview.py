@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
-from sft.dataset import IGNORED, SUPERVISED_CLOSES, SUPERVISED_OPENS, file_of, load_dataset, mixed_rows
+from sft.dataset import SUPERVISED_CLOSES, SUPERVISED_OPENS, file_of, load_dataset, mixed_rows
+from sft.encoding import IGNORED
 from sft.model import load_tokenizer
 from sft.recipe import Recipe
 
