@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from data_tools.errors import UserError
 from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, adapter_folder, config_file, read_json
+from sft.lora_scale import lora_scale
 
 if TYPE_CHECKING:
     import torch
@@ -337,9 +338,9 @@ def adapter_is_faint(parts: Parts, case: Case) -> Finding | None:
     """alpha/r is so small that what was learned hardly counts."""
     if not parts.is_lora:
         return None
-    scale = _scale(parts.config["lora_alpha"], parts.config["r"], parts.config.get("use_rslora"))
+    scale = lora_scale(parts.config["lora_alpha"], parts.config["r"], is_rslora=bool(parts.config.get("use_rslora")))
     model = case.recipe.model if case.recipe and case.recipe.model.use_peft else None
-    trained = _scale(model.lora_alpha, model.lora_r, model.use_rslora) if model else scale
+    trained = lora_scale(model.lora_alpha, model.lora_r, is_rslora=model.use_rslora) if model else scale
     change = max((float(added.norm() / before.norm()) for before, added in parts.changes.values()), default=0.0)
     is_lost = scale < LOST_SCALE * trained
     if not is_lost and (scale >= SMALL_SCALE or change >= SMALL_CHANGE or case.is_learned):
@@ -450,10 +451,6 @@ def _merge_again(parts: Parts) -> str:
 
 def _train_again(case: Case) -> str:
     return case.train if case.recipe else "train it again"
-
-
-def _scale(alpha: float, rank: int, is_rslora: bool | None) -> float:
-    return alpha / (rank**0.5 if is_rslora else rank)
 
 
 def _spread(items: list, count: int) -> list:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
+from sft.lora_scale import scale_line
 
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
 DOWNLOAD = "copy or download it again"
@@ -200,11 +201,9 @@ def _lora(config: dict, kind: str) -> dict[str, str]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not rank or not isinstance(alpha, (int, float)):
         return {"kind": kind}
-    root = "√" if config.get("use_rslora") else ""
-    scale = alpha / (rank**0.5 if root else rank)
     others = "; other ranks in some modules" if config.get("rank_pattern") else ""
     dora = ", DoRA" if config.get("use_dora") else ""
-    return {"LoRA": f"r {rank}, alpha {alpha}: scale alpha/{root}r = {scale:g}{dora}{others}"}
+    return {"LoRA": f"{scale_line(alpha, rank, is_rslora=bool(config.get('use_rslora')))}{dora}{others}"}
 
 
 def _xtuner(content: dict, path: Path) -> dict[str, str]:

@@ -27,6 +27,7 @@ from trl import ModelConfig, get_quantization_config
 
 from data_tools.errors import UserError
 from sft import internlm2, internlm2_tokenizer
+from sft.lora_scale import scale_line
 
 internlm2.register()
 
@@ -105,9 +106,7 @@ def describe(model: torch.nn.Module, settings: ModelConfig) -> str:
     line = f"trainable      {trainable:,} of {total:,} parameters ({trainable / total:.2%})"
     if not settings.use_peft:
         return line
-    root = "√" if settings.use_rslora else ""
-    scale = settings.lora_alpha / (settings.lora_r**0.5 if settings.use_rslora else settings.lora_r)
-    return f"{line}; LoRA r {settings.lora_r}, alpha {settings.lora_alpha}: scale alpha/{root}r = {scale:g}"
+    return f"{line}; LoRA {scale_line(settings.lora_alpha, settings.lora_r, is_rslora=settings.use_rslora)}"
 
 
 def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
