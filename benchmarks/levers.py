@@ -1,6 +1,7 @@
-"""What each way to train faster or in less memory is worth on a CPU, one at a time against recipes/demo.yaml.
+"""What each way to train faster or in less memory is worth, one at a time against a recipe.
 
     python -m benchmarks.levers
+    python -m benchmarks.levers --device cuda --model internlm2_5_7b
 
 Runs the recipe as it stands and, by turns with it, with one thing changed, and prints what that does to a step. What is
 not a key of a recipe is taken out of the code for the run.
@@ -10,37 +11,50 @@ import argparse
 import statistics
 
 from benchmarks.peers import Here, Job
-from benchmarks.train import Measured, job_of_the_demo, run
+from benchmarks.train import Measured, add_task, run, task_of
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-LEFT_OUT = """
+STARTED = """
 import pathlib, runpy, sys
 sys.argv = sys.argv[1:]
 sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
 from sft import console
 console.quiet_the_stack()
 import sft.trainer
-sft.trainer.{} = lambda model: None
+{}
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# What a CPU is spared, on a GPU too.
+SPARED = """
+build = sft.trainer.RecipeTrainer.__init__
+def build_sparing(self, *arguments):
+    build(self, *arguments)
+    self._spare_the_cpu()
+sft.trainer.RecipeTrainer.__init__ = build_sparing
 """
 
 
 class Changed(Here):
-    """The recipe with other keys, in another environment, or without a part of the trainer."""
+    """The recipe with other keys, or with some lines of the trainer replaced before the script runs."""
 
-    def __init__(self, label: str, *, variables: dict[str, str] | None = None, without: str = "", **keys):
+    def __init__(self, label: str, *, replacing: str = "", **keys):
         super().__init__(label, **keys)
-        self.variables, self.without = variables or {}, without
+        self.replacing = replacing
 
     def command(self, job: Job) -> list[str]:
         python, *rest = super().command(job)
-        return [python, "-c", LEFT_OUT.format(self.without), *rest] if self.without else [python, *rest]
+        return [python, "-c", STARTED.format(self.replacing), *rest] if self.replacing else [python, *rest]
 
 
-LEVERS = (
+def without(part: str) -> str:
+    """Lines that leave out one of the trainer's ways to spare the CPU."""
+    return f"sft.trainer.{part} = lambda model: None"
+
+
+ON_CPU = (
     Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
-    Changed("TRL's head: all tokens scored, twice", without="score_supervised_tokens_only"),
-    Changed("attention over whole packs", without="attend_by_sample"),
+    Changed("TRL's head: all tokens scored, twice", replacing=without("score_supervised_tokens_only")),
+    Changed("attention over whole packs", replacing=without("attend_by_sample")),
     Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
     Changed("`optim: adamw_torch_fused`", optim="adamw_torch_fused"),
     Changed("`activation_checkpointing: true`", activation_checkpointing=True),
@@ -48,26 +62,44 @@ LEVERS = (
     Changed("not quantised (`load_in_4bit: false`)", load_in_4bit=False),
     Changed("`packing: false`, batches of 4 rows", packing=False, per_device_train_batch_size=4),
     Changed("`dataloader_num_workers: 1`", dataloader_num_workers=1),
-    Changed("one thread (`OMP_NUM_THREADS=1`)", variables={"OMP_NUM_THREADS": "1"}),
-    Changed("a heap that keeps what is freed (`MALLOC_...`)", variables=HEAP),
-)
-LONG = (
+    Changed("one thread (`OMP_NUM_THREADS=1`)", OMP_NUM_THREADS="1"),
+    Changed("a heap that keeps what is freed (`MALLOC_...`)", **HEAP),
     Changed("packs of 1,024 tokens", max_length=1024),
-    Changed("packs of 1,024, attention over whole packs", max_length=1024, without="attend_by_sample"),
+    Changed("packs of 1,024, attention over whole packs", max_length=1024, replacing=without("attend_by_sample")),
+)
+
+ON_GPU = (
+    Changed("`bf16: true`, `dtype: bfloat16`", dtype="bfloat16", bf16=True, fp16=False),
+    Changed("head and attention as on a CPU", replacing=SPARED),
+    Changed("`attn_implementation: flash_attention_2`", attn_implementation="flash_attention_2"),
+    Changed("`use_liger_kernel: true`", use_liger_kernel=True),
+    Changed("`torch_compile: true`", torch_compile=True, deepspeed=None),
+    Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
+    Changed("`optim: adamw_torch_fused`, no DeepSpeed", optim="adamw_torch_fused", deepspeed=None),
+    Changed("`optim: paged_adamw_8bit`, no DeepSpeed", optim="paged_adamw_8bit", deepspeed=None),
+    Changed("`activation_checkpointing: false`", activation_checkpointing=False),
+    Changed("`activation_offloading: true`", activation_offloading=True),
+    Changed("`lora_dropout: 0`", lora_dropout=0.0),
+    Changed("not quantised (`load_in_4bit: false`)", load_in_4bit=False),
+    Changed("4 packs a step", per_device_train_batch_size=4),
+    Changed("packs of 8,192 tokens", max_length=8192),
+    Changed("packs of 8,192, head and attention as on a CPU", max_length=8192, replacing=SPARED),
+    Changed("`dataloader_num_workers: 2`", dataloader_num_workers=2),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_task(parser)
     parser.add_argument("--steps", type=int, default=16, help="steps a run, the first 4 to warm up (16)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each change (2)")
     arguments = parser.parse_args()
-    recipe, conversations = job_of_the_demo()
-    programs = [Changed("the recipe as it stands"), *LEVERS, *LONG]
+    task = task_of(parser, arguments)
+    programs = [Changed("the recipe as it stands"), *(ON_CPU if arguments.device == "cpu" else ON_GPU)]
     measured = {program.label: Measured() for program in programs}
     for _ in range(arguments.repeats):
         for program in programs:
-            run(program, recipe, conversations, arguments.steps, measured[program.label])
+            run(program, task, arguments.steps, measured[program.label])
     print("\n".join(table(measured)))
 
 

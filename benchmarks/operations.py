@@ -6,9 +6,16 @@ needed at supervised tokens alone. In attention a token sees on average half of 
 of all heads, and backward has twice the forward's. Activation checkpointing does the forward pass again.
 """
 
+import time
 from dataclasses import dataclass
 
+import torch
+
 from sft.hollow_model import HollowModel
+
+# Dense half-precision peaks of the vendors' data sheets, in TFLOP/s, by what torch calls the card (RTX 4090: fp16,
+# accumulated in fp32).
+PEAKS = {"RTX 4090": 165, "A100": 312, "H100": 989, "H200": 989}
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,23 @@ def operations(sizes: Sizes, samples: list[int], supervised: int, *, recomputes:
     adapter = (forwards + 2) * 2 * sizes.adapter * tokens
     attention = (forwards + 2) * 2 * 2 * sizes.width * sizes.depth * pairs
     return frozen, adapter, attention
+
+
+def highest_rate(device: str, dtype: torch.dtype) -> tuple[float, str]:
+    """The most operations a second: by the card's data sheet, or what a square product reaches; and which of them."""
+    if device == "cuda":
+        for card, peak in PEAKS.items():
+            if card in torch.cuda.get_device_name():
+                return peak * 1e12, f"the data sheet's {peak} TFLOP/s"
+    rate = _matmul_rate(device, dtype)
+    return rate, f"products of this type reach {rate / 1e9:,.0f} GFLOP/s"
+
+
+def _matmul_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(left, right)[0, 0].item()
+    started = time.perf_counter()
+    for _ in range(10):
+        product = torch.mm(left, right)
+    product[0, 0].item()  # waits for the device
+    return 10 * 2 * size**3 / (time.perf_counter() - started)

@@ -10,26 +10,24 @@ import shutil
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks.tasks import Task
 from sft.paths import REPOSITORY
+from sft.run_arguments import RunArguments
 
-# Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.
-SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 # A line of Transformers' Trainer.
 TRAINERS_STEP = r"'loss': '?(?P<loss>[\d.]+)'?, .*'epoch': '?(?P<epoch>[\d.]+)'?"
 
 
 @dataclass(frozen=True)
-class Job:
-    """The settings of a recipe, the conversations to train on, and how many steps to take; files go to `folder`."""
+class Job(Task):
+    """A task for one run of a program: how many steps to take, and the folder its files go to."""
 
-    recipe: dict[str, Any]
-    conversations: list[list[dict[str, str]]]
     steps: int
     folder: Path
 
@@ -50,6 +48,11 @@ class Job:
         return {"max_steps": self.steps, "logging_steps": 1, "save_strategy": "no", "report_to": "none"} | {
             "output_dir": str(self.folder / "run")
         }
+
+    @property
+    def peers_run(self) -> dict[str, Any]:
+        """As `run`, where a program has to be told to leave a GPU alone."""
+        return self.run | {"use_cpu": self.device == "cpu"}
 
 
 class Program:
@@ -93,9 +96,10 @@ class Here(Program):
 
     step = r"step (?P<step>\d+)/\d+ .* loss (?P<loss>[\d.]+)"
 
-    def __init__(self, label: str, **keys):
-        super().__init__(label)
-        self.keys = keys
+    def __init__(self, label: str, **changed):
+        """`changed` are keys of the recipe and, in capitals, variables of the environment."""
+        super().__init__(label, **{name: value for name, value in changed.items() if name.isupper()})
+        self.keys = {name: value for name, value in changed.items() if not name.isupper()}
 
     def command(self, job: Job) -> list[str]:
         asked = {key for key in job.recipe if key.startswith(("eval_", "identity_", "score_"))}
@@ -113,20 +117,17 @@ class Trl(Program):
     It starts by accelerate, which gives a process one thread unless OMP_NUM_THREADS says otherwise.
     """
 
-    LEFT_TO_TRL = ("dtype", "bf16", "activation_checkpointing", "optim", "attn_implementation")
+    LEFT_TO_TRL = ("dtype", "bf16", "fp16", "activation_checkpointing", "optim", "attn_implementation")
+    OURS = {field.name for field in fields(RunArguments)} | {"deepspeed"}
 
     def __init__(self, label: str, *, every_key: bool, **variables: str):
         super().__init__(label, **variables)
         self.every_key = every_key
 
     def command(self, job: Job) -> list[str]:
-        left = () if self.every_key else self.LEFT_TO_TRL
-        settings = {
-            key: value
-            for key, value in job.recipe.items()
-            if key not in left and not key.startswith(("eval_", "identity_", "score_", "train_file", "deepspeed"))
-        }
-        settings |= job.run | {"use_cpu": True, "assistant_only_loss": True}
+        left = self.OURS if self.every_key else self.OURS.union(self.LEFT_TO_TRL)
+        settings = {key: value for key, value in job.recipe.items() if key not in left}
+        settings |= job.peers_run | {"assistant_only_loss": True}
         settings["dataset_name"] = str(Path(job.write_rows("trl/train.jsonl")).parent)
         settings["chat_template_path"] = str(REPOSITORY / "sft/templates/smollm2.jinja")
         config = job.write("trl.yaml", yaml.safe_dump(settings))
@@ -145,9 +146,10 @@ class LlamaFactory(Program):
             "llamafactory/dataset_info.json", json.dumps({"train": info | {"tags": tags | {"system_tag": "system"}}})
         )
         same = ("model_name_or_path", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate")
-        same += ("lora_alpha", "lora_dropout", "packing", "optim", "lr_scheduler_type", "warmup_steps", "bf16", "seed")
-        settings = {key: recipe[key] for key in same if key in recipe} | job.run
-        settings |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all", "use_cpu": True}
+        same += ("lora_alpha", "lora_dropout", "packing", "optim", "lr_scheduler_type", "warmup_steps", "seed")
+        same += ("bf16", "fp16")
+        settings = {key: recipe[key] for key in same if key in recipe} | job.peers_run
+        settings |= {"stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all"}
         settings |= {"lora_rank": recipe["lora_r"], "cutoff_len": recipe["max_length"], "template": "chatml"}
         settings |= {"dataset": "train", "dataset_dir": str(Path(index).parent), "neat_packing": True}
         settings |= {"flash_attn": "sdpa", "disable_gradient_checkpointing": not recipe["activation_checkpointing"]}
@@ -193,7 +195,8 @@ class XTuner(Program):
         config = job.write(
             "xtuner.py",
             XTUNER_CONFIG.format(
-                **job.recipe | {"model_name_or_path": self._model(job), "data": data, "steps": job.steps}
+                **job.recipe | {"model_name_or_path": self._model(job), "data": data, "steps": job.steps},
+                quantised=XTUNER_4_BITS.format(**job.recipe) if job.recipe["load_in_4bit"] else "",
             ),
         )
         return [str(self.environment / "bin/xtuner"), "train", config, "--work-dir", str(job.folder / "run")]
@@ -209,6 +212,10 @@ def _turns(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     return [turns[0] | {"system": system}, *turns[1:]]
 
 
+XTUNER_4_BITS = """quantization_config=dict(
+            type=BitsAndBytesConfig, load_in_4bit=True, bnb_4bit_compute_dtype=torch.{dtype}, bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+        ),"""
 # The parts of its own internlm2_5_chat_7b_qlora_alpaca_e3 that matter to speed, under the recipe's values.
 XTUNER_CONFIG = """
 import torch
@@ -218,7 +225,7 @@ from mmengine.hooks import DistSamplerSeedHook, IterTimerHook, LoggerHook, Param
 from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from peft import LoraConfig
 from torch.optim import AdamW
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import template_map_fn_factory
@@ -238,7 +245,7 @@ model = dict(
     type=SupervisedFinetune, use_varlen_attn=False, use_activation_checkpointing={activation_checkpointing},
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path="{model_name_or_path}",
-        torch_dtype=torch.{dtype}, attn_implementation="sdpa",
+        torch_dtype=torch.{dtype}, attn_implementation="sdpa", {quantised}
     ),
     lora=dict(
         type=LoraConfig, r={lora_r}, lora_alpha={lora_alpha}, lora_dropout={lora_dropout}, bias="none",

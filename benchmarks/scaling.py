@@ -15,22 +15,13 @@ from typing import Any
 
 from trl import ModelConfig, SFTConfig
 
-from benchmarks.operations import operations, sizes_of
+from benchmarks.operations import PEAKS, operations, sizes_of
+from benchmarks.shapes import SHAPES
 from sft.console import quiet_the_stack
 from sft.dataset import DatasetCard
 from sft.hollow_model import HollowModel
 from sft.memory import GIB, Memory, predict
 
-DIMENSIONS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-INTERNLM2 = {"model_type": "internlm2", "num_key_value_heads": 8, "vocab_size": 92544, "bias": False}
-LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
-# Published configurations, as much as decides their shape.
-SHAPES = {
-    "InternLM2.5-7B": INTERNLM2 | dict(zip(DIMENSIONS, (32, 4096, 14336, 32), strict=True)),
-    "InternLM2.5-20B": INTERNLM2 | dict(zip(DIMENSIONS, (48, 6144, 16384, 48), strict=True)),
-    "Llama-3-70B": LLAMA | dict(zip(DIMENSIONS, (80, 8192, 28672, 64), strict=True)),
-    "Llama-3.1-8B": LLAMA | dict(zip(DIMENSIONS, (32, 4096, 14336, 32), strict=True)),
-}
 MODELS = ("InternLM2.5-7B", "InternLM2.5-20B", "Llama-3-70B")
 COUNTS, CARDS_GB = (1, 2, 8), (16, 24, 48, 80)
 SHORT, LONG = 2048, 32768
@@ -52,10 +43,9 @@ ON_ONE = ("16 bits", "4 bits", "4 bits, offloaded")
 ON_SEVERAL = ("16 bits", "16 bits, divided", "4 bits", "4 bits, divided", "4 bits, divided, offloaded")
 BASE = {"lora_r": 64, "activation_checkpointing": True, "attn_implementation": "flash_attention_2"}
 
-# Dense half-precision peaks of the vendors' data sheets, in TFLOP/s (RTX 4090: fp16, accumulated in fp32), and the
-# share of them that a run is assumed to reach.
-PEAKS = {"RTX 4090": 165, "A100": 312, "H100, H200": 989}
+# The share of a card's peak that a run is assumed to reach.
 UTILISATION = 0.35
+CARDS = ("RTX 4090", "A100", "H100")
 SAMPLE = 512  # tokens of a sample, which alone its tokens attend to
 
 # The best keys for a long sample, and the same run without them, beside what Unsloth's README has as the longest
@@ -63,6 +53,7 @@ SAMPLE = 512  # tokens of a sample, which alone its tokens attend to
 # Transformers with FlashAttention-2.
 BEST = {
     "activation_checkpointing": True,
+    "activation_offloading": True,
     "attn_implementation": "flash_attention_2",
     "lora_dropout": 0.0,
     "optim": "adamw_8bit",
@@ -107,12 +98,12 @@ def cards_and_ways() -> list[str]:
 def tokens_per_second() -> list[str]:
     """Operations a token by what they are for, and the tokens a second that come of them."""
     lines = [
-        f"| model | base, TFLOP a 1,000 tokens | adapter | attention | {' | '.join(PEAKS)} |",
-        f"| --- | --- | --- | --- |{' --- |' * len(PEAKS)}",
+        f"| model | base, TFLOP a 1,000 tokens | adapter | attention | {' | '.join(CARDS)} |",
+        f"| --- | --- | --- | --- |{' --- |' * len(CARDS)}",
     ]
     for model in MODELS:
         parts = operations_a_token(model, SAMPLE)
-        speeds = [f"{UTILISATION * peak * 1e12 / sum(parts):,.0f}" for peak in PEAKS.values()]
+        speeds = [f"{UTILISATION * PEAKS[card] * 1e12 / sum(parts):,.0f}" for card in CARDS]
         lines.append(f"| {model} | {' | '.join(f'{part / 1e9:,.2f}' for part in parts)} | {' | '.join(speeds)} |")
     return lines
 
@@ -125,6 +116,7 @@ def longer_samples() -> list[str]:
         "`sdpa`, `packing: false`": kept | {"attn_implementation": "sdpa", "packing": False},
         "`flash_attention_2`": kept,
         "`flash_attention_2`, `lora_dropout: 0`": kept | {"lora_dropout": 0.0},
+        "the same, `activation_offloading: true`": kept | {"lora_dropout": 0.0, "activation_offloading": True},
         "`flash_attention_2`, `activation_checkpointing: false`": kept | {"activation_checkpointing": False},
     }
     lengths = (2048, 8192, 32768, 131072)
@@ -165,7 +157,7 @@ def predicted(model: str, count: int, tokens: int, keys: tuple[tuple[str, Any], 
     training.packing = keys.pop("packing", True)
     # What cannot be parsed without a GPU and several processes.
     training.distributed_state = SimpleNamespace(num_processes=count)
-    for key in ("deepspeed", "activation_checkpointing", "optim"):
+    for key in ("deepspeed", "activation_checkpointing", "activation_offloading", "optim"):
         if key in keys:
             setattr(training, key, keys.pop(key))
     hollow = hollow_model(model, tuple(sorted(keys.items())))

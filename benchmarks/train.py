@@ -1,9 +1,10 @@
 """Training speed and memory of this repository beside the programs people would use instead.
 
     python -m benchmarks.train --against trl llamafactory xtuner
+    python -m benchmarks.train --device cuda --model internlm2_5_7b
 
-Trains the demo model on a CPU with recipes/demo.yaml, the same rows and the same settings in each program, started as a
-person starts it, by turns (A B A B). A step ends when its line comes out of the program's log. Prints the medians of
+Trains the same model on the same rows with the same settings in each program, started as a person starts it, by turns
+(A B A B); benchmarks/tasks.py has what. A step ends when its line comes out of the program's log. Prints the medians of
 all repeats. A peer that cannot be installed or does not run is named and left out.
 """
 
@@ -15,22 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 from trl import ModelConfig
 
-from benchmarks.operations import operations, sizes_of
-from benchmarks.peers import SYSTEM, Here, Job, LlamaFactory, Program, Trl, XTuner
-from data_tools.formats import read_rows
+from benchmarks.card_memory import CardMemory
+from benchmarks.operations import highest_rate, operations, sizes_of
+from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
+from benchmarks.tasks import TASKS, Task
 from sft.chat_template import training_template
 from sft.encoding import IGNORED, encode
 from sft.hollow_model import HollowModel
 from sft.model import load_tokenizer
-from sft.paths import REPOSITORY
-from sft.precision import of_this_cpu
 
 # The first steps build kernels and fill the heap.
 WARM_UP = 4
@@ -50,29 +50,39 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_task(parser)
     parser.add_argument("--against", nargs="*", default=["trl"], choices=("trl", "llamafactory", "xtuner"))
     parser.add_argument("--lora", action="store_true", help="an unquantised base model, which XTuner needs on a CPU")
     parser.add_argument("--steps", type=int, default=24, help=f"steps a run, of them {WARM_UP} to warm up (24)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program (3)")
     arguments = parser.parse_args()
 
-    recipe, conversations = job_of_the_demo()
+    task = task_of(parser, arguments)
     if arguments.lora:
-        recipe["load_in_4bit"] = False
+        task.recipe["load_in_4bit"] = False
     programs = chosen(arguments.against)
     measured = {program.label: Measured() for program in programs}
     for _ in range(arguments.repeats):
         for program in programs:
             if not measured[program.label].failure:
-                run(program, recipe, conversations, arguments.steps, measured[program.label])
-    print("\n".join(table(measured, recipe, conversations)))
+                run(program, task, arguments.steps, measured[program.label])
+    print("\n".join(table(measured, task)))
 
 
-def job_of_the_demo() -> tuple[dict, list[list[dict[str, str]]]]:
-    """The demo's recipe with the precision it gets on this CPU, and its conversations."""
-    recipe = yaml.safe_load((REPOSITORY / "recipes/demo.yaml").read_text(encoding="utf-8"))
-    recipe |= of_this_cpu(use_peft=True) | {"model_name_or_path": str(REPOSITORY / recipe["model_name_or_path"])}
-    return recipe, with_system(REPOSITORY / recipe["train_file"])
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say what is trained where."""
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--model", choices=TASKS, default="demo", help="what is trained (demo)")
+
+
+def task_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Task:
+    """What the arguments ask for; ends the program where this machine cannot train it."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    if arguments.device == "cpu" and arguments.model != "demo":
+        parser.error(f"--model {arguments.model}: a CPU trains it in no time worth waiting for; use --device cuda")
+    return TASKS[arguments.model](arguments.device)
 
 
 def chosen(against: list[str]) -> list[Program]:
@@ -94,17 +104,10 @@ def chosen(against: list[str]) -> list[Program]:
     return programs
 
 
-def with_system(path: Path) -> list[list[dict[str, str]]]:
-    """The file's conversations, each with the system message that the model's own template would add."""
-    rows = (row["messages"] for _, row in read_rows(str(path)))
-    system = {"role": "system", "content": SYSTEM}
-    return [row if row[0]["role"] == "system" else [system, *row] for row in rows]
-
-
-def run(program: Program, recipe: dict, conversations: list, steps: int, found: Measured) -> None:
+def run(program: Program, task: Task, steps: int, found: Measured) -> None:
     """Run the program once and add what was seen."""
     with tempfile.TemporaryDirectory() as folder:
-        command = program.command(Job(recipe, conversations, steps, Path(folder)))
+        command = program.command(Job(**vars(task), steps=steps, folder=Path(folder)))
         # XTuner starts `python` by that name; nobody has a cache of the data.
         path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
         environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
@@ -115,12 +118,13 @@ def run(program: Program, recipe: dict, conversations: list, steps: int, found: 
             command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         log, ends = [], []
-        for line in process.stdout:
-            log.append(line)
-            if step := re.search(program.step, line):
-                ends.append(time.perf_counter() - started)
-                found.losses.append(float(step["loss"]))
-        _, status, usage = os.wait4(process.pid, 0)
+        with CardMemory() if task.device == "cuda" else nullcontext() as card:
+            for line in process.stdout:
+                log.append(line)
+                if step := re.search(program.step, line):
+                    ends.append(time.perf_counter() - started)
+                    found.losses.append(float(step["loss"]))
+            _, status, usage = os.wait4(process.pid, 0)
     text = "".join(log)
     if status or len(ends) < steps:
         errors = [line.strip() for line in log if "Error" in line] or ["ended before its steps were done"]
@@ -128,26 +132,28 @@ def run(program: Program, recipe: dict, conversations: list, steps: int, found: 
         return
     found.steps += [end - begin for begin, end in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
     found.first_step.append(ends[0])
-    found.peak_bytes.append(usage.ru_maxrss * 1024)
+    found.peak_bytes.append(card.peak if card else usage.ru_maxrss * 1024)
     found.steps_an_epoch = program.steps_an_epoch(text, steps)
     print(f"{program.label}: {statistics.median(found.steps):.2f} s a step", flush=True)
 
 
-def table(measured: dict[str, Measured], recipe: dict, conversations: list) -> list[str]:
+def table(measured: dict[str, Measured], task: Task) -> list[str]:
     """The medians in markdown, and the ratios to each peer."""
+    recipe = task.recipe
     tokenizer = load_tokenizer(recipe["model_name_or_path"])
-    samples = encode(tokenizer, training_template(tokenizer), conversations)
+    samples = encode(tokenizer, training_template(tokenizer), task.conversations)
     supervised = sum(len(labels) - labels.count(IGNORED) for _, labels in samples)
-    peak = matmul_rate(getattr(torch, recipe["dtype"]))
+    peak, source = highest_rate(task.device, getattr(torch, recipe["dtype"]))
     lengths = [len(ids) for ids, _ in samples]
     tokens = sum(lengths)
     needed = sum(
         operations(sizes_of(model_of(recipe)), lengths, supervised, recomputes=recipe["activation_checkpointing"])
     )
+    machine = torch.cuda.get_device_name() if task.device == "cuda" else f"{os.cpu_count()} cores"
     lines = [
-        f"{os.cpu_count()} cores, torch {torch.__version__}, Python {sys.version.split()[0]}; {recipe['dtype']}, "
+        f"{machine}, torch {torch.__version__}, Python {sys.version.split()[0]}; {recipe['dtype']}, "
         f"{'NF4' if recipe['load_in_4bit'] else 'not quantised'}; an epoch: {len(samples):,} rows, {tokens:,} tokens, "
-        f"{supervised:,} supervised, {needed / 1e12:.1f} TFLOP; products of this type reach {peak / 1e9:,.0f} GFLOP/s",
+        f"{supervised:,} supervised, {needed / 1e12:,.1f} TFLOP; utilisation: of {source}",
         "",
         "| program | s a step | steps an epoch | s an epoch | tokens/s | supervised tokens/s | utilisation | "
         "first step, s | peak GiB | loss |",
@@ -179,16 +185,6 @@ def model_of(recipe: dict) -> HollowModel:
     """The recipe's model and adapter, without their values."""
     keys = ("model_name_or_path", "dtype", "load_in_4bit", "use_peft", "lora_r", "lora_target_modules")
     return HollowModel(ModelConfig(**{key: recipe[key] for key in keys}))
-
-
-def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    """Floating-point operations a second of a square product, the most a step could reach."""
-    left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
-    torch.mm(left, right)
-    started = time.perf_counter()
-    for _ in range(10):
-        torch.mm(left, right)
-    return 10 * 2 * size**3 / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Computes on a CPU what a training step needs of the model's head at the supervised tokens alone.
+"""Computes what a training step needs of the model's head at the supervised tokens alone; made for a CPU.
 
 In: the base model as SFTTrainer has prepared it. Out: the same model, whose training pass costs the head in proportion
 to the supervised tokens. TRL's fused head does that on a GPU; elsewhere it scores every token, twice, and most tokens
@@ -40,7 +40,8 @@ class SupervisedLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets):
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         tiles = zip(hidden.to(dtype).split(TOKENS_A_TILE), targets.split(TOKENS_A_TILE), strict=True)
         parts = [_tile(*tile, weight, bias, needs_gradient=ctx.needs_input_grad[0]) for tile in tiles]
@@ -59,7 +60,7 @@ class SupervisedLogProbs(torch.autograd.Function):
 def _tile(hidden, targets, weight, bias, *, needs_gradient: bool) -> tuple[torch.Tensor, ...]:
     """log p, entropy, top-1 hit and the gradient of log p by the hidden states (empty unless needed) of some tokens."""
     target = targets[:, None]
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False):
         logits = functional.linear(hidden, weight, bias).float()
         is_top1 = logits.argmax(dim=-1) == targets
         log_total = logits.logsumexp(dim=-1, keepdim=True)

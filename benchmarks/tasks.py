@@ -1,0 +1,63 @@
+"""What the benchmarks of training have every program do: a recipe, and conversations to train on.
+
+"demo" is recipes/demo.yaml with its own model. "internlm2_5_7b" is recipes/huangdali.yaml and 1,500 rows that are made
+for it, on a model of InternLM2.5-7B's shape with random weights.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.shapes import SHAPES, make_model
+from data_tools.formats import read_rows
+from sft.paths import REPOSITORY
+from sft.precision import of_this_cpu
+
+# Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+MODEL = REPOSITORY / "models/smollm2-135m-instruct"
+MADE = REPOSITORY / "work_dirs/benchmarks"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The settings of a recipe, the conversations to train on, and "cpu" or "cuda"."""
+
+    recipe: dict[str, Any]
+    conversations: list[list[dict[str, str]]]
+    device: str
+
+
+def demo(device: str) -> Task:
+    """The demo's recipe, in the precision that it gets on this CPU or has on a GPU."""
+    recipe = _recipe("demo") | {"model_name_or_path": str(MODEL)}
+    recipe |= of_this_cpu(use_peft=True) if device == "cpu" else {"dtype": "bfloat16", "bf16": True}
+    return Task(recipe, _with_system(REPOSITORY / recipe["train_file"]), device)
+
+
+def tutorial(device: str) -> Task:
+    """The tutorial's recipe on a model of 15 GB, which only a GPU trains in any time."""
+    MADE.mkdir(parents=True, exist_ok=True)
+    model = make_model(SHAPES["InternLM2.5-7B"], MODEL, MADE / "internlm2_5_7b", device)
+    rows = MADE / "huangdali.jsonl"
+    generate = ["data_tools", "generate", "--name", "黄大力", "--rows", "1500", "--seed", "0"]
+    subprocess.run([sys.executable, "-m", *generate, str(rows)], cwd=REPOSITORY, check=True)
+    return Task(_recipe("huangdali") | {"model_name_or_path": str(model)}, _with_system(rows), device)
+
+
+TASKS = {"demo": demo, "internlm2_5_7b": tutorial}
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / f"recipes/{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _with_system(path: Path) -> list[list[dict[str, str]]]:
+    """The file's conversations, each with the system message that the model's own template would add."""
+    rows = (row["messages"] for _, row in read_rows(str(path)))
+    system = {"role": "system", "content": SYSTEM}
+    return [row if row[0]["role"] == "system" else [system, *row] for row in rows]
