@@ -14,12 +14,13 @@ import pyarrow
 import pyarrow.compute as compute
 import trl
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from data_tools.errors import UserError
 from data_tools.files import content_hash
 from data_tools.mix import draw
 from sft.encoding import IGNORED
+from sft.parallelism import independent_processes
 from sft.recipe import Recipe
 from sft.samples import tokenise
 
@@ -93,9 +94,10 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
         UserError: a bad row, a sample too long under `truncation: error`, or nothing left to train on.
     """
     rows, files = mixed_rows(recipe, tokenizer)
-    samples = _fit(recipe, rows, files)
+    lengths = _lengths(rows)
+    samples = _fit(recipe, rows, lengths, files)
     sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
-    return sequences, _card(recipe, tokenizer, files, rows, samples, sequences)
+    return sequences, _card(recipe, tokenizer, files, rows, lengths, samples, sequences)
 
 
 def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
@@ -108,7 +110,7 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     if not path:
         return None
     rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc)
-    samples = _fit(recipe, rows, [{"path": path, "taken": len(rows)}])
+    samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "taken": len(rows)}])
     return _sequences(recipe, samples, "bfd")
 
 
@@ -135,12 +137,11 @@ def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Datas
     return trl.pack_dataset(sequences, training.max_length, packing_strategy) if training.packing else sequences
 
 
-def _fit(recipe: Recipe, rows: Dataset, files: list[dict]) -> Dataset:
+def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict]) -> Dataset:
     """Apply the truncation policy; packing that splits long samples (bfd_split, wrapped) needs none."""
     training, limit = recipe.training, recipe.training.max_length
     if limit is None or (training.packing and training.packing_strategy != "bfd"):
         return rows
-    lengths = _lengths(rows)
     is_long = lengths > limit
     if not is_long.any():
         return rows
@@ -154,6 +155,11 @@ def _fit(recipe: Recipe, rows: Dataset, files: list[dict]) -> Dataset:
     if recipe.run.truncation == "drop":
         return rows.select(numpy.flatnonzero(~is_long))
     return _keep_start(rows, limit)
+
+
+def keeps_packed_samples_apart(training: TrainingArguments) -> bool:
+    """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
+    return training.packing and training.packing_strategy != "wrapped"
 
 
 def file_of(files: list[dict], row: int) -> str:
@@ -177,12 +183,18 @@ def _keep_start(rows: Dataset, limit: int) -> Dataset:
 
 
 def _card(
-    recipe: Recipe, tokenizer, files: list[dict], rows: Dataset, samples: Dataset, sequences: Dataset
+    recipe: Recipe,
+    tokenizer,
+    files: list[dict],
+    rows: Dataset,
+    lengths: numpy.ndarray,
+    samples: Dataset,
+    sequences: Dataset,
 ) -> DatasetCard:
     training = recipe.training
-    limit, lengths, used = training.max_length, _lengths(rows), _lengths(sequences)
+    limit, used = training.max_length, _lengths(sequences)
     supervised = supervised_tokens(rows)
-    packs_per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    a_process = training.per_device_train_batch_size * training.gradient_accumulation_steps
     per_epoch, total = count_steps(len(sequences), recipe)
     return DatasetCard(
         files=files,
@@ -201,7 +213,7 @@ def _card(
         packs=len(sequences),
         pack_fill=float(used.sum() / (len(sequences) * limit)) if training.packing else 1.0,
         padding_share=_padding_share(used, training),
-        packs_per_step=packs_per_step,
+        packs_per_step=a_process * independent_processes(training),
         steps_per_epoch=per_epoch,
         total_steps=total,
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
@@ -213,7 +225,7 @@ def count_steps(sequences: int, recipe: Recipe) -> tuple[int, int]:
     training = recipe.training
     round_batches = math.floor if training.dataloader_drop_last else math.ceil
     batches = round_batches(sequences / training.per_device_train_batch_size)
-    batches = math.ceil(batches / training.world_size)
+    batches = math.ceil(batches / independent_processes(training))
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     total = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * per_epoch)
     return per_epoch, total
@@ -254,7 +266,7 @@ def _batches(dataset: Dataset, column: str) -> Iterator[pyarrow.ChunkedArray]:
 def _padding_share(lengths: numpy.ndarray, training) -> float:
     """Share of padding in the batches, taking rows in file order; flattened packs have none."""
     size = training.per_device_train_batch_size
-    if training.padding_free or (training.packing and training.packing_strategy != "wrapped") or size == 1:
+    if training.padding_free or keeps_packed_samples_apart(training) or size == 1:
         return 0.0
     starts = numpy.arange(0, len(lengths), size)
     rows = numpy.diff(starts, append=len(lengths))

@@ -5,6 +5,7 @@ one, with its source beside it. Knows nothing about how much there is.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,10 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
-from sft.dataset import DatasetCard
+from sft.dataset import DatasetCard, keeps_packed_samples_apart
 from sft.deepspeed_check import AUTO, read_config
 from sft.hollow_model import HollowModel
+from sft.parallelism import processes_a_sequence
 from sft.paths import REPOSITORY
 from sft.recipe import Recipe
 from sft.supervised_head import TOKENS_A_TILE as SUPERVISED_A_TILE
@@ -38,6 +40,9 @@ SUPERVISED_TILES = 4
 HALF_ON_CPU = GIB // 8
 # float32 numbers that an optimizer keeps for each weight; all others keep Adam's two.
 STATES = {"sgd": 0, "adafactor": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "ademamix": 3}
+# trl/models/activation_offloading.py, `max_fwd_stash_size`: so many kept tensors are still on the GPU while they are
+# copied, and one is there that is needed.
+STASHED = 5 + 1
 SMALLEST_RANK = 8
 
 
@@ -153,9 +158,11 @@ def _possible_changes(recipe: Recipe, card: DatasetCard) -> list[dict[str, Any]]
         found.append({"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulated})
     if not training.activation_checkpointing:
         found.append({"activation_checkpointing": True})
+    elif not training.activation_offloading:
+        found.append({"activation_offloading": True})
     if model.load_in_4bit and not model.use_bnb_nested_quant:
         found.append({"use_bnb_nested_quant": True})
-    if zero is None or not _offloads(zero):
+    if not training.fsdp and (zero is None or not _offloads(zero)):
         stage = "zero3_offload" if zero is not None and zero.stage == 3 else "zero2_offload"
         found.append({"deepspeed": f"ds_configs/{stage}.json"})
     if model.use_peft and not model.load_in_4bit:
@@ -194,8 +201,10 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
     # Without an adapter, what is trained is the weights themselves, which are counted there.
     parameters = size * model.adapter_parameters
     if zero is None:
-        held = parameters + round(trainable * states_bytes(training, size))
-        return _Training(held, size * trainable, 0, 0)
+        # FSDP divides parameters, gradients and states alike.
+        part = trainable / (training.world_size if training.fsdp else 1)
+        held = (parameters * part / trainable) + part * states_bytes(training, size)
+        return _Training(round(held), round(size * part), 0, 0)
     # deepspeed/runtime/zero/stage_1_and_2.py: each process keeps float32 masters and states of its part. Gradients are
     # copied into buckets, averaged, and made one float32 gradient for the step.
     part = trainable / (training.world_size if zero.stage else 1)
@@ -216,12 +225,22 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
 
 
 def _weights(recipe: Recipe, model: HollowModel) -> int:
-    """The base model as it is held; of ZeRO-3's parts, a process has its own and the largest weight together."""
-    zero = zero_config(recipe.training, 1)
-    dtype = (_half(recipe.training) if zero is not None else None) or model.dtype
+    """The base model as it is held; where it is divided, a process has its part and the largest unit gathered.
+
+    ZeRO-3 gathers weight by weight, FSDP layer by layer, which leaves weights in bytes undivided.
+    """
+    training, zero = recipe.training, zero_config(recipe.training, 1)
+    dtype = (_half(training) if zero is not None else None) or model.dtype
     sizes = [model.bytes_held(weight, dtype) for weight in model.weights]
     if zero is not None and zero.stage == 3:
-        return round(sum(sizes) / recipe.training.world_size + max(sizes))
+        return round(sum(sizes) / training.world_size + max(sizes))
+    if training.fsdp:
+        are_bytes = recipe.model.bnb_4bit_quant_storage in (None, "uint8") or recipe.model.load_in_8bit
+        whole = sum(
+            size for size, weight in zip(sizes, model.weights, strict=True) if weight.is_quantised and are_bytes
+        )
+        gathered = (sum(sizes) - whole) / model.text_config.num_hidden_layers
+        return round(whole + (sum(sizes) - whole) / training.world_size + gathered)
     return round(sum(sizes))
 
 
@@ -238,12 +257,13 @@ def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel) -> tuple
     if _autocasts(training):
         # Autocast keeps a copy of each adapter in its precision.
         kept += model.adapter_parameters * dtype.itemsize
-    if not training.activation_checkpointing:
-        return kept, 0
     layers = model.text_config.num_hidden_layers
+    if not training.activation_checkpointing:
+        # In RAM, but for what is on its way there, which is less than one layer's.
+        return (kept // layers if training.activation_offloading else kept), 0
     # transformers/modeling_layers.py: only what goes into each layer is kept.
-    inputs = layers * sequences * tokens * model.text_config.hidden_size * dtype.itemsize
-    return inputs, kept // layers
+    inputs = sequences * tokens * model.text_config.hidden_size * dtype.itemsize
+    return inputs * (min(layers, STASHED) if training.activation_offloading else layers), kept // layers
 
 
 def _logits(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool) -> tuple[int, int]:
@@ -266,11 +286,12 @@ def _logits(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool)
 
 
 def batch_shape(training: TrainingArguments, card: DatasetCard) -> tuple[int, int]:
-    """(sequences, tokens) of the largest batch; whole packs of a batch are laid end to end."""
+    """(sequences, tokens) of what one process computes of the largest batch; whole packs are laid end to end."""
     batch = training.per_device_train_batch_size
-    if training.packing and training.packing_strategy != "wrapped":
-        return 1, batch * training.max_length
-    return batch, training.max_length if training.packing else min(card.longest_sample, training.max_length or 2**62)
+    longest = training.max_length if training.packing else min(card.longest_sample, training.max_length or 2**62)
+    if keeps_packed_samples_apart(training):
+        batch, longest = 1, batch * longest
+    return batch, math.ceil(longest / processes_a_sequence(training))
 
 
 def trained_dtype(recipe: Recipe, model: HollowModel) -> torch.dtype:

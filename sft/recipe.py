@@ -19,6 +19,7 @@ from data_tools.errors import UserError
 from sft import launch, precision
 from sft.deepspeed_check import check_deepspeed
 from sft.model_check import refuse_contradictions
+from sft.parallelism import parallelism_config, refuse_what_cannot_share
 from sft.run_arguments import RunArguments, TrainFile, train_files
 from sft.settings import Settings, read_settings, refusal
 from sft.settings_check import Refusal
@@ -100,6 +101,12 @@ def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: d
     if chosen.get("eval_file"):
         # The loss of a batch is one number, so that only batches of one sequence can be weighed exactly.
         chosen = {"eval_strategy": "epoch", "per_device_eval_batch_size": 1} | chosen
+    if chosen.get("parallelism_config"):
+        try:
+            made = parallelism_config(chosen["parallelism_config"], chosen.get("attn_implementation"))
+        except ValueError as problem:
+            refusal(places)("parallelism_config", str(problem))
+        chosen = chosen | {"parallelism_config": made}
     # Every trained weight takes part in every step, so DDP need not look for ones that do not.
     ours = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
     parser.set_defaults_with_config(**ours | chosen)
@@ -109,6 +116,7 @@ def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: d
         message = " ".join(str(problem).split())
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
+    refuse_what_cannot_share(training, refusal(places))
     if training.deepspeed:
         launch.join_deepspeed_group(training.ddp_timeout_delta)
     return run, model, training
@@ -122,6 +130,8 @@ def _refuse_what_cannot_be_trained(chosen: dict[str, Any], refuse: Refusal) -> N
             refuse("deepspeed", str(problem).removeprefix("deepspeed: "))
     if chosen.get("fp16") and not torch.accelerator.is_available():
         refuse("fp16", "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16")
+    if chosen.get("activation_offloading") and not torch.accelerator.is_available():
+        refuse("activation_offloading", "moves what a GPU keeps to RAM, and this machine has no GPU; leave it out")
     refuse_contradictions(chosen, refuse)
 
 

@@ -19,7 +19,7 @@ from sft.settings_check import Refusal, refuse_what_cannot_work
 from sft.settings_parser import SettingsParser, declared_groups
 from sft.spelling import renamed
 
-HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp"}
+HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_config"}
 
 
 @dataclass

@@ -5,7 +5,10 @@ torch, and leave open what only the stack can decide.
 """
 
 import argparse
+import json
 import re
+from dataclasses import fields
+from functools import partial
 from typing import get_args, get_origin, get_type_hints
 
 from trl import TrlParser
@@ -16,6 +19,9 @@ from sft.declared import Computed, declared
 from sft.run_arguments import RunArguments
 from sft.spelling import did_you_mean, elsewhere
 from sft.usage import usage
+
+# Keys whose value is a dataclass of the stack: in a recipe a mapping of its fields, on the command line JSON.
+NESTED = {"parallelism_config": ("accelerate", "ParallelismConfig")}
 
 
 def declared_groups() -> tuple[type, ...]:
@@ -35,6 +41,11 @@ class SettingsParser(TrlParser):
             for group in self.dataclass_types
             for key, hint in get_type_hints(group).items()
         }
+        for action in self._actions:
+            if action.dest in NESTED:
+                action.type = partial(_read_fields, action.dest)
+            elif action.const is True and action.type is str:
+                action.type = _switch_or_text
 
     def error(self, message: str):
         message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
@@ -72,6 +83,8 @@ class SettingsParser(TrlParser):
             raise ValueError(f"no value; leave the line out for the default, {action.default}")
         if action.nargs == "+" and value is not None:
             return [self._scalar(action, item) for item in (value if isinstance(value, list) else [value])]
+        if key in NESTED and value is not None:
+            return _fields_of(key, value)
         if value is None or (isinstance(value, (list, dict)) and type(value) in self.kinds[key]):
             return value
         return self._scalar(action, value)
@@ -85,3 +98,32 @@ class SettingsParser(TrlParser):
         except (argparse.ArgumentError, argparse.ArgumentTypeError) as problem:
             raise ValueError(str(problem).partition(": ")[2] or str(problem)) from None
         return converted
+
+
+def _switch_or_text(text: str) -> bool | str | None:
+    """The value of a key such as `fsdp`, which is turned on by `true` and takes older words besides."""
+    return {"true": True, "false": None}.get(text.lower(), text)
+
+
+def _read_fields(key: str, text: str) -> dict:
+    """As `_fields_of`, of a value on the command line."""
+    try:
+        return _fields_of(key, json.loads(text))
+    except ValueError as problem:
+        is_json = not isinstance(problem, json.JSONDecodeError)
+        raise argparse.ArgumentTypeError(str(problem) if is_json else f"not JSON ({problem})") from None
+
+
+def _fields_of(key: str, value: object) -> dict:
+    """The value of a key that is a dataclass, as a mapping of its fields.
+
+    Raises:
+        ValueError: it is no mapping, or names what is no field.
+    """
+    known = [field.name for field in fields(declared(*NESTED[key]))]
+    if not isinstance(value, dict):
+        raise ValueError(f"a mapping of {', '.join(known)}, such as {{{known[0]}: 2}}")
+    for name in value:
+        if name not in known:
+            raise ValueError(f"{name}: no such field{did_you_mean(str(name), known)}")
+    return value

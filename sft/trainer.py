@@ -24,7 +24,7 @@ from data_tools.errors import UserError
 from sft import checkpoints, fingerprint
 from sft.adapter_precision import AutocastInputs, keep_in_full_precision
 from sft.clock import clock
-from sft.dataset import DatasetCard, supervised_tokens
+from sft.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
 from sft.encoding import IGNORED
 from sft.health import Health, RunFailed, highest_rate
 from sft.model import leaving_no_trace
@@ -72,7 +72,7 @@ class RecipeTrainer(SFTTrainer):
             self._spare_the_cpu()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        if recipe.training.packing and recipe.training.packing_strategy != "wrapped":
+        if keeps_packed_samples_apart(recipe.training):
             self.add_callback(RefuseLeakingPacks(self))
         # At these events callbacks ask and score the model; what else they do there takes next to no time.
         for event in ("on_train_begin", "on_step_end", "on_train_end"):
@@ -112,7 +112,7 @@ class RecipeTrainer(SFTTrainer):
         """Leave out what a step would compute for nothing; on a GPU, TRL and the attention kernels do so themselves."""
         base = self.model.get_base_model() if self.recipe.model.use_peft else self.model
         score_supervised_tokens_only(base)
-        if self.args.packing and self.args.packing_strategy != "wrapped" and not self.args.parallelism_config:
+        if keeps_packed_samples_apart(self.args) and not self.accelerator.parallelism_config:
             attend_by_sample(base)
 
     @clock.spent_on("saving")

@@ -25,12 +25,6 @@ STEPS = {"max_steps": 2, "lora_dropout": 0.0}
 NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bnb_4bit_quant_storage": "float32"}
 ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_generation": {"max_new_tokens": 3}}
 TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29541"]
-# What DeepSpeed's sequence parallelism reads, through accelerate.
-SEQUENCE_PARALLEL = {
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
-    "PARALLELISM_CONFIG_SP_SIZE": "2",
-    "PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION": "sdpa",
-}
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +84,7 @@ def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, asser
 def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     script = REPOSITORY / "tests" / "fsdp_on_cpu.py"
     # Asked and saved in between, in which all processes must take part.
-    run, printed = train(script, fsdp="full_shard", save_strategy="steps", save_steps=1, **ASKED, **NF4)
+    run, printed = train(script, fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
     assert_trains_as_one_process_does(run, **NF4)
     held = re.findall(r"holds (\d+) of (\d+)", printed)
     assert len(held) == 2
@@ -113,14 +107,33 @@ def test_fsdp_is_refused_where_it_cannot_work(write_recipe, monkeypatch, environ
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     with pytest.raises(UserError, match=told):
-        load_recipe([str(write_recipe(fsdp="full_shard", **keys))])
+        load_recipe([str(write_recipe(fsdp=True, **keys))])
 
 
 def test_sequence_parallelism_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     # Both processes compute one sequence together, so that a step has one; gloo wants all of one length.
     keys = {"packing": False, "pad_to_multiple_of": 128}
-    run, _ = train(environment=SEQUENCE_PARALLEL, deepspeed="ds_configs/zero1.json", **keys)
+    run, printed = train(parallelism_config={"sp_size": 2}, deepspeed="ds_configs/zero1.json", **keys)
+    assert "2 in all, 40 an epoch; sequences a step: 1" in printed
     assert_trains_as_one_process_does(run, gradient_accumulation_steps=1, **keys)
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "told"),
+    [
+        ({"sp_size": 2}, {}, "sp_size: .* add deepspeed"),
+        (
+            {"sp_size": 2},
+            {"deepspeed": "ds_configs/zero2.json"},
+            "2 processes share a sequence, and there are 1: start",
+        ),
+        ({"cp_size": 2}, {}, "cp_size: .* add fsdp: true"),
+        ({"tp_size": 2}, {}, "tp_size: .* ZeRO-3 or fsdp: true"),
+    ],
+)
+def test_processes_that_cannot_share_a_sequence_are_told_what_they_lack(write_recipe, config, keys, told):
+    with pytest.raises(UserError, match=f"tiny.yaml:.*parallelism_config: {told}"):
+        load_recipe([str(write_recipe(parallelism_config=config, **keys))])
 
 
 def test_the_storage_of_4_bit_weights_reaches_the_model(write_recipe):

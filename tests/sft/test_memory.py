@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import ParallelismConfig
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
@@ -130,8 +131,51 @@ def test_more_processes_share_what_zero_shares(read):
     assert shares[3, 4].weights < shares[3, 1].weights / 2
 
 
+def test_fsdp_divides_all_but_weights_that_are_bytes(read):
+    shares = {}
+    for storage in ("uint8", "bfloat16"):
+        for processes in (1, 4):
+            recipe = read("huangdali", INTERNLM2_5_7B, fsdp=True, bnb_4bit_quant_storage=storage)
+            recipe.training.distributed_state = SimpleNamespace(num_processes=processes)
+            shares[storage, processes] = predict(recipe, CARD, on_gpu=True)
+    assert shares["bfloat16", 4].weights < shares["bfloat16", 1].weights / 3
+    four_bits = sum(weight.parameters for weight in memory.HollowModel(recipe.model).weights if weight.is_quantised) / 2
+    assert shares["uint8", 4].weights > four_bits
+    assert shares["uint8", 4].training == pytest.approx(shares["uint8", 1].training / 4, abs=1)
+
+
+def test_processes_that_share_a_sequence_hold_their_part_of_it(read):
+    card = replace(CARD, longest_sample=2048, max_length=2048)
+    together = read("huangdali", INTERNLM2_5_7B, fp16=True, parallelism_config=ParallelismConfig(sp_size=4))
+    assert memory.batch_shape(together.training, card) == (1, 512)
+    alone = read("huangdali", INTERNLM2_5_7B, fp16=True)
+    assert predict(together, card, on_gpu=True).activations < predict(alone, card, on_gpu=True).activations / 3
+
+
+def test_offloaded_activations_are_no_longer_on_the_gpu(read):
+    sizes = {
+        (is_recomputed, is_offloaded): predict(
+            read(
+                "huangdali",
+                INTERNLM2_5_7B,
+                fp16=True,
+                activation_checkpointing=is_recomputed,
+                activation_offloading=is_offloaded,
+            ),
+            CARD,
+            on_gpu=True,
+        ).activations
+        for is_recomputed in (False, True)
+        for is_offloaded in (False, True)
+    }
+    layer_input = 2048 * 4096 * 2  # tokens, hidden size, float16
+    assert sizes[True, False] - sizes[True, True] == (32 - 6) * layer_input
+    assert sizes[False, True] < sizes[False, False] / 10
+
+
 # huangdali.yaml on a card of so many GiB: what is advised where nothing was recomputed, and where it is.
 RECOMPUTE = {"activation_checkpointing": True}
+IN_RAM = {"activation_offloading": True}
 OFFLOAD = {"deepspeed": "ds_configs/zero2_offload.json"}
 CARDS = [
     (24, [RECOMPUTE], []),
@@ -139,8 +183,8 @@ CARDS = [
     (8, [RECOMPUTE, OFFLOAD], [OFFLOAD]),
     (
         6,
-        [RECOMPUTE, OFFLOAD, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
-        [OFFLOAD, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
+        [RECOMPUTE, OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
+        [OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
     ),
 ]
 

@@ -94,6 +94,10 @@ def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
         ({"load_in_4bit": True, "load_in_8bit": True}, "4 bit"),
         ({"eval_file": __file__, "per_device_eval_batch_size": 2}, "per_device_eval_batch_size: must be 1"),
         ({"fp16": True}, "fp16: needs a GPU and this machine has none"),
+        (
+            {"activation_offloading": True},
+            "activation_offloading: moves what a GPU keeps to RAM, and this machine has no GPU",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_recipe, keys, said):
