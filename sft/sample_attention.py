@@ -4,12 +4,18 @@ Samples of a pack do not see each other, yet masked attention over the whole pac
 Sample by sample the cost follows the samples' lengths, not the pack's squared. Knows nothing about how packs are made.
 """
 
+from contextlib import nullcontext
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_by_sample"
+# Up to so many tokens, torch's plain kernel, which computes in float32, is faster in half precision than its flash
+# kernel for CPUs, whose backward pass takes seven times the forward's (benchmarks/README.md).
+SHORT = 160
 
 
 def attend_by_sample(model: PreTrainedModel) -> None:
@@ -23,11 +29,13 @@ def sample_attention(module, query, key, value, attention_mask, position_ids=Non
     bounds = _bounds(position_ids) if query.shape[2] == key.shape[2] and len(query) == 1 else []
     if len(bounds) < 2:
         return sdpa_attention_forward(module, query, key, value, attention_mask, position_ids=position_ids, **kwargs)
-    parts = (
-        sdpa_attention_forward(module, *(states[:, :, start:end] for states in (query, key, value)), None, **kwargs)
-        for start, end in bounds
-    )
-    return torch.cat([part for part, _ in parts], dim=1), None
+    parts = []
+    for start, end in bounds:
+        sample = (states[:, :, start:end] for states in (query, key, value))
+        is_short = end - start <= SHORT and query.dtype != torch.float32
+        with sdpa_kernel(SDPBackend.MATH) if is_short else nullcontext():
+            parts.append(sdpa_attention_forward(module, *sample, None, **kwargs)[0])
+    return torch.cat(parts, dim=1), None
 
 
 def _bounds(position_ids: torch.Tensor | None) -> list[tuple[int, int]]:

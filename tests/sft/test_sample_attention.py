@@ -50,6 +50,26 @@ def test_a_packs_logits_and_gradients_are_those_of_masked_attention(models, pair
     assert sum(pairs) == layers * sum(length**2 for length in LENGTHS)
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, [True, False, True]), (torch.float32, [False] * 3)])
+def test_short_samples_in_half_precision_take_the_plain_kernel(models, monkeypatch, dtype, expected):
+    is_plain, attend = [], sample_attention.sdpa_attention_forward
+
+    def look(*arguments, **kwargs):
+        is_plain.append(not torch.backends.cuda.flash_sdp_enabled())
+        return attend(*arguments, **kwargs)
+
+    whole, by_sample = models
+    pack = pack_of((sample_attention.SHORT, sample_attention.SHORT + 1, 3))
+    exact, exact_gradients = gradients_of(whole, pack)
+    monkeypatch.setattr(sample_attention, "sdpa_attention_forward", look)
+    logits, gradients = gradients_of(by_sample.to(dtype), pack)
+    assert is_plain == expected * by_sample.config.num_hidden_layers
+    assert torch.backends.cuda.flash_sdp_enabled()
+    torch.testing.assert_close(logits.float(), exact, atol=2e-2, rtol=2e-2)
+    error = sum((got.float() - right).norm() for got, right in zip(gradients, exact_gradients, strict=True))
+    assert error < 0.02 * sum(right.norm() for right in exact_gradients)
+
+
 @pytest.mark.parametrize("lengths", [(6,), (1,)])
 def test_a_single_sample_is_attended_over_as_before(models, pairs, lengths):
     whole, by_sample = models
