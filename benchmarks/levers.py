@@ -56,7 +56,12 @@ ON_CPU = (
     Changed("TRL's head: all tokens scored, twice", replacing=without("score_supervised_tokens_only")),
     Changed("attention over whole packs", replacing=without("attend_by_sample")),
     Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
-    Changed("`optim: adamw_torch_fused`", optim="adamw_torch_fused"),
+    Changed(
+        "attention by torch's flash kernel for CPUs alone",
+        replacing="from sft import sample_attention\nsample_attention.SHORT = 0",
+    ),
+    Changed("`optim: adamw_torch`", optim="adamw_torch"),
+    Changed("`optim: adamw_torch`, no DeepSpeed", optim="adamw_torch", deepspeed=None),
     Changed("`activation_checkpointing: true`", activation_checkpointing=True),
     Changed("`lora_dropout: 0.1`", lora_dropout=0.1),
     Changed("not quantised (`load_in_4bit: false`)", load_in_4bit=False),

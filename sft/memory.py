@@ -88,7 +88,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
     not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
-    the next. There it came within 11% of the resident memory of 12 to 40 steps of a 135M model in eight settings, in 4
+    the next. There it came within 11% of the resident memory of 12 to 40 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
     Not counted: evaluation prompts and scores, which on a CPU made the demo's peak, a third above the prediction; a
@@ -100,7 +100,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     """
     model = model or HollowModel(recipe.model, trust_remote_code=recipe.training.trust_remote_code)
     weights, training = _weights(recipe, model), _training(recipe, model, on_gpu)
-    kept, one_layer = _activations(recipe, card, model)
+    kept, one_layer = _activations(recipe, card, model, on_gpu)
     forward, backward = _logits(recipe, card, model, on_gpu)
     if not on_gpu:
         # What was read of each quantised tensor is freed among those that stay.
@@ -209,19 +209,20 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
     # copied into buckets, averaged, and made one float32 gradient for the step.
     part = trainable / (training.world_size if zero.stage else 1)
     masters = round(part * (FLOAT32 + states_bytes(training, FLOAT32)))
+    # torch/optim/adam.py, `denom`: AdamW that is not fused makes two tensors as large as the part.
+    in_a_step = 0 if "fused" in str(getattr(training.optim, "value", training.optim)) else round(part * 2 * FLOAT32)
     buckets = (2 if zero.overlap_comm and zero.stage in (1, 2) else 1) * zero.reduce_bucket_size * size
     if zero.stage == 3:
         parameters = round(parameters / training.world_size)
     if not on_gpu:
-        # Of a bucket, only the pages that a gradient was written to count; AdamW makes two tensors as large as the
-        # part (torch/optim/adam.py, `denom`); saving copies masters and states.
+        # Of a bucket, only the pages that a gradient was written to count; saving copies masters and states.
         bucket = min(zero.reduce_bucket_size, trainable) * size
         gradients = size * trainable + bucket + round(part * (size + FLOAT32))
-        return _Training(parameters + masters, gradients, round(part * 2 * FLOAT32), masters if _saves(training) else 0)
+        return _Training(parameters + masters, gradients, in_a_step, masters if _saves(training) else 0)
     averaged = round(part * size)
     if _offloads(zero):
         return _Training(parameters, buckets + averaged, 0, 0)
-    return _Training(parameters + masters, buckets + averaged, round(part * 2 * FLOAT32), 0)
+    return _Training(parameters + masters, buckets + averaged, in_a_step, 0)
 
 
 def _weights(recipe: Recipe, model: HollowModel) -> int:
@@ -244,7 +245,7 @@ def _weights(recipe: Recipe, model: HollowModel) -> int:
     return round(sum(sizes))
 
 
-def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel) -> tuple[int, int]:
+def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool) -> tuple[int, int]:
     """Bytes kept from the forward pass until the loss, and of one layer more while that is recomputed."""
     training = recipe.training
     dtype, (sequences, tokens) = _compute_dtype(training, model), batch_shape(training, card)
@@ -252,7 +253,8 @@ def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel) -> tuple
         (sequences, tokens),
         dtype,
         dtype if _autocasts(training) else trained_dtype(recipe, model),
-        is_masked=training.packing or sequences > 1,
+        # sft/sample_attention.py: on a CPU, packs are attended over sample by sample, without a mask.
+        is_masked=(on_gpu or not keeps_packed_samples_apart(training)) and (training.packing or sequences > 1),
     )
     if _autocasts(training):
         # Autocast keeps a copy of each adapter in its precision.
