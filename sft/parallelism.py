@@ -24,23 +24,33 @@ def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None)
     """
     values = dict(mapping)
     if "sp_size" in values:
-        values["sp_handler"] = {"sp_attn_implementation": attn_implementation or "sdpa"} | values.get("sp_handler", {})
+        values["sp_handler"] = {"sp_attn_implementation": attn_implementation or "sdpa"} | _mapping(
+            values, "sp_handler"
+        )
     for name, kind in get_type_hints(ParallelismConfig).items():
         value, handler = values.get(name), next(filter(is_dataclass, get_args(kind)), None)
         if name.endswith("_size") and value is not None and type(value) is not int:
             raise ValueError(f"{name}: {value}: not a number of processes")
         if handler and value is not None:
-            known = [field.name for field in fields(handler)]
-            if unknown := [key for key in value if key not in known]:
+            given, known = _mapping(values, name), [field.name for field in fields(handler)]
+            if unknown := [key for key in given if key not in known]:
                 raise ValueError(f"{name}: {unknown[0]}: no such field{did_you_mean(str(unknown[0]), known)}")
-            values[name] = handler(**value)
+            values[name] = handler(**given)
     return ParallelismConfig(**values)
+
+
+def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A handler's own mapping, empty where there is none."""
+    value = values.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: {value}: a mapping of its fields")
+    return value
 
 
 def refuse_what_cannot_share(training: TrainingArguments, refuse: Refusal) -> None:
     """Call `refuse(key, problem)`, which raises, where the processes of this run cannot share sequences as asked."""
     config = training.parallelism_config
-    if config is None:
+    if not config:
         return
     together, processes = processes_a_sequence(training), training.world_size
     if config.tp_size > 1:

@@ -109,9 +109,10 @@ def _read_fields(key: str, text: str) -> dict:
     """As `_fields_of`, of a value on the command line."""
     try:
         return _fields_of(key, json.loads(text))
+    except json.JSONDecodeError as problem:
+        raise argparse.ArgumentTypeError(f"not JSON ({problem})") from None
     except ValueError as problem:
-        is_json = not isinstance(problem, json.JSONDecodeError)
-        raise argparse.ArgumentTypeError(str(problem) if is_json else f"not JSON ({problem})") from None
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def _fields_of(key: str, value: object) -> dict:

@@ -17,6 +17,10 @@ from sft.settings import read_settings
         ("log_level: loud", "log_level: invalid choice: 'loud'"),
         ("optim:", "optim: no value; leave the line out for the default, adamw_torch"),
         ("parallelism_config: {sp_size: two}", "parallelism_config: sp_size: two: not a number of processes"),
+        (
+            "parallelism_config: {sp_size: 2, sp_handler: x}",
+            "parallelism_config: sp_handler: x: a mapping of its fields",
+        ),
         ("parallelism_config: {sp_size: 0}", "parallelism_config: sp_size must be at least 1, but got 0"),
         ("parallelism_config: {cp_size: 2, sp_size: 2}", "parallelism_config: Context Parallelism (CP) and Sequence"),
         (
