@@ -45,7 +45,7 @@ BASE = {"lora_r": 64, "activation_checkpointing": True, "attn_implementation": "
 
 # The share of a card's peak that a run is assumed to reach.
 UTILISATION = 0.35
-CARDS = ("RTX 4090", "A100", "H100")
+CARDS = {"RTX 4090": "RTX 4090", "A100": "A100", "H100, H200": "H100"}  # as the table calls them
 SAMPLE = 512  # tokens of a sample, which alone its tokens attend to
 
 # The best keys for a long sample, and the same run without them, beside what Unsloth's README has as the longest
@@ -103,7 +103,7 @@ def tokens_per_second() -> list[str]:
     ]
     for model in MODELS:
         parts = operations_a_token(model, SAMPLE)
-        speeds = [f"{UTILISATION * PEAKS[card] * 1e12 / sum(parts):,.0f}" for card in CARDS]
+        speeds = [f"{UTILISATION * PEAKS[card] * 1e12 / sum(parts):,.0f}" for card in CARDS.values()]
         lines.append(f"| {model} | {' | '.join(f'{part / 1e9:,.2f}' for part in parts)} | {' | '.join(speeds)} |")
     return lines
 
