@@ -1,10 +1,11 @@
 """The longest sample that trains in so much memory, with the keys that save it and without, beside what the plan says.
 
     python -m benchmarks.contexts --device cuda --gib 8 12 16 24 80      # a model of Llama 3.1 8B's shape
-    python -m benchmarks.contexts --device cpu --gib 2 3 4               # the demo's model
+    python -m benchmarks.contexts --device cpu --gib 3 4                 # the demo's model
 
 QLoRA of rank 32 on all linear layers, batches of one sample, two steps of train_sft.py. torch's allocator for the GPU
-is held to the size, less what CUDA itself takes of a card; a process on a CPU may allocate no more than that.
+is held to the size, less what CUDA itself takes of a card. A process on a CPU may allocate no more than that, which is
+more than it ever holds: what the plan predicts is less by as much.
 """
 
 import argparse
