@@ -12,32 +12,28 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-import torch
 import yaml
 
+from benchmarks.prepared import started_after
 from benchmarks.scaling import BEST, PLAIN, UNSLOTH
 from benchmarks.shapes import SHAPES, make_model
-from benchmarks.tasks import MADE, MODEL
+from benchmarks.tasks import MADE, MODEL, add_device, device_of, precision_on
 from sft.chat_template import training_template
 from sft.encoding import encode
 from sft.memory import CUDA_CONTEXT, GIB
 from sft.model import load_tokenizer
 from sft.paths import REPOSITORY
-from sft.precision import of_this_cpu
 
 CAPPED = """
-import pathlib, resource, runpy, sys, torch
-size, sys.argv = int(sys.argv[1]), sys.argv[2:]
+import resource, torch
+size = {}
 if torch.cuda.is_available():
     torch.cuda.set_per_process_memory_fraction(size / torch.cuda.mem_get_info()[1])
 else:
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 # What torch, Python and C++ say where there is no more.
 TOO_LITTLE = ("out of memory", "MemoryError", "bad_alloc", "allocate memory")
@@ -60,16 +56,16 @@ STEP = 128  # tokens
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--gib", nargs="+", type=float, required=True, help="sizes to try, in GiB")
     arguments = parser.parse_args()
-    on_gpu = arguments.device == "cuda"
+    device = device_of(parser, arguments)
+    on_gpu = device == "cuda"
     if on_gpu:
         model = make_model(SHAPES["Llama-3.1-8B"], MODEL, MADE / "llama3_8b", "cuda")
-        precision = {"dtype": "bfloat16", "bf16": True}
         ways = {"best keys": BEST, "without them": PLAIN}
     else:
-        model, precision = MODEL, of_this_cpu(use_peft=True)
+        model = MODEL
         keys = {"activation_checkpointing": True, "lora_dropout": 0.0}
         ways = {"recomputed": keys, "not recomputed": keys | {"activation_checkpointing": False}}
     print("| GiB |", " | ".join(f"{name} | the plan for it, GiB" for name in ways), "| Unsloth |" if on_gpu else "|")
@@ -78,7 +74,7 @@ def main() -> None:
         size = round(gib * GIB) - (CUDA_CONTEXT if on_gpu else 0)
         cells = [f"{gib:g}"]
         for keys in ways.values():
-            tokens, predicted = longest(Trial(model, QLORA | precision | keys, size))
+            tokens, predicted = longest(Trial(model, QLORA | precision_on(device) | keys, size))
             cells += [f"{tokens:,}" if tokens else "none", predicted]
         if on_gpu:
             cells.append(f"{UNSLOTH[gib][0]:,}" if gib in UNSLOTH else "")
@@ -103,7 +99,7 @@ class Trial:
             data.write_text(f"{row}\n" * 2, encoding="utf-8")
             files = {"train_file": str(data), "output_dir": str(Path(folder, "run")), "max_length": tokens}
             recipe.write_text(yaml.safe_dump(self._settings | files), encoding="utf-8")
-            command = [sys.executable, "-c", CAPPED, str(self._size), str(REPOSITORY / "train_sft.py"), str(recipe)]
+            command = started_after(CAPPED.format(self._size), str(REPOSITORY / "train_sft.py"), str(recipe))
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if result.returncode == 0:
             self.predicted = re.search(r"memory +([\d.]+) GiB", result.stdout)[1]

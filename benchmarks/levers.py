@@ -11,18 +11,14 @@ import argparse
 import statistics
 
 from benchmarks.peers import Here, Job
+from benchmarks.prepared import started_after
 from benchmarks.train import Measured, add_task, run, task_of
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-STARTED = """
-import pathlib, runpy, sys
-sys.argv = sys.argv[1:]
-sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+TRAINER = """
 from sft import console
 console.quiet_the_stack()
 import sft.trainer
-{}
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 # What a CPU is spared, on a GPU too.
 SPARED = """
@@ -43,7 +39,7 @@ class Changed(Here):
 
     def command(self, job: Job) -> list[str]:
         python, *rest = super().command(job)
-        return [python, "-c", STARTED.format(self.replacing), *rest] if self.replacing else [python, *rest]
+        return started_after(TRAINER + self.replacing, *rest) if self.replacing else [python, *rest]
 
 
 def without(part: str) -> str:

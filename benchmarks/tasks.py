@@ -4,12 +4,14 @@
 for it, on a model of InternLM2.5-7B's shape with random weights.
 """
 
+import argparse
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks.shapes import SHAPES, make_model
@@ -32,10 +34,26 @@ class Task:
     device: str
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The argument that says where to train."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """Where to train; ends the program where there is no such device."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    return arguments.device
+
+
+def precision_on(device: str) -> dict[str, str | bool]:
+    """The precision that adapters get on this CPU or have on a GPU, where a recipe names none."""
+    return of_this_cpu(use_peft=True) if device == "cpu" else {"dtype": "bfloat16", "bf16": True}
+
+
 def demo(device: str) -> Task:
-    """The demo's recipe, in the precision that it gets on this CPU or has on a GPU."""
-    recipe = _recipe("demo") | {"model_name_or_path": str(MODEL)}
-    recipe |= of_this_cpu(use_peft=True) if device == "cpu" else {"dtype": "bfloat16", "bf16": True}
+    """The demo's recipe."""
+    recipe = _recipe("demo") | precision_on(device) | {"model_name_or_path": str(MODEL)}
     return Task(recipe, _with_system(REPOSITORY / recipe["train_file"]), device)
 
 

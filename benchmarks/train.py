@@ -26,7 +26,7 @@ from trl import ModelConfig
 from benchmarks.card_memory import CardMemory
 from benchmarks.operations import highest_rate, operations, sizes_of
 from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
-from benchmarks.tasks import TASKS, Task
+from benchmarks.tasks import TASKS, Task, add_device, device_of
 from sft.chat_template import training_template
 from sft.encoding import IGNORED, encode
 from sft.hollow_model import HollowModel
@@ -71,18 +71,16 @@ def main() -> None:
 
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The arguments that say what is trained where."""
-    has_gpu = torch.cuda.is_available()
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if has_gpu else "cpu")
+    add_device(parser)
     parser.add_argument("--model", choices=TASKS, default="demo", help="what is trained (demo)")
 
 
 def task_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Task:
     """What the arguments ask for; ends the program where this machine cannot train it."""
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here")
-    if arguments.device == "cpu" and arguments.model != "demo":
+    device = device_of(parser, arguments)
+    if device == "cpu" and arguments.model != "demo":
         parser.error(f"--model {arguments.model}: a CPU trains it in no time worth waiting for; use --device cuda")
-    return TASKS[arguments.model](arguments.device)
+    return TASKS[arguments.model](device)
 
 
 def chosen(against: list[str]) -> list[Program]:

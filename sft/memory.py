@@ -88,7 +88,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
     not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
-    the next. There it came within 12% of the resident memory of 20 steps of a 135M model in nine settings, in 4
+    the next. There it came within 13% of the resident memory of 20 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
     Not counted: evaluation prompts and scores, which on a CPU made the demo's peak, a third above the prediction; a
@@ -203,14 +203,14 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
     if zero is None:
         # FSDP divides parameters, gradients and states alike.
         part = trainable / (training.world_size if training.fsdp else 1)
-        held = (parameters * part / trainable) + part * states_bytes(training, size)
+        held = parameters * part / trainable + part * states_bytes(training, size)
         return _Training(round(held), round(size * part), 0, 0)
     # deepspeed/runtime/zero/stage_1_and_2.py: each process keeps float32 masters and states of its part. Gradients are
     # copied into buckets, averaged, and made one float32 gradient for the step.
     part = trainable / (training.world_size if zero.stage else 1)
     masters = round(part * (FLOAT32 + states_bytes(training, FLOAT32)))
     # torch/optim/adam.py, `denom`: AdamW that is not fused makes two tensors as large as the part.
-    in_a_step = 0 if "fused" in str(getattr(training.optim, "value", training.optim)) else round(part * 2 * FLOAT32)
+    in_a_step = 0 if "fused" in _optimizer(training) else round(part * 2 * FLOAT32)
     buckets = (2 if zero.overlap_comm and zero.stage in (1, 2) else 1) * zero.reduce_bucket_size * size
     if zero.stage == 3:
         parameters = round(parameters / training.world_size)
@@ -240,8 +240,8 @@ def _weights(recipe: Recipe, model: HollowModel) -> int:
         whole = sum(
             size for size, weight in zip(sizes, model.weights, strict=True) if weight.is_quantised and are_bytes
         )
-        gathered = (sum(sizes) - whole) / model.text_config.num_hidden_layers
-        return round(whole + (sum(sizes) - whole) / training.world_size + gathered)
+        divided = sum(sizes) - whole
+        return round(whole + divided / training.world_size + divided / model.text_config.num_hidden_layers)
     return round(sum(sizes))
 
 
@@ -314,9 +314,13 @@ def trained_dtype(recipe: Recipe, model: HollowModel) -> torch.dtype:
 
 def states_bytes(training: TrainingArguments, size: int) -> float:
     """Bytes of an optimizer's states for each weight it holds in `size` bytes."""
-    name = str(getattr(training.optim, "value", training.optim))
+    name = _optimizer(training)
     numbers = next((count for optimizer, count in STATES.items() if optimizer in name), 2)
     return numbers * (1 if "8bit" in name else 0.5 if "4bit" in name else size)
+
+
+def _optimizer(training: TrainingArguments) -> str:
+    return str(getattr(training.optim, "value", training.optim))
 
 
 def zero_config(training: TrainingArguments, hidden_size: int):

@@ -10,7 +10,7 @@ from accelerate import ParallelismConfig
 from transformers import TrainingArguments
 
 from sft.settings_check import Refusal
-from sft.spelling import did_you_mean
+from sft.spelling import refuse_unknown_fields
 
 
 def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None) -> ParallelismConfig:
@@ -32,9 +32,11 @@ def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None)
         if name.endswith("_size") and value is not None and type(value) is not int:
             raise ValueError(f"{name}: {value}: not a number of processes")
         if handler and value is not None:
-            given, known = _mapping(values, name), [field.name for field in fields(handler)]
-            if unknown := [key for key in given if key not in known]:
-                raise ValueError(f"{name}: {unknown[0]}: no such field{did_you_mean(str(unknown[0]), known)}")
+            given = _mapping(values, name)
+            try:
+                refuse_unknown_fields(given, [field.name for field in fields(handler)])
+            except ValueError as problem:
+                raise ValueError(f"{name}: {problem}") from None
             values[name] = handler(**given)
     return ParallelismConfig(**values)
 

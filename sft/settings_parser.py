@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from sft.console import is_main_process
 from sft.declared import Computed, declared
 from sft.run_arguments import RunArguments
-from sft.spelling import did_you_mean, elsewhere
+from sft.spelling import did_you_mean, elsewhere, refuse_unknown_fields
 from sft.usage import usage
 
 # Keys whose value is a dataclass of the stack: in a recipe a mapping of its fields, on the command line JSON.
@@ -124,7 +124,5 @@ def _fields_of(key: str, value: object) -> dict:
     known = [field.name for field in fields(declared(*NESTED[key]))]
     if not isinstance(value, dict):
         raise ValueError(f"a mapping of {', '.join(known)}, such as {{{known[0]}: 2}}")
-    for name in value:
-        if name not in known:
-            raise ValueError(f"{name}: no such field{did_you_mean(str(name), known)}")
+    refuse_unknown_fields(value, known)
     return value

@@ -80,6 +80,13 @@ def elsewhere(key: str) -> str | None:
     return f"XTuner's name; here it is {XTUNER[key]}" if key in XTUNER else None
 
 
+def refuse_unknown_fields(names: Iterable[object], known: list[str]) -> None:
+    """Raise `ValueError` for the first name that is no field, with the one that is nearest."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name}: no such field{did_you_mean(str(name), known)}")
+
+
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """The known name that is nearest to a key, as the end of a sentence; empty where none is near."""
     close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)

@@ -96,12 +96,14 @@ def test_only_packs_and_padded_batches_need_a_mask(read):
     card = replace(CARD, longest_sample=256)
     packed, alone, padded = (
         predict(
-            read("demo", SMOLLM2, packing=packing, per_device_train_batch_size=batch), card, on_gpu=True
+            read("demo", SMOLLM2, load_in_4bit=False, packing=packing, per_device_train_batch_size=batch),
+            card,
+            on_gpu=True,
         ).activations
         for packing, batch in ((True, 1), (False, 1), (False, 2))
     )
     assert alone < packed
-    assert padded == pytest.approx(2 * packed, rel=0.01)
+    assert padded == pytest.approx(2 * packed, rel=0.001)
 
 
 def test_on_a_cpu_samples_that_are_kept_apart_need_none(read):
