@@ -103,6 +103,11 @@ class ChatModel:
         )
         # An adapter is on or off for the whole model, so answers must take turns.
         self._turn = threading.Lock()
+        self._is_over = threading.Event()
+
+    def end(self) -> None:
+        """Stop the answer being written and begin no other: a program that ends would wait for its last token."""
+        self._is_over.set()
 
     def answer(self, messages: list[dict[str, str]], *, with_adapter: bool = True) -> Answer:
         """Begin to answer; the model writes in a thread of its own, after any answer that it is still writing.
@@ -120,10 +125,10 @@ class ChatModel:
         return answer
 
     def _write(self, prompt: dict, answer: Answer, with_adapter: bool) -> None:
-        stopping = StoppingCriteriaList([_Stopping(answer)])
+        stopping = StoppingCriteriaList([_Stopping(answer, self._is_over)])
         try:
             with self._turn, nullcontext() if with_adapter else self.model.disable_adapter():
-                if not answer.is_stopped:
+                if not (answer.is_stopped or self._is_over.is_set()):
                     self.model.generate(
                         **prompt, generation_config=self.settings, streamer=answer, stopping_criteria=stopping
                     )
@@ -136,13 +141,14 @@ class ChatModel:
 
 
 class _Stopping(StoppingCriteria):
-    """Ends generation with the token being written once the answer is stopped."""
+    """Ends generation with the token being written once the answer is stopped, or all is over."""
 
-    def __init__(self, answer: Answer):
-        self.answer = answer
+    def __init__(self, answer: Answer, is_over: threading.Event):
+        self.answer, self.is_over = answer, is_over
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.answer.is_stopped, device=input_ids.device)
+        is_stopped = self.answer.is_stopped or self.is_over.is_set()
+        return torch.full((len(input_ids),), is_stopped, device=input_ids.device)
 
 
 @dataclass

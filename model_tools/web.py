@@ -40,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         from model_tools.conversation import ChatModel
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
-        serve(build_page(model, named, arguments.system), listening)
+        try:
+            serve(build_page(model, named, arguments.system), listening)
+        finally:
+            model.end()
     return 0
 
 
