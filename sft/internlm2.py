@@ -77,6 +77,18 @@ def as_llama(config: dict) -> dict:
     return kept | llama
 
 
+def register_with_liger() -> set[str]:
+    """Let Liger put its kernels into InternLM2 as it does into Llama, which it is; returns the types of all it knows.
+
+    Raises:
+        ImportError: Liger is not installed.
+    """
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    MODEL_TYPE_TO_APPLY_LIGER_FN.setdefault(InternLM2Config.model_type, MODEL_TYPE_TO_APPLY_LIGER_FN["llama"])
+    return set(MODEL_TYPE_TO_APPLY_LIGER_FN)
+
+
 def register() -> None:
     """Make `AutoConfig` and `AutoModelForCausalLM` know internlm2; a second call changes nothing."""
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)

@@ -12,9 +12,17 @@ from typing import Any
 import pyarrow.compute as compute
 import torch
 from datasets import Dataset
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_kernels_available
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_kernels_available,
+    is_liger_kernel_available,
+)
+from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VERSION
+from trl import SFTConfig
 
 from data_tools.errors import UserError
+from sft import internlm2
 from sft.deepspeed_check import read_config
 from sft.weight_files import WeightFiles
 
@@ -26,8 +34,8 @@ FLASH = {
 }
 
 
-def check_model_folder(path: str | Path) -> None:
-    """Look through a local model folder: configuration, tokenizer, every shard there and whole.
+def check_model_folder(path: str | Path, *, with_weights: bool = True) -> None:
+    """Look through a local model folder: configuration, tokenizer and, unless told not to, every shard there and whole.
 
     What is no folder here is taken for a hub's id and left to whoever loads it.
 
@@ -53,7 +61,8 @@ def check_model_folder(path: str | Path) -> None:
         raise UserError(f"{config}: has no model_type, so nobody can tell what model it is: download it again")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{folder}: holds no tokenizer (looked for {', '.join(TOKENIZERS)}): download it again")
-    WeightFiles(folder)
+    if with_weights:
+        WeightFiles(folder)
 
 
 def check_tokens(packs: Dataset, vocabulary: int, model: str) -> None:
@@ -78,7 +87,7 @@ def refuse_contradictions(
     `chosen` holds the keys a person set. `gpu_has_bf16`: whether this machine's GPU computes in bfloat16, None where
     there is no GPU; left out, the GPU is asked.
     """
-    if gpu_has_bf16 is None and torch.cuda.is_available():
+    if gpu_has_bf16 is None and torch.cuda.is_available() and not chosen.get("card"):
         gpu_has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     fp16, dtype = chosen.get("fp16"), chosen.get("dtype", "float32")
     # TRL trains in bf16 where neither is chosen.
@@ -94,7 +103,9 @@ def refuse_contradictions(
     if fp16 and dtype == "float16" and not chosen.get("use_peft") and not chosen.get("deepspeed"):
         # torch/amp/grad_scaler.py: "Attempting to unscale FP16 gradients".
         refuse("dtype", "weights that are trained themselves cannot be float16 under fp16: true; use --dtype float32")
-    _refuse_attention(chosen, refuse)
+    if not chosen.get("card"):  # what is installed here says nothing of where that card is
+        _refuse_attention(chosen, refuse)
+        _refuse_kernels(chosen, refuse)
     _refuse_zero3(chosen, refuse)
     refuse_fsdp(chosen, refuse)
 
@@ -107,6 +118,32 @@ def _refuse_attention(chosen: dict[str, Any], refuse: Callable[[str, str], None]
     # With the package `kernels`, Transformers fetches a compiled one from the hub instead.
     if not is_there() and not is_kernels_available():
         refuse("attn_implementation", f"{asked} is not installed; pip install {package}, or use sdpa")
+
+
+def _refuse_kernels(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:
+    """Kernels that take the place of a model's own: Liger's, and those that Transformers fetches from the hub."""
+    if chosen.get("use_liger_kernel"):
+        if not torch.accelerator.is_available():
+            refuse("use_liger_kernel", "its kernels run on a GPU, and this machine has none; leave it out")
+        if not is_liger_kernel_available():
+            refuse("use_liger_kernel", "liger-kernel is not installed; pip install liger-kernel, or leave it out")
+    if (chosen.get("model_init_kwargs") or {}).get("use_kernels") and not is_kernels_available():
+        wanted = f"'kernels>={KERNELS_MIN_VERSION},<{KERNELS_MAX_VERSION}'"
+        refuse("model_init_kwargs", f"use_kernels needs the package kernels; pip install {wanted}, or leave it out")
+
+
+def check_liger_fits(training: SFTConfig, model_type: str) -> None:
+    """See that `use_liger_kernel` would do something: Liger passes over models it does not know without a word.
+
+    Raises:
+        UserError: Liger has no kernels for this kind of model.
+    """
+    if not training.use_liger_kernel or not is_liger_kernel_available():
+        return
+    if model_type not in internlm2.register_with_liger():
+        raise UserError(
+            f"use_liger_kernel: Liger has no kernels for {model_type}, so it would change nothing; leave it out"
+        )
 
 
 def _refuse_zero3(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:

@@ -1,14 +1,18 @@
-"""Attention over packs on a CPU, one sample after the other.
+"""Attention over packs, each sample for itself: without a mask, at a cost that follows the samples' lengths.
 
-Samples of a pack do not see each other, yet masked attention over the whole pack computes every pair of its tokens.
-Sample by sample the cost follows the samples' lengths, not the pack's squared. Knows nothing about how packs are made.
+Samples of a pack do not see each other, yet masked attention over the whole pack computes every pair of its tokens, and
+on a GPU no flash kernel takes such a mask. Here a GPU attends by torch's own kernel for sequences of varying length, a
+CPU by one call a sample. Knows nothing about how packs are made.
 """
 
+import inspect
 from contextlib import nullcontext
+from itertools import pairwise
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -16,6 +20,10 @@ NAME = "sdpa_by_sample"
 # Up to so many tokens, torch's plain kernel, which computes in float32, is faster in half precision than its flash
 # kernel for CPUs, whose backward pass takes seven times the forward's (benchmarks/README.md).
 SHORT = 160
+# What torch's flash kernel for GPUs asks for: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
+LEAST_CAPABILITY, LARGEST_HEAD = (8, 0), 256
+# torch 2.11 has grouped heads without being asked for them; later versions want to be.
+GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def attend_by_sample(model: PreTrainedModel) -> None:
@@ -24,27 +32,90 @@ def attend_by_sample(model: PreTrainedModel) -> None:
         model.set_attn_implementation(NAME)
 
 
-def sample_attention(module, query, key, value, attention_mask, position_ids=None, **kwargs):
-    """SDPA over `(batch, heads, tokens, size)`; where `position_ids` `(1, tokens)` restart, a new sample begins."""
-    bounds = _bounds(position_ids) if query.shape[2] == key.shape[2] and len(query) == 1 else []
-    if len(bounds) < 2:
+def attend_over_packs(model: PreTrainedModel) -> bool:
+    """Undo `attend_by_sample`; whether there was anything to undo."""
+    if model.config._attn_implementation != NAME:
+        return False
+    model.set_attn_implementation("sdpa")
+    return True
+
+
+def needs_no_mask(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> bool:
+    """Whether packs are attended over without a mask on a device ("cpu", "cuda", ...), in activations of this type.
+
+    A GPU that is planned for and not here is taken for one that can.
+    """
+    if device != "cuda":
+        return device == "cpu"
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    can = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY
+    return can and dtype.itemsize == 2 and head <= LARGEST_HEAD
+
+
+def sample_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    *,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention_mask: torch.Tensor | None = None,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    **kwargs,
+) -> torch.Tensor | None:
+    """SDPA's mask, or None where `sample_attention` finds the samples by itself.
+
+    That is in a single sequence without padding or cache, whose tokens see all of their sample before them: no sliding
+    window shorter than the sequence, and nothing that a model adds of its own (`use_vmap`).
+    """
+    is_whole = batch_size == 1 and q_length == kv_length and attention_mask is None
+    sees_all = not use_vmap and (local_size is None or local_size >= q_length)
+    if is_whole and sees_all and needs_no_mask(config, dtype, device.type):
+        return None
+    asked = {"attention_mask": attention_mask, "local_size": local_size, "use_vmap": use_vmap, "device": device}
+    return sdpa_mask(batch_size, q_length, kv_length, **asked, **kwargs)
+
+
+def sample_attention(
+    module, query, key, value, attention_mask, position_ids=None, cu_seq_lens_q=None, max_length_q=None, **kwargs
+):
+    """SDPA over `(batch, heads, tokens, size)`; where `position_ids` `(1, tokens)` restart, a new sample begins.
+
+    `cu_seq_lens_q` `(samples + 1,)` and `max_length_q`, as TRL's collator makes them, say the same without a wait for
+    the device.
+    """
+    is_pack = attention_mask is None and len(query) == 1 and query.shape[2] == key.shape[2]
+    if not is_pack or position_ids is None or len(position_ids) != 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, position_ids=position_ids, **kwargs)
+    bounds = _bounds(position_ids) if cu_seq_lens_q is None else cu_seq_lens_q
+    if _suits_the_kernel(module, query, value, **kwargs):
+        longest = int(bounds.diff().max()) if max_length_q is None else max_length_q
+        states = (heads[0].transpose(0, 1) for heads in (query, key, value))
+        how = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)} | GROUPED
+        return varlen_attn(*states, bounds, bounds, longest, longest, **how)[None], None
     parts = []
-    for start, end in bounds:
+    for start, end in pairwise(bounds.tolist()):
         sample = (states[:, :, start:end] for states in (query, key, value))
-        is_short = end - start <= SHORT and query.dtype != torch.float32
+        is_short = end - start <= SHORT and query.dtype != torch.float32 and not query.is_cuda
         with sdpa_kernel(SDPBackend.MATH) if is_short else nullcontext():
             parts.append(sdpa_attention_forward(module, *sample, None, **kwargs)[0])
     return torch.cat(parts, dim=1), None
 
 
-def _bounds(position_ids: torch.Tensor | None) -> list[tuple[int, int]]:
-    """First token of each sample and the one after its last."""
-    if position_ids is None or len(position_ids) != 1:
-        return []
-    starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
-    return list(zip(starts, [*starts[1:], position_ids.shape[1]], strict=True))
+def _suits_the_kernel(module, query, value, dropout=0.0, is_causal=None, **_) -> bool:
+    """Whether `varlen_attn` computes this: on a GPU, in half precision, heads of one size, causal, without dropout."""
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    fits = query.dtype.itemsize == 2 and query.shape[-1] == value.shape[-1] and causal and not dropout
+    return query.is_cuda and fits
+
+
+def _bounds(position_ids: torch.Tensor) -> torch.Tensor:
+    """First token of each sample, and the end of the last: `(samples + 1,)`, as kernels want it."""
+    starts = (position_ids[0] == 0).nonzero()[:, 0]
+    return torch.cat([starts, starts.new_tensor([position_ids.shape[1]])]).to(torch.int32)
 
 
 AttentionInterface.register(NAME, sample_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, sample_mask)

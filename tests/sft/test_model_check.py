@@ -8,10 +8,11 @@ import pytest
 import yaml
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
+from trl import SFTConfig
 
 from data_tools.errors import UserError
 from sft import precision
-from sft.model_check import check_model_folder, check_tokens, refuse_contradictions
+from sft.model_check import check_liger_fits, check_model_folder, check_tokens, refuse_contradictions
 from sft.paths import REPOSITORY
 
 
@@ -32,6 +33,11 @@ def test_a_whole_folder_passes_in_one_file_or_in_shards(folder):
     check_model_folder(folder)
     assert len(in_shards(folder)) > 1
     check_model_folder(str(folder))
+
+
+def test_weights_may_be_elsewhere_where_none_will_be_loaded(folder):
+    (folder / "model.safetensors").unlink()
+    check_model_folder(folder, with_weights=False)
 
 
 def test_what_is_no_folder_here_is_left_to_the_stack(tmp_path):
@@ -134,6 +140,24 @@ def test_bf16_is_refused_where_the_gpu_has_none():
         assert "this GPU has no bfloat16; use --bf16 false --fp16 true" in refusals(chosen, gpu_has_bf16=False)
         assert refusals(chosen, gpu_has_bf16=True) is None
     assert refusals({"bf16": False, "dtype": "float32"}, gpu_has_bf16=False) is None
+
+
+def test_what_is_installed_here_says_nothing_of_a_card_elsewhere():
+    for chosen in (
+        {"attn_implementation": "flash_attention_2"},
+        {"use_liger_kernel": True},
+        {"model_init_kwargs": {"use_kernels": True}},
+    ):
+        assert refusals(chosen)
+        assert refusals(chosen | {"card": 24}) is None
+
+
+def test_liger_is_refused_for_a_model_that_it_would_pass_over_in_silence():
+    pytest.importorskip("liger_kernel")
+    check_liger_fits(SFTConfig(use_liger_kernel=True, use_cpu=True, bf16=False), "internlm2")
+    check_liger_fits(SFTConfig(use_cpu=True, bf16=False), "persimmon")
+    with pytest.raises(UserError, match="use_liger_kernel: Liger has no kernels for persimmon"):
+        check_liger_fits(SFTConfig(use_liger_kernel=True, use_cpu=True, bf16=False), "persimmon")
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -1,11 +1,14 @@
 """Attention sample by sample gives what masked attention over the whole pack gives, and costs what the samples cost."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MistralForCausalLM
 
 from sft import sample_attention
-from sft.sample_attention import attend_by_sample
+from sft.sample_attention import attend_by_sample, attend_over_packs, needs_no_mask
 
 LENGTHS = (5, 1, 9)
 
@@ -91,3 +94,92 @@ def test_a_run_on_a_cpu_attends_by_sample_and_saves_a_model_that_does_not(make_t
     assert trainer.model.config._attn_implementation == sample_attention.NAME
     trainer.save_model(tmp_path / "saved")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config._attn_implementation == "sdpa"
+
+
+def test_it_can_be_undone(models):
+    _, by_sample = models
+    assert attend_over_packs(by_sample)
+    assert by_sample.config._attn_implementation == "sdpa"
+    assert not attend_over_packs(by_sample)
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The kernel of a GPU in plain PyTorch, taken for what suits every input; returns what it was called with."""
+    calls = []
+
+    def attend(query, key, value, starts, ends, longest, _, scale, window_size, **grouped):
+        assert window_size == (-1, 0)
+        assert starts is ends
+        calls.append((starts.tolist(), longest))
+        groups = query.shape[1] // key.shape[1]
+        parts = []
+        for start, end in pairwise(starts.tolist()):
+            q, k, v = (states[start:end].transpose(0, 1) for states in (query, key, value))
+            k, v = (heads.repeat_interleave(groups, 0) for heads in (k, v))
+            parts.append(functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(0, 1))
+        return torch.cat(parts)
+
+    monkeypatch.setattr(sample_attention, "varlen_attn", attend)
+    monkeypatch.setattr(sample_attention, "_suits_the_kernel", lambda *_, **__: True)
+    return calls
+
+
+def test_a_gpus_kernel_is_given_the_samples_and_gives_what_masks_do(models, kernel):
+    pack = pack_of(LENGTHS)
+    (expected, expected_gradients), (logits, gradients) = (gradients_of(model, pack) for model in models)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients, expected_gradients, atol=1e-3, rtol=1e-3)
+    assert kernel == [([0, 5, 6, 15], 9)] * models[1].config.num_hidden_layers
+
+
+def test_the_collators_bounds_spare_a_wait_for_the_device(make_trainer, kernel, monkeypatch):
+    trainer, _ = make_trainer(lora_dropout=0.0)
+    monkeypatch.setattr(sample_attention, "_bounds", lambda _: pytest.fail("looked for bounds that were there"))
+    pack = trainer.train_dataset[0]
+    batch = trainer.data_collator([pack])
+    trainer.compute_loss(trainer.model, dict(batch))
+    starts, longest = kernel[0]
+    assert [end - start for start, end in pairwise(starts)] == pack["seq_lengths"]
+    assert longest == max(pack["seq_lengths"])
+
+
+def test_a_window_shorter_than_the_pack_keeps_its_mask(pairs):
+    torch.manual_seed(0)
+    for window, masked in ((4, True), (64, False)):
+        config = MistralConfig(
+            vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, sliding_window=window,
+        )  # fmt: skip
+        whole, by_sample = MistralForCausalLM(config).eval(), MistralForCausalLM(config).eval()
+        by_sample.load_state_dict(whole.state_dict())
+        for model in (whole, by_sample):
+            model.set_attn_implementation("sdpa")
+        attend_by_sample(by_sample)
+        pack = pack_of(LENGTHS)
+        torch.testing.assert_close(by_sample(**pack).logits, whole(**pack).logits, atol=1e-5, rtol=1e-4)
+        # A pack under a mask is one call over all its pairs.
+        assert (15**2 in pairs) == masked
+        pairs.clear()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "head", "expected"),
+    [
+        ("cpu", torch.float32, 64, True),
+        ("cuda", torch.float16, 128, True),
+        ("cuda", torch.bfloat16, 256, True),
+        ("cuda", torch.float32, 128, False),
+        ("cuda", torch.float16, 512, False),
+        ("mps", torch.float16, 128, False),
+    ],
+)
+def test_no_mask_is_made_where_a_kernel_does_without(device, dtype, head, expected):
+    assert needs_no_mask(LlamaConfig(head_dim=head), dtype, device) == expected
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+def test_a_gpu_older_than_ampere_gets_masks(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert needs_no_mask(LlamaConfig(), torch.float16, "cuda") == (capability >= (8, 0))
