@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     for line in start.notes:
         say(line)
 
-    check_model_folder(recipe.model.model_name_or_path)
+    check_model_folder(recipe.model.model_name_or_path, with_weights=not recipe.run.card)
     tokenizer = load_tokenizer(
         recipe.model.model_name_or_path,
         revision=recipe.model.model_revision,

@@ -21,6 +21,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from data_tools.errors import UserError
 from sft import internlm2
+from sft.fused_lora import fuse_lora, unfuse_lora
 
 internlm2.register()
 
@@ -57,6 +58,10 @@ class HollowModel:
             self._base = AutoModelForCausalLM.from_config(
                 config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
             )
+        for module in self._base.modules():
+            # RoPE that follows the length (InternLM2.5's: dynamic) would ask for the positions' values.
+            if isinstance(getattr(module, "rope_type", None), str):
+                module.rope_type = "default"
         self.has_tied_head = self._base.get_output_embeddings().weight is self._base.get_input_embeddings().weight
         quantised = self._quantised_layers()
         self.weights = [
@@ -90,12 +95,18 @@ class HollowModel:
         return weight.parameters / 2 + weight.parameters / BLOCK * scale
 
     def kept_for_backward(
-        self, shape: tuple[int, int], dtype: torch.dtype, adapter_dtype: torch.dtype, *, is_masked: bool
+        self,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        adapter_dtype: torch.dtype,
+        *,
+        is_masked: bool,
+        is_fused: bool = True,
     ) -> int:
         """Bytes that a forward pass through all layers but the head keeps, none of them recomputed.
 
         `shape` is (sequences, tokens). `is_masked`: packed or padded, so that attention is given a mask, which sdpa
-        turns into numbers in every layer.
+        turns into numbers in every layer. `is_fused`: LoRA layers compute as `sft.fused_lora` has them.
 
         Raises:
             RuntimeError: the architecture computes something that cannot be done without values or on no device, as
@@ -104,6 +115,7 @@ class HollowModel:
         asked = str(self.settings.attn_implementation)
         attention = MASKED if is_masked and not asked.startswith("flash_attention") else UNMASKED
         self._base.set_attn_implementation("eager" if asked == "eager" else attention)
+        (fuse_lora if is_fused else unfuse_lora)(self._model)
         self._prepare(dtype, adapter_dtype)
         own = {_storage(tensor) for tensor in (*self._model.parameters(), *self._model.buffers())}
         kept: dict[int, torch.UntypedStorage] = {}

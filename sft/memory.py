@@ -19,12 +19,17 @@ from sft.hollow_model import HollowModel
 from sft.parallelism import processes_a_sequence
 from sft.paths import REPOSITORY
 from sft.recipe import Recipe
+from sft.sample_attention import needs_no_mask
 from sft.supervised_head import TOKENS_A_TILE as SUPERVISED_A_TILE
 
 GIB = 2**30
 FLOAT32 = 4
-# What CUDA, cuBLAS and their kernels take of a card before the first tensor, whatever the model.
-CUDA_CONTEXT = GIB // 2
+# What CUDA, cuBLAS, bitsandbytes and their kernels take of a card beside torch's tensors: 0.67 to 0.84 GiB on an H200
+# (benchmarks/README.md).
+CUDA_CONTEXT = round(0.75 * GIB)
+# Of what torch's allocator held of an H200 when a long sample no longer fitted, 4% to 16% lay in pieces too small for a
+# tensor (benchmarks/README.md).
+IN_PIECES = 0.1
 # trl/kernels/chunked_logprob.py, trl/trainer/utils.py: TRL never makes all logits, only tiles of so many tokens by so
 # many entries of the vocabulary.
 TOKENS_A_TILE, VOCABULARY_A_TILE = 4096, 32768
@@ -85,8 +90,9 @@ class Advice:
 def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowModel | None = None) -> Memory:
     """The peak of one process of this run, on a GPU or in RAM; `model` is the recipe's, if it was built already.
 
-    On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. It was
-    not measured on one: only the same counts on a CPU were. On a CPU the moments add up, reading the weights and
+    On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. What
+    torch allocated on one came to 2% to 4% less for a model of 7B in four settings; what its allocator cannot use
+    for being in pieces is `usable`'s. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
     the next. There it came within 13% of the resident memory of 20 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
@@ -123,6 +129,11 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
     ]
     held, activations, logits = max(moments, key=sum)
     return Memory(True, CUDA_CONTEXT, weights, held, activations, logits)
+
+
+def usable(free_bytes: int) -> int:
+    """What a run can count on of a GPU's free bytes, since some will lie in pieces too small."""
+    return round(free_bytes * (1 - IN_PIECES))
 
 
 def advice(recipe: Recipe, card: DatasetCard, available_bytes: int) -> list[Advice]:
@@ -249,12 +260,15 @@ def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: 
     """Bytes kept from the forward pass until the loss, and of one layer more while that is recomputed."""
     training = recipe.training
     dtype, (sequences, tokens) = _compute_dtype(training, model), batch_shape(training, card)
+    zero = zero_config(training, 1)
+    by_sample = keeps_packed_samples_apart(training) and not training.parallelism_config
+    by_sample = by_sample and needs_no_mask(model.text_config, dtype, "cuda" if on_gpu else "cpu")
     kept = model.kept_for_backward(
         (sequences, tokens),
         dtype,
         dtype if _autocasts(training) else trained_dtype(recipe, model),
-        # sft/sample_attention.py: on a CPU, packs are attended over sample by sample, without a mask.
-        is_masked=(on_gpu or not keeps_packed_samples_apart(training)) and (training.packing or sequences > 1),
+        is_masked=not by_sample and (training.packing or sequences > 1),
+        is_fused=not training.fsdp and (zero is None or zero.stage < 3),
     )
     if _autocasts(training):
         # Autocast keeps a copy of each adapter in its precision.

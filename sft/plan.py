@@ -19,7 +19,8 @@ from data_tools.errors import UserError
 from sft.dataset import DatasetCard
 from sft.deepspeed_check import check_deepspeed_fits
 from sft.hollow_model import HollowModel
-from sft.memory import GIB, Memory, advice, predict, states_bytes, trained_dtype, zero_config
+from sft.memory import GIB, Memory, advice, predict, states_bytes, trained_dtype, usable, zero_config
+from sft.model_check import check_liger_fits
 from sft.recipe import Recipe
 
 FLOAT32 = 4
@@ -64,6 +65,7 @@ class Plan:
     vocabulary: int
     precision: str
     memory: Memory | None
+    card: int | None  # bytes of the GPU that is planned for, where it is not here
     disk: Disk
 
     def to_dict(self) -> dict:
@@ -81,9 +83,14 @@ class Plan:
             f" ({self.trainable / self.parameters:.2%})",
             f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
+            *([f"card           {self._card_line()}"] if self.card and self.memory else []),
             f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoints of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
+
+    def _card_line(self) -> str:
+        spare = self.card - self.memory.peak
+        return f"{self.card / GIB:g} GB: {f'{_size(spare)} to spare' if spare >= 0 else f'{_size(-spare)} too small'}"
 
 
 def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
@@ -91,12 +98,13 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
 
     Raises:
         UserError: the model's configuration cannot be read, the adapter does not fit it, or DeepSpeed's configuration
-            contradicts the recipe.
+            contradicts the recipe, or Liger has no kernels for the model.
     """
     training, total = recipe.training, card.total_steps
     model = HollowModel(recipe.model, trust_remote_code=training.trust_remote_code)
     check_deepspeed_fits(training, model.text_config, total)
-    on_gpu = torch.accelerator.is_available() and not training.use_cpu
+    check_liger_fits(training, model.text_config.model_type)
+    on_gpu = bool(recipe.run.card) or (torch.accelerator.is_available() and not training.use_cpu)
     try:
         memory = predict(recipe, card, on_gpu=on_gpu, model=model)
     except RuntimeError:
@@ -117,6 +125,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         vocabulary=model.text_config.vocab_size,
         precision=_precision(recipe, model),
         memory=memory,
+        card=recipe.run.card and round(recipe.run.card * GIB),
         disk=_disk(recipe, model, len(saves)),
     )
 
@@ -170,12 +179,14 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
     """Warnings where the memory will not do, with what to change; `available` bytes a process, or what is free now."""
     if plan.memory is None:
         return []
-    available = _available(plan.memory) if available is None else available
-    if plan.memory.peak <= available:
+    available = (plan.card or _available(plan.memory)) if available is None else available
+    counted_on = usable(available) if plan.memory.on_gpu else available
+    if plan.memory.peak <= counted_on:
         return []
     place = "of GPU memory" if plan.memory.on_gpu else "of RAM"
-    lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there"]
-    return lines + advice_lines(recipe, card, available) if plan.memory.on_gpu else lines
+    in_pieces = ", of which a tenth may lie in pieces too small" if plan.memory.on_gpu else ""
+    lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there{in_pieces}"]
+    return lines + advice_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
 
 
 def advice_lines(recipe: Recipe, card: DatasetCard, available: int) -> list[str]:

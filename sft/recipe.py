@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers.integrations import HfTrainerDeepSpeedConfig
 from trl import ModelConfig, SFTConfig
 
 from data_tools.errors import UserError
@@ -27,6 +28,8 @@ from sft.settings_parser import SettingsParser
 from sft.spelling import RENAMED
 
 SECRET_KEYS = {"hub_token"}
+# Keys that the stack refuses, or opens process groups for, where there is no GPU.
+ONLY_ON_A_GPU = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_config", "activation_offloading"}
 
 
 @dataclass
@@ -87,7 +90,8 @@ def make_recipe(settings: Settings) -> Recipe:
     parser = SettingsParser((RunArguments, ModelConfig, SFTConfig))
     chosen, places = settings.chosen(parser)
     if settings.for_training:
-        if not torch.accelerator.is_available() and not chosen.keys() & precision.KEYS:
+        has_gpu = torch.accelerator.is_available() or chosen.get("card")
+        if not has_gpu and not chosen.keys() & precision.KEYS:
             chosen |= precision.of_this_cpu(use_peft=bool(chosen.get("use_peft")))
         _refuse_what_cannot_be_trained(chosen, refusal(places))
     return Recipe(settings.path, *_build(parser, settings.path, chosen, places), chosen)
@@ -96,6 +100,8 @@ def make_recipe(settings: Settings) -> Recipe:
 def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
     launch.share_cores()
     launch.keep_few_kernels()
+    if chosen.get("card"):
+        return _planned(parser, path, chosen, places)
     if chosen.get("deepspeed"):
         launch.prepare_for_deepspeed()
     if chosen.get("eval_file"):
@@ -122,16 +128,38 @@ def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: d
     return run, model, training
 
 
+def _planned(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
+    """The groups for a GPU that is not here: what the stack takes on a GPU alone is set once it has looked."""
+    later = {key: chosen[key] for key in ONLY_ON_A_GPU & chosen.keys()}
+    here = {key: value for key, value in chosen.items() if key not in later and key != "card"}
+    run, model, training = _build(parser, path, here | {"bf16": bool(chosen.get("bf16"))}, places)
+    run.card = chosen["card"]
+    for key, value in later.items():
+        setattr(training, key, value)
+    training.bf16 = chosen.get("bf16", not training.fp16)
+    if training.deepspeed:  # as `TrainingArguments` does it, without opening a process group
+        training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
+        training.hf_deepspeed_config.trainer_config_process(training)
+    return run, model, training
+
+
 def _refuse_what_cannot_be_trained(chosen: dict[str, Any], refuse: Refusal) -> None:
     if chosen.get("deepspeed"):
         try:
             check_deepspeed(chosen["deepspeed"])
         except UserError as problem:
             refuse("deepspeed", str(problem).removeprefix("deepspeed: "))
-    if chosen.get("fp16") and not torch.accelerator.is_available():
-        refuse("fp16", "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16")
-    if chosen.get("activation_offloading") and not torch.accelerator.is_available():
-        refuse("activation_offloading", "moves what a GPU keeps to RAM, and this machine has no GPU; leave it out")
+    if not (torch.accelerator.is_available() or chosen.get("card")):
+        plan = "; to plan for a GPU that is not here: --dry_run --card 24"
+        if chosen.get("fp16"):
+            refuse(
+                "fp16", f"needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16{plan}"
+            )
+        if chosen.get("activation_offloading"):
+            refuse(
+                "activation_offloading",
+                f"moves what a GPU keeps to RAM, and this machine has no GPU; leave it out{plan}",
+            )
     refuse_contradictions(chosen, refuse)
 
 

@@ -86,6 +86,10 @@ class RunArguments:
     dry_run: bool = field(
         default=False, metadata={"help": "Check everything, print the plan and end; no weights are loaded."}
     )
+    card: float | None = field(
+        default=None,
+        metadata={"help": "With dry_run: plan for a GPU of so many GB that is not in this machine, such as 24."},
+    )
     save_every_minutes: float = field(
         default=0.0, metadata={"help": "Save a checkpoint after so many minutes without one too; 0 does not."}
     )

@@ -31,6 +31,11 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
             refuse("train_file", f"{file.path}: no such file; make one with: {make}")
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
+    if (card := chosen.get("card")) is not None:
+        if not chosen.get("dry_run"):
+            refuse("card", "is the GPU that a dry run plans for; add --dry_run")
+        if card <= 0:
+            refuse("card", "the GB of a GPU, above 0, such as 24")
     for key, unit in (
         ("eval_prompts_steps", "steps, or 0 for before and after only"),
         ("save_every_minutes", "minutes"),

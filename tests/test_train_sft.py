@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +176,27 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
     assert "at most (2 checkpoints of" in lines["disk"]
     assert result.stdout.endswith("dry run: nothing was loaded or written\n")
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, train_file, tmp_path):
+    """The mirror's own precision and DeepSpeed, which this machine could not train with."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    files = ("--model_name_or_path", folder, "--train_file", train_file, "--output_dir", tmp_path / "run")
+    said = {}
+    for card in ("24", "0.7"):
+        result = launch(sys.executable, SCRIPT, "recipes/huangdali.yaml", *files, "--dry_run", "--card", card)
+        assert result.returncode == 0, result.stderr
+        said[card] = result.stdout
+    lines = {line.split()[0]: line for line in said["24"].splitlines() if line.strip()}
+    assert lines["precision"].endswith("float16")
+    assert "GiB of GPU memory a process: CUDA itself 0.75" in lines["memory"]
+    assert re.search(r"24 GB: 2\d\.\d GiB to spare", lines["card"])
+    assert "compiles" not in said["24"]
+    assert re.search(r"0\.7 GB: [\d.]+ [GM]iB too small", said["0.7"])
+    assert re.search(r"--\w+ \S+: [\d.]+ [GM]iB", said["0.7"])
+    assert said["24"].endswith("dry run: nothing was loaded or written\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):

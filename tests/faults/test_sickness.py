@@ -65,8 +65,8 @@ def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcom
     whole = runs.run([recipe, "--output_dir", folder], folder)
     shortage = Shortage(whole.touches[0] // 3, 1 << 20)
     rows = tmp_path / "rows.jsonl"
-    rows.write_text(train_file.read_text(encoding="utf-8") * 3, encoding="utf-8")
-    flags = ["--train_file", rows, "--per_device_train_batch_size", "120", "--output_dir", tmp_path / "short"]
+    rows.write_text(train_file.read_text(encoding="utf-8") * 6, encoding="utf-8")
+    flags = ["--train_file", rows, "--per_device_train_batch_size", "240", "--output_dir", tmp_path / "short"]
     ended = runs.run([recipe, *flags], tmp_path / "short", shortage=shortage)
     assert ended.codes == [3], ended.err[-2000:]
     assert "out of memory with a batch of " in ended.err

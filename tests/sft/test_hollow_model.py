@@ -8,6 +8,7 @@ import torch
 from trl import ModelConfig
 
 from data_tools.errors import UserError
+from sft.fused_lora import unfuse_lora
 from sft.hollow_model import HollowModel, Weight
 from sft.model import load_model
 
@@ -64,6 +65,7 @@ def test_the_layers_that_transformers_quantises_count_as_quantised(tiny_model, b
         ({"load_in_4bit": True}, True),
         ({"use_peft": False}, True),
         ({"lora_dropout": 0.1}, True),
+        ({"lora_dropout": 0.1, "is_fused": False}, False),
         ({"attn_implementation": "eager"}, True),
     ],
 )
@@ -71,7 +73,10 @@ def test_it_keeps_for_the_backward_pass_what_the_real_model_keeps(make_trainer, 
     """Counted on the real model, whose adapter is in float32 as the trainer leaves it."""
     # As on a GPU, where a pack is attended over as a whole; sample by sample there is no mask to keep.
     monkeypatch.setattr("sft.trainer.attend_by_sample", lambda model: None)
-    trainer, _ = make_trainer(**keys)
+    is_fused = keys.get("is_fused", True)
+    trainer, _ = make_trainer(**{key: value for key, value in keys.items() if key != "is_fused"})
+    if not is_fused:
+        unfuse_lora(trainer.model)
     model, kept = trainer.model.train(), {}
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
 
@@ -91,7 +96,7 @@ def test_it_keeps_for_the_backward_pass_what_the_real_model_keeps(make_trainer, 
         backbone(input_ids=tokens, position_ids=positions, use_cache=False)
     real = sum(storage.nbytes() for storage in kept.values())
     hollow = HollowModel(trainer.recipe.model).kept_for_backward(
-        (1, 96), torch.float32, torch.float32, is_masked=is_masked
+        (1, 96), torch.float32, torch.float32, is_masked=is_masked, is_fused=is_fused
     )
     assert hollow == pytest.approx(real, rel=0.001)
 
@@ -103,6 +108,19 @@ def test_a_head_that_is_the_embedding_counts_once(tiny_model, tmp_path):
         models.append(HollowModel(ModelConfig(str(tmp_path))))
     assert [model.has_tied_head for model in models] == [True, False]
     assert models[1].parameters - models[0].parameters == config["vocab_size"] * config["hidden_size"]
+
+
+@pytest.mark.parametrize("scaling", [{"type": "dynamic", "factor": 2.0}, {"type": "linear", "factor": 2.0}])
+def test_rope_that_follows_the_length_keeps_what_any_rope_keeps(tiny_model, tmp_path, scaling):
+    """InternLM2.5's is dynamic: it asks for the positions' values, which are not there."""
+    config, kept = json.loads((tiny_model / "config.json").read_text()), []
+    config |= {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": False}
+    config.pop("rope_parameters", None)
+    for more in ({}, {"rope_scaling": scaling, "rope_theta": 1000000}):
+        (tmp_path / "config.json").write_text(json.dumps(config | more))
+        model = HollowModel(ModelConfig(str(tmp_path), use_peft=True, lora_target_modules="all-linear"))
+        kept.append(model.kept_for_backward((1, 96), torch.float16, torch.float16, is_masked=False))
+    assert kept[0] == kept[1] > 0
 
 
 def test_what_cannot_be_built_is_told(tiny_model, tmp_path):

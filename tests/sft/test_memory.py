@@ -126,9 +126,9 @@ def test_the_parts_add_up_and_the_process_is_measured_only_on_a_cpu(read):
     for predicted in (on_cpu, on_gpu):
         parts = (predicted.process, predicted.weights, predicted.training, predicted.activations, predicted.logits)
         assert predicted.peak == sum(parts)
-    assert on_gpu.process == GIB // 2 != on_cpu.process
+    assert on_gpu.process == memory.CUDA_CONTEXT != on_cpu.process
     assert "GiB of RAM a process: the process so far" in on_cpu.line()
-    assert "GiB of GPU memory a process: CUDA itself 0.50" in on_gpu.line()
+    assert "GiB of GPU memory a process: CUDA itself 0.75" in on_gpu.line()
 
 
 def test_more_processes_share_what_zero_shares(read):
@@ -161,7 +161,8 @@ def test_processes_that_share_a_sequence_hold_their_part_of_it(read):
     together = read("huangdali", INTERNLM2_5_7B, fp16=True, parallelism_config=ParallelismConfig(sp_size=4))
     assert memory.batch_shape(together.training, card) == (1, 512)
     alone = read("huangdali", INTERNLM2_5_7B, fp16=True)
-    assert predict(together, card, on_gpu=True).activations < predict(alone, card, on_gpu=True).activations / 3
+    # Not a whole quarter: DeepSpeed's way to share a sequence is given a mask.
+    assert predict(together, card, on_gpu=True).activations < predict(alone, card, on_gpu=True).activations / 2.9
 
 
 def test_offloaded_activations_are_no_longer_on_the_gpu(read):
@@ -194,7 +195,7 @@ CARDS = [
     (16, [RECOMPUTE], []),
     (8, [RECOMPUTE, OFFLOAD], [OFFLOAD]),
     (
-        6,
+        6.25,
         [RECOMPUTE, OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
         [OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
     ),

@@ -161,6 +161,9 @@ def test_too_little_memory_is_told_and_on_a_gpu_what_to_change(plan_of):
     assert "of GPU memory" in told[0]
     assert told[1].startswith("         --activation_checkpointing true: ")
     assert told[-1].endswith("not enough yet")
+    # What fits to the byte does not fit: an allocator keeps some of it in pieces.
+    assert "a tenth may lie in pieces" in check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.05))[0]
+    assert check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.12)) == []
 
 
 def test_an_architecture_that_cannot_be_counted_still_has_a_plan(plan_of, tiny_model, tmp_path):

@@ -94,6 +94,14 @@ def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
         ({"load_in_4bit": True, "load_in_8bit": True}, "4 bit"),
         ({"eval_file": __file__, "per_device_eval_batch_size": 2}, "per_device_eval_batch_size: must be 1"),
         ({"fp16": True}, "fp16: needs a GPU and this machine has none"),
+        ({"fp16": True}, "to plan for a GPU that is not here: --dry_run --card 24"),
+        ({"card": 24}, "card: is the GPU that a dry run plans for; add --dry_run"),
+        ({"card": 0, "dry_run": True}, "card: the GB of a GPU, above 0, such as 24"),
+        ({"use_liger_kernel": True}, "use_liger_kernel: its kernels run on a GPU, and this machine has none"),
+        (
+            {"model_init_kwargs": {"use_kernels": True}},
+            "model_init_kwargs: use_kernels needs the package kernels; pip install 'kernels>=",
+        ),
         (
             {"activation_offloading": True},
             "activation_offloading: moves what a GPU keeps to RAM, and this machine has no GPU",
