@@ -7,7 +7,7 @@ and which refuses packs that leak into each other.
 import json
 import math
 import shutil
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,19 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
-from sft import checkpoints, fingerprint
-from sft.adapter_precision import AutocastInputs, keep_in_full_precision
+from sft import checkpoints, fingerprint, internlm2
 from sft.clock import clock
+from sft.console import say
 from sft.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
 from sft.encoding import IGNORED
+from sft.fused_lora import fuse_lora
 from sft.health import Health, RunFailed, highest_rate
+from sft.memory import usable
 from sft.model import leaving_no_trace
 from sft.plan import advice_lines
 from sft.progress import peak_memory
 from sft.recipe import Recipe
-from sft.sample_attention import attend_by_sample
+from sft.sample_attention import attend_by_sample, attend_over_packs
 from sft.supervised_head import score_supervised_tokens_only
 
 BETWEEN_LOGS = "between_logs_"
@@ -55,6 +57,8 @@ class RecipeTrainer(SFTTrainer):
         self._card = card
         self._inputs = inputs or {}
         self._is_saving = False
+        if recipe.training.use_liger_kernel:
+            internlm2.register_with_liger()
         self._health = Health(stops=recipe.run.on_bad_step == "stop")
         # The packs are made and the model is loaded already.
         recipe.training.dataset_kwargs, recipe.training.model_init_kwargs = {"skip_prepare_dataset": True}, None
@@ -68,24 +72,28 @@ class RecipeTrainer(SFTTrainer):
         )
         if held_out is not None:
             self._held_out_tokens_a_sequence = supervised_tokens(held_out) / len(held_out)
-        if self.args.device.type == "cpu":
-            self._spare_the_cpu()
+        self._spare_what_is_not_needed()
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if keeps_packed_samples_apart(recipe.training):
             self.add_callback(RefuseLeakingPacks(self))
+        if recipe.training.fp16:
+            self.add_callback(CountSkippedSteps(self))
         # At these events callbacks ask and score the model; what else they do there takes next to no time.
         for event in ("on_train_begin", "on_step_end", "on_train_end"):
             call = getattr(self.callback_handler, event)
             setattr(self.callback_handler, event, clock.spent_on("evaluation")(call))
         if recipe.model.use_peft and self.args.should_save:
             self._fingerprint = fingerprint.fingerprint(recipe.model.model_name_or_path, recipe.model.model_revision)
-        self._adapter_inputs = None
+        if recipe.model.use_peft and not is_deepspeed_zero3_enabled() and not self.is_fsdp_enabled:
+            fuse_lora(self.model)
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
             keep_in_full_precision(self.model)
-            # On a GPU nobody has seen yet what it is worth.
-            if self.args.bf16 and self.args.device.type == "cpu":
-                self._adapter_inputs = AutocastInputs(self.model)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model without PEFT's wrapper."""
+        return self.model.get_base_model() if self.recipe.model.use_peft else self.model
 
     @property
     def tensorboard(self) -> TensorBoardCallback | None:
@@ -108,12 +116,13 @@ class RecipeTrainer(SFTTrainer):
         with checkpoints.read_as_data(resume_from_checkpoint):
             return super().train(resume_from_checkpoint, **kwargs)
 
-    def _spare_the_cpu(self) -> None:
-        """Leave out what a step would compute for nothing; on a GPU, TRL and the attention kernels do so themselves."""
-        base = self.model.get_base_model() if self.recipe.model.use_peft else self.model
-        score_supervised_tokens_only(base)
+    def _spare_what_is_not_needed(self) -> None:
+        """Leave out what a step would compute for nothing: pairs of tokens in different samples and, where TRL's head
+        does not do so by itself, scores of tokens that carry no loss."""
+        if self.args.device.type == "cpu":
+            score_supervised_tokens_only(self.base)
         if keeps_packed_samples_apart(self.args) and not self.accelerator.parallelism_config:
-            attend_by_sample(base)
+            attend_by_sample(self.base)
 
     @clock.spent_on("saving")
     def _save_checkpoint(self, *args, **kwargs) -> None:
@@ -192,8 +201,7 @@ class RecipeTrainer(SFTTrainer):
         """
         shape = tuple(inputs["input_ids"].shape)
         try:
-            with self._adapter_inputs.alone() if self._adapter_inputs else nullcontext():
-                return super().training_step(model, inputs, num_items_in_batch)
+            return super().training_step(model, inputs, num_items_in_batch)
         except RuntimeError as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -230,8 +238,7 @@ class RecipeTrainer(SFTTrainer):
         if self._card and torch.cuda.is_available():
             _, card_bytes = torch.cuda.mem_get_info()
             with suppress(RuntimeError):  # of an architecture whose memory cannot be predicted
-                # It was short of something: what is advised is to leave a GiB free.
-                if lines := advice_lines(self.recipe, self._card, card_bytes - 2**30):
+                if lines := advice_lines(self.recipe, self._card, usable(card_bytes)):
                     return "\n".join([f"{told}change, the cheapest first, with what it takes then:", *lines])
         return (
             f"{told}set activation_checkpointing: true, then lower per_device_train_batch_size (raise "
@@ -283,6 +290,17 @@ class RecipeTrainer(SFTTrainer):
         """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""
 
 
+def keep_in_full_precision(model: torch.nn.Module) -> None:
+    """Hold trainable weights in float32; autocast still computes in the recipe's precision.
+
+    TRL stores the adapter of a quantised model in bfloat16, whose 8 bits lose updates of a small learning rate and
+    which the fp16 gradient scaler refuses. DeepSpeed keeps float32 masters of its own.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def is_out_of_memory(problem: Exception) -> bool:
     """Whether an accelerator, or a CPU's allocator, which has no error of its own, ran out of memory."""
     return isinstance(problem, torch.OutOfMemoryError) or "can't allocate memory" in str(problem)
@@ -309,14 +327,36 @@ class GoOnCounting(TrainerCallback):
         trainer._total_train_tokens = self.record["tokens"]
 
 
+class CountSkippedSteps(TrainerCallback):
+    """Says at the end how many steps the scaler of fp16 skipped because a gradient overflowed."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+        self.steps = self.skipped = 0
+
+    def on_step_end(self, args, state, control, **_):
+        self.steps += 1
+        self.skipped += bool(self.trainer.accelerator.optimizer_step_was_skipped)
+
+    def on_train_end(self, args, state, control, **_):
+        text = f"fp16: {self.skipped:,} of {self.steps:,} steps skipped by the loss scaler"
+        say(f"{text}: a gradient overflowed, and the scale was halved" if self.skipped else text)
+
+
 class RefuseLeakingPacks(TrainerCallback):
-    """Before the first step, proves on the real model that packed samples cannot see each other."""
+    """Before the first step, proves on the real model that packed samples cannot see each other.
+
+    An architecture that does not hand positions down to its attention cannot attend sample by sample: it gets masks.
+    """
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        leak = packs_leak(model, model.config.get_text_config().vocab_size)
+        vocabulary = model.config.get_text_config().vocab_size
+        leak = packs_leak(model, vocabulary)
+        if leak and attend_over_packs(self.trainer.base):
+            leak = packs_leak(model, vocabulary)
         self.trainer.forget_zero3_trace()
         if leak:
             raise UserError(

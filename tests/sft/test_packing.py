@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PersimmonConfig, PersimmonForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -10,6 +10,7 @@ from data_tools.errors import UserError
 from sft.dataset import IGNORED, load_dataset
 from sft.model import load_tokenizer
 from sft.recipe import load_recipe
+from sft.sample_attention import NAME
 from sft.trainer import packs_leak
 
 
@@ -65,6 +66,20 @@ def test_an_attention_that_leaks_between_samples_is_refused_before_the_first_ste
     with pytest.raises(UserError, match="a packed sample sees its neighbour"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_a_model_whose_attention_is_told_no_positions_gets_masks(make_trainer, tokenizer, tmp_path):
+    """Persimmon keeps `position_ids` to itself, so attention cannot tell where a sample begins."""
+    config = PersimmonConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    PersimmonForCausalLM(config).save_pretrained(tmp_path / "persimmon")
+    tokenizer.save_pretrained(tmp_path / "persimmon")
+    trainer, _ = make_trainer(model_name_or_path=str(tmp_path / "persimmon"), max_steps=1)
+    assert trainer.base.config._attn_implementation == NAME
+    trainer.train()
+    assert trainer.base.config._attn_implementation == "sdpa"
+    assert trainer.state.global_step == 1
 
 
 def test_wrapped_packs_and_unpacked_batches_are_not_held_to_it(make_trainer, leaking_attention):

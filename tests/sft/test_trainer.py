@@ -1,12 +1,13 @@
 """The trainer's promises: XTuner's schedule, a rate that rises on tiny data, an adapter in full precision."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from sft.trainer import whole_warmup_steps
+from sft.trainer import CountSkippedSteps, whole_warmup_steps
 
 PEAK = 2e-4
 
@@ -82,3 +83,14 @@ def test_full_fine_tuning_and_8bit_lora_train_by_recipe(make_trainer):
         trainer.train()
         after = [value for value in trainer.model.parameters() if value.requires_grad]
         assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_said(capsys):
+    """The scaler itself needs a GPU; what it tells the accelerator is given here."""
+    accelerator = SimpleNamespace(optimizer_step_was_skipped=False)
+    counted = CountSkippedSteps(SimpleNamespace(accelerator=accelerator))
+    for skipped in (True, True, False, False):
+        accelerator.optimizer_step_was_skipped = skipped
+        counted.on_step_end(None, None, None)
+    counted.on_train_end(None, None, None)
+    assert "fp16: 2 of 4 steps skipped by the loss scaler: a gradient overflowed" in capsys.readouterr().out
