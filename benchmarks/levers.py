@@ -1,10 +1,10 @@
-"""What each way to train faster or in less memory is worth, one at a time against a recipe.
+"""What each way to train faster or in less memory is worth on a CPU, one at a time against the demo's recipe.
 
     python -m benchmarks.levers
-    python -m benchmarks.levers --device cuda --model internlm2_5_7b
 
 Runs the recipe as it stands and, by turns with it, with one thing changed, and prints what that does to a step. What is
-not a key of a recipe is taken out of the code for the run.
+not a key of a recipe is taken out of the code for the run. Each run is a process, whose memory is its own. For a GPU
+there is benchmarks.ablations.
 """
 
 import argparse
@@ -12,21 +12,14 @@ import statistics
 
 from benchmarks.peers import Here, Job
 from benchmarks.prepared import started_after
-from benchmarks.train import Measured, add_task, run, task_of
+from benchmarks.tasks import TASKS
+from benchmarks.train import Measured, run
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 TRAINER = """
 from sft import console
 console.quiet_the_stack()
 import sft.trainer
-"""
-# What a CPU is spared, on a GPU too.
-SPARED = """
-build = sft.trainer.RecipeTrainer.__init__
-def build_sparing(self, *arguments):
-    build(self, *arguments)
-    self._spare_the_cpu()
-sft.trainer.RecipeTrainer.__init__ = build_sparing
 """
 
 
@@ -47,10 +40,12 @@ def without(part: str) -> str:
     return f"sft.trainer.{part} = lambda model: None"
 
 
-ON_CPU = (
+LEVERS = (
     Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
     Changed("TRL's head: all tokens scored, twice", replacing=without("score_supervised_tokens_only")),
     Changed("attention over whole packs", replacing=without("attend_by_sample")),
+    Changed("PEFT's own LoRA layers", replacing=without("fuse_lora")),
+    Changed("PEFT's own LoRA layers, no DeepSpeed", replacing=without("fuse_lora"), deepspeed=None),
     Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
     Changed(
         "attention by torch's flash kernel for CPUs alone",
@@ -69,34 +64,14 @@ ON_CPU = (
     Changed("packs of 1,024, attention over whole packs", max_length=1024, replacing=without("attend_by_sample")),
 )
 
-ON_GPU = (
-    Changed("`bf16: true`, `dtype: bfloat16`", dtype="bfloat16", bf16=True, fp16=False),
-    Changed("head and attention as on a CPU", replacing=SPARED),
-    Changed("`attn_implementation: flash_attention_2`", attn_implementation="flash_attention_2"),
-    Changed("`use_liger_kernel: true`", use_liger_kernel=True),
-    Changed("`torch_compile: true`", torch_compile=True, deepspeed=None),
-    Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
-    Changed("`optim: adamw_torch_fused`, no DeepSpeed", optim="adamw_torch_fused", deepspeed=None),
-    Changed("`optim: paged_adamw_8bit`, no DeepSpeed", optim="paged_adamw_8bit", deepspeed=None),
-    Changed("`activation_checkpointing: false`", activation_checkpointing=False),
-    Changed("`activation_offloading: true`", activation_offloading=True),
-    Changed("`lora_dropout: 0`", lora_dropout=0.0),
-    Changed("not quantised (`load_in_4bit: false`)", load_in_4bit=False),
-    Changed("4 packs a step", per_device_train_batch_size=4),
-    Changed("packs of 8,192 tokens", max_length=8192),
-    Changed("packs of 8,192, head and attention as on a CPU", max_length=8192, replacing=SPARED),
-    Changed("`dataloader_num_workers: 2`", dataloader_num_workers=2),
-)
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_task(parser)
     parser.add_argument("--steps", type=int, default=16, help="steps a run, the first 4 to warm up (16)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each change (2)")
     arguments = parser.parse_args()
-    task = task_of(parser, arguments)
-    programs = [Changed("the recipe as it stands"), *(ON_CPU if arguments.device == "cpu" else ON_GPU)]
+    task = TASKS["demo"]("cpu")
+    programs = [Changed("the recipe as it stands"), *LEVERS]
     measured = {program.label: Measured() for program in programs}
     for _ in range(arguments.repeats):
         for program in programs:

@@ -6,6 +6,7 @@ needed at supervised tokens alone. In attention a token sees on average half of 
 of all heads, and backward has twice the forward's. Activation checkpointing does the forward pass again.
 """
 
+import statistics
 import time
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from sft.hollow_model import HollowModel
 # Dense half-precision peaks of the vendors' data sheets, in TFLOP/s, by what torch calls the card (RTX 4090: fp16,
 # accumulated in fp32).
 PEAKS = {"RTX 4090": 165, "A100": 312, "H100": 989, "H200": 989}
+
+# The side of the square matrices whose product is the measure of what a device can.
+MATRIX = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,25 @@ def operations(sizes: Sizes, samples: list[int], supervised: int, *, recomputes:
     return frozen, adapter, attention
 
 
-def highest_rate(device: str, dtype: torch.dtype) -> tuple[float, str]:
-    """The most operations a second: by the card's data sheet, or what a square product reaches; and which of them."""
-    if device == "cuda":
-        for card, peak in PEAKS.items():
-            if card in torch.cuda.get_device_name():
-                return peak * 1e12, f"the data sheet's {peak} TFLOP/s"
-    rate = _matmul_rate(device, dtype)
-    return rate, f"products of this type reach {rate / 1e9:,.0f} GFLOP/s"
+def matmul_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """Operations a second of a product of two square matrices of random numbers: the median of ten.
 
-
-def _matmul_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
+    A GPU's own clock times each; random numbers, since a GPU multiplies zeros faster.
+    """
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    torch.mm(left, right)[0, 0].item()
+    for _ in range(3):
+        torch.mm(left, right)
+    return 2 * size**3 / statistics.median(_seconds(device, left, right) for _ in range(10))
+
+
+def _seconds(device: str, left: torch.Tensor, right: torch.Tensor) -> float:
+    if device == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        torch.mm(left, right)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
     started = time.perf_counter()
-    for _ in range(10):
-        product = torch.mm(left, right)
-    product[0, 0].item()  # waits for the device
-    return 10 * 2 * size**3 / (time.perf_counter() - started)
+    torch.mm(left, right)
+    return time.perf_counter() - started

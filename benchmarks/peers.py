@@ -131,7 +131,9 @@ class Trl(Program):
         settings["dataset_name"] = str(Path(job.write_rows("trl/train.jsonl")).parent)
         settings["chat_template_path"] = str(REPOSITORY / "sft/templates/smollm2.jinja")
         config = job.write("trl.yaml", yaml.safe_dump(settings))
-        return [str(Path(sys.executable).parent / "trl"), "sft", "--config", config]
+        # Not the program `trl`, which may lie anywhere.
+        start = "import sys; from trl.cli import main; sys.argv[0] = 'trl'; main()"
+        return [sys.executable, "-c", start, "sft", "--config", config]
 
 
 class LlamaFactory(Program):

@@ -34,5 +34,9 @@ def make_model(shape: dict, tokenizer: Path, folder: Path, device: str) -> Path:
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
+    # What a GPU's allocator keeps for this process, the programs that are measured would lack.
+    del model
+    if device == "cuda":
+        torch.cuda.empty_cache()
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(part)
     return part.rename(folder)

@@ -1,7 +1,7 @@
 """What the benchmarks of training have every program do: a recipe, and conversations to train on.
 
-"demo" is recipes/demo.yaml with its own model. "internlm2_5_7b" is recipes/huangdali.yaml and 1,500 rows that are made
-for it, on a model of InternLM2.5-7B's shape with random weights.
+"demo" is recipes/demo.yaml with its own model. "internlm2_5_7b" is recipes/huangdali.yaml in bfloat16 and 1,500 rows
+that are made for it, on a model of InternLM2.5-7B's shape with random weights.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def device_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
 
 def precision_on(device: str) -> dict[str, str | bool]:
     """The precision that adapters get on this CPU or have on a GPU, where a recipe names none."""
-    return of_this_cpu(use_peft=True) if device == "cpu" else {"dtype": "bfloat16", "bf16": True}
+    return of_this_cpu(use_peft=True) if device == "cpu" else {"dtype": "bfloat16", "bf16": True, "fp16": False}
 
 
 def demo(device: str) -> Task:
@@ -58,13 +58,22 @@ def demo(device: str) -> Task:
 
 
 def tutorial(device: str) -> Task:
-    """The tutorial's recipe on a model of 15 GB, which only a GPU trains in any time."""
+    """The tutorial's recipe on a model of 15 GB, which only a GPU trains in any time.
+
+    In bfloat16, which every program can: fp16's scaler refuses the adapters that TRL keeps in bfloat16.
+    """
+    model, rows = tutorial_files(device)
+    recipe = _recipe("huangdali") | precision_on(device) | {"model_name_or_path": str(model)}
+    return Task(recipe, _with_system(rows), device)
+
+
+def tutorial_files(device: str) -> tuple[Path, Path]:
+    """A model of InternLM2.5-7B's shape and 1,500 rows; made once."""
     MADE.mkdir(parents=True, exist_ok=True)
-    model = make_model(SHAPES["InternLM2.5-7B"], MODEL, MADE / "internlm2_5_7b", device)
     rows = MADE / "huangdali.jsonl"
     generate = ["data_tools", "generate", "--name", "黄大力", "--rows", "1500", "--seed", "0"]
     subprocess.run([sys.executable, "-m", *generate, str(rows)], cwd=REPOSITORY, check=True)
-    return Task(_recipe("huangdali") | {"model_name_or_path": str(model)}, _with_system(rows), device)
+    return make_model(SHAPES["InternLM2.5-7B"], MODEL, MADE / "internlm2_5_7b", device), rows
 
 
 TASKS = {"demo": demo, "internlm2_5_7b": tutorial}

@@ -24,7 +24,7 @@ import torch
 from trl import ModelConfig
 
 from benchmarks.card_memory import CardMemory
-from benchmarks.operations import highest_rate, operations, sizes_of
+from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
 from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
 from benchmarks.tasks import TASKS, Task, add_device, device_of
 from sft.chat_template import training_template
@@ -141,7 +141,7 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
     tokenizer = load_tokenizer(recipe["model_name_or_path"])
     samples = encode(tokenizer, training_template(tokenizer), task.conversations)
     supervised = sum(len(labels) - labels.count(IGNORED) for _, labels in samples)
-    peak, source = highest_rate(task.device, getattr(torch, recipe["dtype"]))
+    peak = matmul_rate(task.device, getattr(torch, recipe["dtype"]), MATRIX[task.device])
     lengths = [len(ids) for ids, _ in samples]
     tokens = sum(lengths)
     needed = sum(
@@ -151,7 +151,8 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
     lines = [
         f"{machine}, torch {torch.__version__}, Python {sys.version.split()[0]}; {recipe['dtype']}, "
         f"{'NF4' if recipe['load_in_4bit'] else 'not quantised'}; an epoch: {len(samples):,} rows, {tokens:,} tokens, "
-        f"{supervised:,} supervised, {needed / 1e12:,.1f} TFLOP; utilisation: of {source}",
+        f"{supervised:,} supervised, {needed / 1e12:,.1f} TFLOP; utilisation: of the {peak / 1e12:,.2f} TFLOP/s that "
+        "products reach",
         "",
         "| program | s a step | steps an epoch | s an epoch | tokens/s | supervised tokens/s | utilisation | "
         "first step, s | peak GiB | loss |",

@@ -19,13 +19,15 @@ class UpTo:
         return tokens <= self.tokens
 
 
+@pytest.mark.parametrize(("guess", "growth"), [(128, 2.0), (44_928, 1.1), (128, 1.1)])
 @pytest.mark.parametrize("most", [127, 128, 5000, 78_475])
-def test_the_longest_is_found_in_a_few_runs(most):
+def test_the_longest_is_found_from_any_guess(most, guess, growth):
     trains = UpTo(most)
-    found, predicted = longest(trains)
+    found, predicted = longest(trains, guess, growth=growth)
     assert found <= most < found + max(256, found // 15)
     assert predicted == (f"of {found}" if found else "")
-    assert len(trains.tried) < 20
+    assert len(trains.tried) == len(set(trains.tried)) < 80
+    assert len(trains.tried) < 20 or growth == 1.1
 
 
 def test_a_run_is_held_to_its_memory(tiny_model):

@@ -1,0 +1,305 @@
+"""What each part of a step is worth on a GPU: one process, one load of the model, one thing changed at a time.
+
+    python -m benchmarks.ablations
+    python -m benchmarks.ablations --only attention PEFT --steps 30
+
+Trains recipes/huangdali.yaml without DeepSpeed on a model of InternLM2.5-7B's shape, prints a row as soon as it is
+measured, and whether each run ended with the very weights that the first run of its kind ended with. A step is timed
+from the end of one to the end of the next, the device waited for; the first four warm up.
+"""
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.models.llama import modeling_llama
+
+from benchmarks.one_load import OneLoad
+from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
+from benchmarks.step_profile import StepProfile
+from benchmarks.tasks import tutorial_files
+from sft.console import quiet_the_stack
+from sft.dataset import DatasetCard
+from sft.fused_lora import unfuse_lora
+from sft.hollow_model import HollowModel
+from sft.memory import GIB, predict
+from sft.questions import load_questions
+from sft.recipe import Recipe
+from sft.sample_attention import attend_over_packs
+from sft.score import score
+from sft.supervised_head import score_supervised_tokens_only
+from sft.trainer import RecipeTrainer
+
+WARM_UP = 4
+FP16 = {"fp16": True, "bf16": False, "dtype": "float16"}
+BF16 = {"fp16": False, "bf16": True, "dtype": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A run that differs from the recipe: in keys, in the trainer once it is made, in where it happens, in whose it is.
+
+    `alike` names a kind of run: all of a kind should end with the same weights.
+    """
+
+    label: str
+    keys: dict = field(default_factory=dict)
+    change: Callable[[RecipeTrainer], object] = lambda trainer: None
+    around: Callable[[PreTrainedModel], contextlib.AbstractContextManager] = lambda model: contextlib.nullcontext()
+    alike: str = ""
+    by_trl: bool = False
+
+
+class Times(TrainerCallback):
+    """Notes when each step ended, and its loss."""
+
+    def __init__(self):
+        self.ends: list[float] = []
+        self.losses: list[float] = []
+
+    def on_step_end(self, args, state, control, **_):
+        _wait()
+        self.ends.append(time.perf_counter())
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if "loss" in (logs or {}):
+            self.losses.append(logs["loss"])
+
+
+class Scoring(TrainerCallback):
+    """Scores the model in the middle of a run, which is to leave no trace in it."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == WARM_UP:
+            found = score(self.trainer.model, self.trainer.processing_class, load_questions(), "黄大力", [])
+            print(f"(scored in the middle: {found.seconds:.1f} s)", flush=True)
+
+
+def profiled(trainer: RecipeTrainer) -> None:
+    trainer.add_callback(StepProfile(WARM_UP))
+
+
+def masks(trainer: RecipeTrainer) -> None:
+    """Attention over whole packs, with a mask."""
+    attend_over_packs(trainer.base)
+
+
+def layers_of_peft(trainer: RecipeTrainer) -> None:
+    """LoRA layers as PEFT computes them."""
+    unfuse_lora(trainer.model)
+
+
+def as_in_trl(trainer: RecipeTrainer) -> None:
+    """Neither of this repository's ways to compute less."""
+    masks(trainer)
+    layers_of_peft(trainer)
+
+
+def compiled(trainer: RecipeTrainer) -> None:
+    """torch.compile for one decoder layer, which serves all of them."""
+    layers_of_peft(trainer)
+    for layer in trainer.base.model.layers:
+        layer.compile()
+
+
+def head_for_cpus(trainer: RecipeTrainer) -> None:
+    score_supervised_tokens_only(trainer.base)
+
+
+def scoring(trainer: RecipeTrainer) -> None:
+    trainer.add_callback(Scoring(trainer))
+
+
+@contextmanager
+def deterministic(model: PreTrainedModel) -> Iterator[None]:
+    """What `full_determinism: true` asks of torch, but for variables that a process is started with."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def kernels_put_back(model: PreTrainedModel) -> Iterator[None]:
+    """Takes Liger's kernels out of the model again."""
+    rotate, norm, mlp = (getattr(modeling_llama, name) for name in LIGERS)
+    try:
+        yield
+    finally:
+        modeling_llama.apply_rotary_pos_emb = rotate
+        modeling_llama.LlamaRMSNorm, modeling_llama.LlamaMLP = norm, mlp
+        for module in model.modules():
+            module.__dict__.pop("forward", None)
+
+
+LIGERS = ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP")
+LIGER = {"use_liger_kernel": True}
+KEPT = {"activation_checkpointing": False}
+
+ABLATIONS = (
+    Ablation("the recipe", alike="as it stands"),
+    Ablation("attention with masks over whole packs", change=masks),
+    Ablation("PEFT's own LoRA layers", change=layers_of_peft),
+    Ablation("both: masks, PEFT's layers", change=as_in_trl),
+    Ablation("the recipe, profiled", change=profiled),
+    Ablation("`use_liger_kernel: true`", LIGER, around=kernels_put_back),
+    Ablation("bfloat16", BF16),
+    Ablation("TRL's SFTTrainer on the same packs, bfloat16", BF16, by_trl=True),
+    Ablation("`torch_compile` of each layer, PEFT's layers", change=compiled),
+    Ablation("`activation_checkpointing: false`", KEPT),
+    Ablation("`activation_checkpointing: false`, `use_liger_kernel: true`", KEPT | LIGER, around=kernels_put_back),
+    Ablation("`lora_dropout: 0`", {"lora_dropout": 0.0}),
+    Ablation("4 packs a step", {"per_device_train_batch_size": 4}),
+    Ablation("4 packs a step, `use_liger_kernel: true`", LIGER | {"per_device_train_batch_size": 4},
+             around=kernels_put_back),
+    Ablation("the recipe, again", alike="as it stands"),
+    Ablation("deterministic", around=deterministic, alike="deterministic"),
+    Ablation("deterministic, scored in the middle", change=scoring, around=deterministic, alike="deterministic"),
+    Ablation("deterministic, with masks", change=masks, around=deterministic),
+    Ablation("`optim: adamw_torch_fused`", {"optim": "adamw_torch_fused"}),
+    Ablation("`optim: adamw_8bit`", {"optim": "adamw_8bit"}),
+    Ablation("`activation_offloading: true`", {"activation_offloading": True}),
+    Ablation("packs of 8,192", {"max_length": 8192}),
+    Ablation("packs of 8,192, attention with masks", {"max_length": 8192}, change=masks),
+    Ablation("the head that a CPU uses", change=head_for_cpus),
+)  # fmt: skip
+
+
+class Bench:
+    """The model and the rows, and what was seen of them so far."""
+
+    def __init__(self, model: Path, rows: Path, steps: int):
+        self.load, self.rows, self.steps = OneLoad(model), str(rows), steps
+        self._ends: dict[str, tuple[int, ...]] = {}
+        self._hollows: dict[str, HollowModel] = {}
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.rate = matmul_rate(self.device, torch.bfloat16, MATRIX[self.device])
+
+    def run(self, ablation: Ablation) -> str:
+        """Train once; a row of the table."""
+        keys = {"train_file": self.rows, "max_steps": self.steps, "output_dir": tempfile.mkdtemp()}
+        recipe = self.load.recipe(**keys | (FP16 if self.device == "cuda" else BF16) | ablation.keys)
+        packs, card = self.load.data(recipe)
+        times = Times()
+        with ablation.around(self.load.base(recipe)):
+            trainer = self.load.trainer(recipe, packs, card, by_trl=ablation.by_trl)
+            try:
+                ablation.change(trainer)
+                trainer.add_callback(times)
+                started = time.perf_counter()
+                _reset_peak()
+                trainer.train()
+                memory, outside = _peak()
+                ended_alike = self._compare(ablation.alike, trainer.model)
+            finally:
+                self.load.give_back(trainer)
+        steps = [end - begin for begin, end in zip(times.ends[WARM_UP - 1 :], times.ends[WARM_UP:], strict=False)]
+        step = statistics.median(steps)
+        tokens = card.tokens / card.steps_per_epoch
+        hollow = self._hollow(recipe)
+        twice, once = (
+            _operations(hollow, packs, card, recomputes) / step / self.rate
+            for recomputes in (recipe.training.activation_checkpointing, False)
+        )
+        planned = predict(recipe, card, on_gpu=self.device == "cuda", model=hollow).peak
+        return (
+            f"| {ablation.label} | {step * 1e3:.0f} ({min(steps) * 1e3:.0f}-{max(steps) * 1e3:.0f}) | {tokens:,.0f} | "
+            f"{tokens / step:,.0f} | {card.supervised_tokens / card.steps_per_epoch / step:,.0f} | "
+            f"{twice:.1%} | {once:.1%} | {memory / GIB:.2f} | {planned / GIB:.2f} | {outside / GIB:.2f} | "
+            f"{times.ends[0] - started:.1f} | {times.losses[0]:.4f} -> {times.losses[-1]:.4f} | {ended_alike} |"
+        )
+
+    def _hollow(self, recipe: Recipe) -> HollowModel:
+        key = repr(recipe.model)
+        if key not in self._hollows:
+            self._hollows[key] = HollowModel(recipe.model)
+        return self._hollows[key]
+
+    def _compare(self, kind: str, model: torch.nn.Module) -> str:
+        """Whether the trained weights are those, to the last bit, that the first run of this kind ended with."""
+        if not kind:
+            return ""
+        trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+        whole_numbers = (weights.view(torch.int32 if weights.itemsize == 4 else torch.int16) for weights in trained)
+        bits = tuple(numbers.sum(dtype=torch.int64).item() for numbers in whole_numbers)
+        first = self._ends.setdefault(kind, bits)
+        return f"{kind}: {'bit for bit' if bits == first else 'other weights'}"
+
+
+HEAD = (
+    "| run | ms a step (least-most) | tokens | tokens/s | supervised/s | of the matrix rate | without what is computed "
+    "twice | allocated GiB | planned | beside torch | first step, s | loss | weights |",
+    "|" + " --- |" * 13,
+)
+
+
+def main() -> None:
+    quiet_the_stack()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="a folder; by default one of InternLM2.5-7B's shape is made")
+    parser.add_argument("--rows", type=Path, help="a JSONL file; by default 1,500 rows are made for the tutorial")
+    parser.add_argument("--only", nargs="*", default=[], help="words of the runs to make")
+    parser.add_argument("--steps", type=int, default=14, help="steps a run (14)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so many seconds")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    made = tutorial_files("cuda") if arguments.model is None or arguments.rows is None else (None, None)
+    bench = Bench(arguments.model or made[0], arguments.rows or made[1], arguments.steps)
+    name = torch.cuda.get_device_name() if bench.device == "cuda" else "CPU"
+    side = MATRIX[bench.device]
+    print(f"{name}, torch {torch.__version__}: bf16 products of {side:,} reach {bench.rate / 1e12:,.1f} TFLOP/s")
+    print("\n".join(HEAD), flush=True)
+    for ablation in ABLATIONS:
+        if arguments.only and not any(word in ablation.label for word in arguments.only):
+            continue
+        if time.perf_counter() - started > arguments.seconds:
+            print(f"| {ablation.label} | not run: the time was up |" + " |" * 11, flush=True)
+            continue
+        try:
+            print(bench.run(ablation), flush=True)
+        except Exception as problem:  # what does not run is a result too
+            bench.load.forget()
+            reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+            print(f"| {ablation.label} | {reason} |" + " |" * 11, flush=True)
+
+
+def _operations(model: HollowModel, packs: Dataset, card: DatasetCard, recomputes: bool) -> float:
+    """Floating-point operations a step, by `benchmarks.operations`."""
+    lengths = [length for pack in packs["seq_lengths"] for length in pack]
+    parts = operations(sizes_of(model), lengths, card.supervised_tokens, recomputes=recomputes)
+    return sum(parts) / card.steps_per_epoch
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> tuple[int, int]:
+    """The most that torch had allocated since the last reset, and what the card has given out beside torch's pool."""
+    if not torch.cuda.is_available():
+        return 0, 0
+    free, whole = torch.cuda.mem_get_info()
+    return torch.cuda.max_memory_allocated(), whole - free - torch.cuda.memory_reserved()
+
+
+if __name__ == "__main__":
+    main()
