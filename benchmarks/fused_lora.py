@@ -3,7 +3,7 @@
     python -m benchmarks.fused_lora
 
 One process and one model, the layers changed over after every six packs, so that what else the machine does falls on
-both alike. Medians of all packs.
+both alike. Medians of all packs, and what the first pack keeps for its backward pass.
 """
 
 import statistics
@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.ablations import layers_of_peft
 from sft.console import quiet_the_stack
@@ -22,30 +23,36 @@ from sft.recipe import load_recipe
 from sft.trainer import RecipeTrainer
 
 PACKS, TURNS = 6, 12
+MIB = 2**20
+WAYS = (layers_of_peft, lambda trainer: fuse_lora(trainer.model))
 
 
 def main() -> None:
     quiet_the_stack()
-    print("| activation_checkpointing | lora_dropout | PEFT's layers, s | fused, s | ratio |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| activation_checkpointing | lora_dropout | PEFT's layers, s | fused, s | ratio | kept, MiB | fused |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for recomputes in (False, True):
         for dropout in (0.0, 0.1):
-            by_peft, fused = measure(activation_checkpointing=recomputes, lora_dropout=dropout)
-            row = f"| {str(recomputes).lower()} | {dropout:g} | {by_peft:.2f} | {fused:.2f} | {fused / by_peft:.2f} |"
-            print(row, flush=True)
+            (by_peft, fused), kept = measure(activation_checkpointing=recomputes, lora_dropout=dropout)
+            times = f"{by_peft:.2f} | {fused:.2f} | {fused / by_peft:.2f}"
+            sizes = " | ".join(f"{size / MIB:.0f}" for size in kept)
+            print(f"| {str(recomputes).lower()} | {dropout:g} | {times} | {sizes} |", flush=True)
 
 
-def measure(**keys) -> tuple[float, float]:
-    """Seconds of a pack with PEFT's layers and with fused ones."""
+def measure(**keys) -> tuple[list[float], list[int]]:
+    """Seconds of a pack with PEFT's layers and with fused ones, and the bytes that its forward pass keeps."""
     trainer = _trainer(**keys)
     batches = [trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[pack]])) for pack in range(PACKS)]
-    seconds: tuple[list[float], list[float]] = [], []
+    seconds, kept = ([], []), []
     for _ in range(TURNS):
-        for change, found in zip((layers_of_peft, lambda trainer: fuse_lora(trainer.model)), seconds, strict=True):
+        for change, found in zip(WAYS, seconds, strict=True):
             change(trainer)
             _step(trainer, batches[0])
             found += [_step(trainer, batch) for batch in batches]
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+    for change in WAYS:
+        change(trainer)
+        kept.append(_kept(trainer, batches[0]))
+    return [statistics.median(found) for found in seconds], kept
 
 
 def _trainer(**keys) -> RecipeTrainer:
@@ -60,6 +67,22 @@ def _trainer(**keys) -> RecipeTrainer:
     trainer.train()
     trainer.model.train()
     return trainer
+
+
+def _kept(trainer: RecipeTrainer, batch: dict) -> int:
+    """Bytes that autograd keeps of a forward pass, beside parameters and buffers."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*trainer.model.parameters(), *trainer.model.buffers())}
+    storages = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor), trainer.compute_loss_context_manager():
+        trainer.compute_loss(trainer.model, dict(batch))
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _step(trainer: RecipeTrainer, batch: dict) -> float:
