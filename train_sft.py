@@ -19,8 +19,13 @@ def main(arguments: list[str]) -> None:
     from sft.settings import read_settings
 
     settings = read_settings(arguments)
+    if settings.dry_run and not is_main_process():
+        return  # one process plans for all, without a group
 
     # Seconds of imports, for which a mistake in the recipe need not wait.
+    say("loading PyTorch, Transformers and TRL")
+    from accelerate import PartialState
+
     from sft import run_directory
     from sft.chat_eval import ChatEval
     from sft.dataset import load_dataset, load_held_out
@@ -37,7 +42,7 @@ def main(arguments: list[str]) -> None:
     from sft.trainer import RecipeTrainer
     from sft.watchdog import Watchdog
 
-    recipe = make_recipe(settings)
+    recipe = make_recipe(settings, starts=not settings.dry_run)
     training = recipe.training
     if not recipe.run.dry_run:
         decided_by_main(lambda: run_directory.lock(training.output_dir))
@@ -52,7 +57,7 @@ def main(arguments: list[str]) -> None:
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
     )
-    with clock.spent_on("data"), training.main_process_first(desc="read and pack the data"):
+    with clock.spent_on("data"), PartialState().local_main_process_first():
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))

@@ -4,13 +4,12 @@ Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `pyt
 models or data.
 """
 
-import contextlib
 import io
 import os
-import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,14 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from data_tools.errors import UserError
-from sft.console import is_main_process, say
+from sft import op_build
+from sft.console import is_main_process
 
 # A layer's products have some dozen shapes, forward and backward.
 KERNELS_OF_A_STEP = "64"
+# What launchers tell a process of its place among others.
+OF_A_LAUNCHER = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
+OF_MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
@@ -41,14 +44,38 @@ def keep_few_kernels() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_OF_A_STEP)
 
 
+@contextmanager
+def knowing_no_other() -> Iterator[None]:
+    """While this lasts the process is one of its own to the stack, which then opens no process group.
+
+    The environment is afterwards what it was before, whatever the stack has set in it.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name in OF_A_LAUNCHER or name.startswith(OF_MPI):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def processes() -> int:
+    """How many processes the launcher has started for this run, on all machines."""
+    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    return int(next(filter(None, map(os.environ.get, names)), 1))
+
+
 def prepare_for_deepspeed() -> None:
-    """Set what DeepSpeed and its compiler expect to find in the environment.
+    """Set what DeepSpeed and its compiler expect in the environment, and load the op through which CPU processes talk.
 
     Called before anything asks for a process group. Plain `python` becomes a group of one, so that a recipe
     that names a DeepSpeed configuration runs without a launcher too.
 
     Raises:
-        UserError: the machine has neither an accelerator nor a C++ compiler.
+        UserError: the op is not there yet and cannot be compiled.
     """
     if "RANK" not in os.environ:
         os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
@@ -57,7 +84,12 @@ def prepare_for_deepspeed() -> None:
     if tools not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
 
-    _announce_compilation()
+    import deepspeed
+
+    op_build.build_ops_aside()
+    builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder and deepspeed.ops.__compatible_ops__.get(builder.NAME):
+        builder.load()
 
 
 def join_deepspeed_group(timeout: timedelta) -> None:
@@ -68,8 +100,8 @@ def join_deepspeed_group(timeout: timedelta) -> None:
     """
     import deepspeed
 
-    # It prints that its op was built, from every process; `_announce_compilation` has said so before.
-    with contextlib.redirect_stdout(io.StringIO()):
+    # It prints that its op was built, from every process and whether or not it was.
+    with redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
 
 
@@ -88,21 +120,6 @@ def decided_by_main(decide: Callable[[], Any]) -> Any:
     if found[1]:
         raise UserError(found[1])
     return found[0]
-
-
-def _announce_compilation() -> None:
-    """Say so before DeepSpeed compiles its CPU communication op, the one silent half minute of a first run."""
-    if torch.accelerator.is_available() or _is_compiled("deepspeed_shm_comm"):
-        return
-    if not shutil.which(os.environ.get("CXX", "c++")):
-        raise UserError("DeepSpeed needs a C++ compiler on a CPU: apt-get install g++, or run with --deepspeed ''")
-    say("DeepSpeed compiles a small C++ op for CPU communication now; once on this machine, about half a minute.")
-
-
-def _is_compiled(op: str) -> bool:
-    from torch.utils.cpp_extension import _get_build_directory
-
-    return (Path(_get_build_directory(op, verbose=False)) / f"{op}.so").is_file()
 
 
 def _free_port() -> int:

@@ -80,8 +80,11 @@ def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
     return make_recipe(read_settings(arguments, for_training=for_training))
 
 
-def make_recipe(settings: Settings) -> Recipe:
-    """Put settings into the stack's dataclasses, and open the process group where these need one.
+def make_recipe(settings: Settings, *, starts: bool = False) -> Recipe:
+    """Put settings into the stack's dataclasses.
+
+    `starts`: this process will train by them, so it joins the process group and takes its part of the machine. Without
+    it nothing is opened or compiled, and the environment stays as it was.
 
     Raises:
         UserError: what only the stack can tell: a value it does not take, a DeepSpeed configuration that is none, or
@@ -94,16 +97,33 @@ def make_recipe(settings: Settings) -> Recipe:
         if not has_gpu and not chosen.keys() & precision.KEYS:
             chosen |= precision.of_this_cpu(use_peft=bool(chosen.get("use_peft")))
         _refuse_what_cannot_be_trained(chosen, refusal(places))
-    return Recipe(settings.path, *_build(parser, settings.path, chosen, places), chosen)
+    build = _started if starts else _planned if chosen.get("card") else _read
+    groups = build(parser, settings.path, chosen, places)
+    refuse_what_cannot_share(groups[2], refusal(places))
+    return Recipe(settings.path, *groups, chosen)
 
 
-def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
+def _started(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
+    """The groups for a process that trains, with its process group open."""
     launch.share_cores()
     launch.keep_few_kernels()
-    if chosen.get("card"):
-        return _planned(parser, path, chosen, places)
     if chosen.get("deepspeed"):
         launch.prepare_for_deepspeed()
+    run, model, training = _parsed(parser, path, chosen, places)
+    if training.deepspeed:
+        launch.join_deepspeed_group(training.ddp_timeout_delta)
+    return run, model, training
+
+
+def _read(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
+    """The groups as they would be in a process of this run, to look at."""
+    with launch.knowing_no_other():
+        run, model, training = _parsed(parser, path, chosen, places)
+    _count_processes(training)
+    return run, model, training
+
+
+def _parsed(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
     if chosen.get("eval_file"):
         # The loss of a batch is one number, so that only batches of one sequence can be weighed exactly.
         chosen = {"eval_strategy": "epoch", "per_device_eval_batch_size": 1} | chosen
@@ -122,9 +142,6 @@ def _build(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: d
         message = " ".join(str(problem).split())
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
-    refuse_what_cannot_share(training, refusal(places))
-    if training.deepspeed:
-        launch.join_deepspeed_group(training.ddp_timeout_delta)
     return run, model, training
 
 
@@ -132,15 +149,22 @@ def _planned(parser: SettingsParser, path: Path, chosen: dict[str, Any], places:
     """The groups for a GPU that is not here: what the stack takes on a GPU alone is set once it has looked."""
     later = {key: chosen[key] for key in ONLY_ON_A_GPU & chosen.keys()}
     here = {key: value for key, value in chosen.items() if key not in later and key != "card"}
-    run, model, training = _build(parser, path, here | {"bf16": bool(chosen.get("bf16"))}, places)
+    run, model, training = _read(parser, path, here | {"bf16": bool(chosen.get("bf16"))}, places)
     run.card = chosen["card"]
     for key, value in later.items():
         setattr(training, key, value)
     training.bf16 = chosen.get("bf16", not training.fp16)
-    if training.deepspeed:  # as `TrainingArguments` does it, without opening a process group
+    _count_processes(training)
+    return run, model, training
+
+
+def _count_processes(training: SFTConfig) -> None:
+    """Let settings that were read alone know how many processes the launcher has started, and DeepSpeed's with them."""
+    training.distributed_state.num_processes = launch.processes()
+    if training.deepspeed:  # as `TrainingArguments` does it
+        training._n_gpu = min(training._n_gpu, 1)
         training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
         training.hf_deepspeed_config.trainer_config_process(training)
-    return run, model, training
 
 
 def _refuse_what_cannot_be_trained(chosen: dict[str, Any], refuse: Refusal) -> None:

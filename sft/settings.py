@@ -7,7 +7,7 @@ the same parser again, then with the real dataclasses.
 
 import argparse
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ class Settings:
     """What a person asked for, as it was written: the (key, value, line) of a recipe, and the command line.
 
     Where nothing will be trained, what only matters to the hardware (precision, DeepSpeed) is left aside, so that a
-    recipe for a GPU can be looked at on any machine.
+    recipe for a GPU can be looked at on any machine. `dry_run` is the key of this name.
     """
 
     path: Path
     lines: list[tuple[str, object, int]]
     arguments: list[str]
     for_training: bool
+    dry_run: bool = False
 
     def chosen(self, parser: SettingsParser) -> tuple[dict[str, Any], dict[str, str]]:
         """The keys that are set: their values, checked and converted by the parser, and the places they were set at.
@@ -75,7 +76,7 @@ def read_settings(arguments: list[str], *, for_training: bool = True) -> Setting
     settings = Settings(path, _modern_lines(path), arguments, for_training)
     chosen, places = settings.chosen(parser)
     refuse_what_cannot_work(chosen, refusal(places))
-    return settings
+    return replace(settings, dry_run=chosen.get("dry_run", False))
 
 
 def refusal(places: dict[str, str]) -> Refusal:

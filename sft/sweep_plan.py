@@ -44,8 +44,7 @@ def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     Raises:
         UserError: whatever `load_recipe` or `load_questions` refuse, a rank below 1, an adapter's setting without one.
     """
-    # Reading a recipe for training opens a process group and, on a GPU, a context of some 400 MB: the points are to
-    # find every GPU empty.
+    # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _prepare) as apart:
         return apart.submit(make_here, recipe, values, seeds).result()
@@ -73,8 +72,6 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
         console.quiet = was_quiet
     count = torch.cuda.device_count()
     named = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     return Plan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
 
 

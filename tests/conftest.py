@@ -133,10 +133,11 @@ def make_trainer(write_recipe):
     def make(**keys):
         from sft.dataset import load_dataset, load_held_out
         from sft.model import load_model, load_tokenizer
-        from sft.recipe import load_recipe
+        from sft.recipe import make_recipe
+        from sft.settings import read_settings
         from sft.trainer import RecipeTrainer
 
-        recipe = load_recipe([str(write_recipe(**keys))])
+        recipe = make_recipe(read_settings([str(write_recipe(**keys))]), starts=True)
         tokenizer = load_tokenizer(recipe.model.model_name_or_path)
         packs, card = load_dataset(recipe, tokenizer)
         Path(recipe.training.output_dir).mkdir(exist_ok=True)

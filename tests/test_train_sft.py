@@ -178,6 +178,21 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(write_recipe, tmp_path):
+    recipe = write_recipe(deepspeed="ds_configs/zero3.json")
+    steps = []
+    for processes in ("1", "2"):
+        result = launch(
+            BIN / "torchrun", "--nproc_per_node", processes, "--master_port", "29536", SCRIPT, recipe, "--dry_run",
+            "--max_steps", "-1", "--num_train_epochs", "1", TORCH_EXTENSIONS_DIR=str(tmp_path / "none"),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("dry run: nothing was loaded or written") == 1
+        steps.append(int(re.search(r"^steps +(\d+)", result.stdout, re.MULTILINE)[1]))
+    assert steps[1] == -(-steps[0] // 2)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, train_file, tmp_path):
     """The mirror's own precision and DeepSpeed, which this machine could not train with."""
     folder = shutil.copytree(tiny_model, tmp_path / "model")

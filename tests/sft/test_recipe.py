@@ -1,5 +1,10 @@
 """A recipe is read strictly: what is not understood is refused with file, line, key and what to do."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import yaml
 
@@ -180,3 +185,29 @@ def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, 
     reread = load_recipe([str(again)])
     assert reread.model == recipe.model
     assert reread.chosen == {key: value for key, value in recipe.chosen.items() if key != "hub_token"}
+
+
+READ = """
+import json, os, sys
+import deepspeed, torch
+from sft.recipe import load_recipe
+before = dict(os.environ)
+training = load_recipe(sys.argv[1:]).training
+batch = training.hf_deepspeed_config.get_value("train_batch_size")
+print(json.dumps([dict(os.environ) == before, torch.distributed.is_initialized(), training.world_size, batch]))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_reading_a_recipe_opens_no_group_compiles_nothing_and_leaves_the_environment(write_recipe, tmp_path, processes):
+    """Beside a launcher that started two, a process that opened a group would wait here for the other one."""
+    recipe = write_recipe(deepspeed="ds_configs/zero2.json", per_device_train_batch_size=3, torch_compile=True)
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29571"}
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path / "ops")} | (place if processes == 2 else {})
+    result = subprocess.run(
+        [sys.executable, "-c", READ, str(recipe)],
+        env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == [True, False, processes, 3 * processes]
+    assert not (tmp_path / "ops").exists()
