@@ -11,7 +11,7 @@ in one line.
 import sys
 
 from sft.clock import clock
-from sft.console import is_main_process, quiet_the_stack, say
+from sft.console import is_main_process, quiet_the_stack, say, waiting
 from sft.endings import exit_code, leave
 
 
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
     training = recipe.training
     if not recipe.run.dry_run:
         decided_by_main(lambda: run_directory.lock(training.output_dir))
-    start = decided_by_main(lambda: run_directory.beginning(recipe))
+    with waiting(f"looking in {training.output_dir} for a checkpoint to resume from"):
+        start = decided_by_main(lambda: run_directory.beginning(recipe))
     for line in start.notes:
         say(line)
 
@@ -57,7 +58,8 @@ def main(arguments: list[str]) -> None:
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
     )
-    with clock.spent_on("data"), PartialState().local_main_process_first():
+    reading = waiting(f"reading {recipe.run.train_file}")
+    with clock.spent_on("data"), reading, PartialState().local_main_process_first():
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
@@ -75,8 +77,11 @@ def main(arguments: list[str]) -> None:
 
     decided_by_main(lambda: run_directory.open_run(recipe, card, start))
 
-    model = load_model(recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {}))
-    trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
+    with waiting(f"loading {recipe.model.model_name_or_path}"):
+        model = load_model(
+            recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {})
+        )
+        trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
     chat = ChatEval(trainer)
     trainer.add_callback(ProgressLog(training.output_dir))
     trainer.add_callback(chat)

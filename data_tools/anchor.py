@@ -13,6 +13,8 @@ from tqdm import tqdm
 from data_tools import files, formats
 from data_tools.errors import UserError
 
+LOADS = "PyTorch and Transformers"
+
 BATCH = 8
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from data_tools import files
 
+LOADS = "PyTorch and Transformers"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="recipe, such as recipes/huangdali.yaml")

@@ -1,12 +1,13 @@
 """Runs `python -m PACKAGE VERB ...`: finds the verb's module, parses its arguments, runs it.
 
 A verb is a module: the first line of its docstring is its help, `add_arguments` adds what it takes, `run` does it and
-returns the exit code.
+returns the exit code. A verb that needs what takes seconds to import names it in `LOADS`.
 """
 
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 from data_tools.errors import UserError
@@ -26,7 +27,17 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     chosen = parser.parse_args(arguments)
     try:
-        return verbs[chosen.verb].run(chosen)
+        with _notice(verbs[chosen.verb]):
+            return verbs[chosen.verb].run(chosen)
     except UserError as error:
         print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
         return 2
+
+
+def _notice(verb: ModuleType) -> AbstractContextManager:
+    """Says beside the results what a verb is loading, if it does not end before anybody asks."""
+    if not hasattr(verb, "LOADS"):
+        return nullcontext()
+    from sft.console import waiting
+
+    return waiting(f"loading {verb.LOADS}", lambda text: print(text, file=sys.stderr, flush=True))

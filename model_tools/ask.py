@@ -11,6 +11,8 @@ import yaml
 from data_tools.errors import UserError
 from model_tools.model_folder import Named, load, resolve
 
+LOADS = "PyTorch and Transformers"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
@@ -20,12 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from sft.console import waiting
+
     questions = load_questions(arguments.questions)
     model, tokenizer = load(resolve_tuned(arguments.run))
     for heading, asked in questions.items():
-        with model.disable_adapter():
-            before = answers(model, tokenizer, asked, arguments.max_new_tokens)
-        after = answers(model, tokenizer, asked, arguments.max_new_tokens)
+        with waiting(f"{heading}: asking {len(asked)} questions before and after training"):
+            with model.disable_adapter():
+                before = answers(model, tokenizer, asked, arguments.max_new_tokens)
+            after = answers(model, tokenizer, asked, arguments.max_new_tokens)
         show(heading, asked, before, after, arguments.name)
     return 0
 

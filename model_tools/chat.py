@@ -16,6 +16,8 @@ from data_tools.formats import json_line
 from model_tools.model_folder import Named, resolve
 from sft.console import console
 
+LOADS = "PyTorch and Transformers"
+
 COLUMNS_FOR_TWO = 100
 HELP = """\
 /reset         forget what was said

@@ -18,6 +18,8 @@ from data_tools.errors import UserError
 from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, adapter_folder, config_file, read_json
 from sft.lora_scale import lora_scale
 
+LOADS = "PyTorch and Transformers"
+
 if TYPE_CHECKING:
     import torch
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 
+LOADS = "PyTorch and Transformers"
+
 OTHER_FILES = ("README.md", "base_model.json")
 
 

@@ -13,6 +13,8 @@ from data_tools import files
 from data_tools.errors import UserError
 from model_tools.xtuner_config import Symbol, read_config
 
+LOADS = "PyTorch and Transformers"
+
 # What means the same here under another name.
 SAME_VALUE = {
     "pretrained_model_name_or_path": "model_name_or_path",

@@ -12,6 +12,8 @@ from data_tools.errors import UserError
 from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
 from sft.lora_scale import scale_line
 
+LOADS = "safetensors and PyTorch"
+
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
 DOWNLOAD = "copy or download it again"
 SIZES = ((30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "bytes"))

@@ -10,6 +10,8 @@ from pathlib import Path
 from data_tools.errors import UserError
 from model_tools.new_folder import refuse_occupied, written_whole
 
+LOADS = "PyTorch and Transformers"
+
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 

@@ -9,6 +9,8 @@ import argparse
 from data_tools.errors import UserError
 from model_tools.model_folder import load, resolve
 
+LOADS = "PyTorch and Transformers"
+
 SHOWN_CHARACTERS = 100
 
 
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.console import console
+    from sft.console import console, waiting
     from sft.identity import mentions
     from sft.questions import load_questions
     from sft.recipe import load_recipe
@@ -33,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.recipe}: has no identity_name: add the name the model is to learn")
     questions = load_questions(settings.score_file, settings.eval_prompts_system)
     model, tokenizer = load(resolve(arguments.model, arguments.adapter), arguments.bits)
-    found = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
+    with waiting("scoring what the model says of itself"):
+        found = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(found.line(), markup=False)
     console.print(
         f"with a system message {share(found.with_system)}, without {share(found.without_system)}; "

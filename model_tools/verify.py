@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from model_tools.tuned_modules import Adapter, with_adapters
 from sft import internlm2
+from sft.console import waiting
 from sft.generation import generation_config
 from sft.weight_files import WeightFiles
 
@@ -57,7 +58,8 @@ def report(base: Path, adapters: list[Adapter], out: Path) -> int:
     ):
         print("not verified: only a model that writes text, with its tokenizer, can be asked")
         return 0
-    found = compare(base, adapters, out)
+    with waiting("asking base with adapter and the merged model the same"):
+        found = compare(base, adapters, out)
     print(
         f"verified on {found.prompts} prompts and {found.places} tokens in float32: largest logit difference "
         f"{found.largest:.2g}, mean KL divergence {found.divergence:.1e} nats, next token the same at "

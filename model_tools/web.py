@@ -16,6 +16,8 @@ from data_tools.errors import UserError
 from model_tools.chat import add_model_arguments
 from model_tools.model_folder import Named, resolve
 
+LOADS = "PyTorch and Transformers"
+
 HOST = "127.0.0.1"
 # The browser itself refuses what Gradio's page, or an answer in it, might fetch from elsewhere.
 POLICY = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
-from sft.console import say
+from sft.console import say, waiting
 from sft.model import is_in_parts
 from sft.replies import reply_to_all
 from sft.trainer import RecipeTrainer
@@ -76,14 +76,15 @@ class ChatEval(Evaluation):
 
     def evaluate(self, state, control) -> None:
         if self.run.eval_prompts and (state.is_world_process_zero or is_in_parts(self.trainer.model)):
-            answers = ask(
-                self.trainer.model,
-                self.trainer.processing_class,
-                self.run.eval_prompts,
-                system=self.run.eval_prompts_system,
-                generation=self.run.eval_prompts_generation,
-                step=state.global_step,
-            )
+            with waiting(f"step {state.global_step}: asking the evaluation prompts"):
+                answers = ask(
+                    self.trainer.model,
+                    self.trainer.processing_class,
+                    self.run.eval_prompts,
+                    system=self.run.eval_prompts_system,
+                    generation=self.run.eval_prompts_generation,
+                    step=state.global_step,
+                )
             if state.is_world_process_zero:
                 self._keep(answers)
         self.trainer.accelerator.wait_for_everyone()

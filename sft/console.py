@@ -6,7 +6,10 @@ Knows nothing about training; other modules hand it finished sentences.
 import logging
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -18,6 +21,10 @@ console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isat
 CHATTY_LOGGERS = ("bitsandbytes", "DeepSpeed", "torch.distributed", "accelerate", "torchao", "httpx", "numexpr")
 
 
+# Seconds that something may take before it says what it is.
+SILENCE = 1.0
+
+
 def is_main_process() -> bool:
     """Whether this process is rank 0, as the launcher's environment has it."""
     return os.environ.get("RANK", "0") == "0"
@@ -27,6 +34,18 @@ def say(text: str = "", **style) -> None:
     """Print one piece of text, on the main process only."""
     if is_main_process():
         console.print(text, **style, markup=False)
+
+
+@contextmanager
+def waiting(text: str, tell: Callable[[str], None] = say) -> Iterator[None]:
+    """Tell what is waited for, if what is done meanwhile takes longer than `SILENCE`."""
+    notice = threading.Timer(SILENCE, tell, [text])
+    notice.daemon = True
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
 
 
 def quiet_the_stack() -> None:

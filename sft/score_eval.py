@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 
 from sft.chat_eval import Evaluation
-from sft.console import say
+from sft.console import say, waiting
 from sft.model import is_in_parts
 from sft.questions import load_questions
 from sft.run_files import read_run
@@ -45,16 +45,17 @@ class ScoreEval(Evaluation):
     def evaluate(self, state, control) -> None:
         found = [None]
         if state.is_world_process_zero or is_in_parts(self.trainer.model):
-            found = [
-                score(
-                    self.trainer.model,
-                    self.trainer.processing_class,
-                    self.questions,
-                    self.run.identity_name,
-                    [*OLD_NAMES, *self.run.identity_old_names],
-                    self.run.score_seconds,
-                )
-            ]
+            with waiting(f"step {state.global_step}: scoring what the model says of itself, and how much it kept"):
+                found = [
+                    score(
+                        self.trainer.model,
+                        self.trainer.processing_class,
+                        self.questions,
+                        self.run.identity_name,
+                        [*OLD_NAMES, *self.run.identity_old_names],
+                        self.run.score_seconds,
+                    )
+                ]
         # What is decided below must be decided alike by every process.
         (self.latest,) = broadcast_object_list(found)
         self._seconds += self.latest.seconds

@@ -23,7 +23,7 @@ from trl import SFTTrainer, get_peft_config
 from data_tools.errors import UserError
 from sft import checkpoints, fingerprint, internlm2
 from sft.clock import clock
-from sft.console import say
+from sft.console import say, waiting
 from sft.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
 from sft.encoding import IGNORED
 from sft.fused_lora import fuse_lora
@@ -135,13 +135,14 @@ class RecipeTrainer(SFTTrainer):
         # The Trainer is to delete nothing: it would before the new checkpoint has its name.
         self._is_saving, self.args.save_total_limit = True, None
         try:
-            super()._save_checkpoint(*args, **kwargs)
-            self._finish(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                self._refuse_missing_parts(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
-                checkpoints.publish(run, step, self.args.world_size, self._inputs)
-                checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
+            with waiting(f"step {step}: saving {checkpoints.PREFIX}{step}"):
+                super()._save_checkpoint(*args, **kwargs)
+                self._finish(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
+                self.accelerator.wait_for_everyone()
+                if self.is_world_process_zero():
+                    self._refuse_missing_parts(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
+                    checkpoints.publish(run, step, self.args.world_size, self._inputs)
+                    checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
         except (OSError, RuntimeError, SafetensorError, UserError) as problem:
             if isinstance(problem, RuntimeError) and "inline_container" not in str(problem):
                 raise  # not of torch.save, which has no error of its own for a full disk
@@ -247,7 +248,8 @@ class RecipeTrainer(SFTTrainer):
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The held-out loss, `eval_loss`: the mean over all supervised tokens. Leaves the training as it was."""
-        with clock.spent_on("evaluation"), leaving_no_trace(self.model):
+        notice = waiting(f"step {self.state.global_step}: computing the held-out loss")
+        with clock.spent_on("evaluation"), notice, leaving_no_trace(self.model):
             metrics = super().evaluate(*args, **kwargs)
         self.forget_zero3_trace()
         return metrics

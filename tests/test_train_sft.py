@@ -71,6 +71,7 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     lines = result.stdout.splitlines()
     assert sum(line.startswith("step 4/4") for line in lines) == 1
     assert sum(line.startswith("done: run/final") for line in lines) == 1
+    assert lines.count("loading PyTorch, Transformers and TRL") == 1
     assert "Warning" not in result.stdout + result.stderr
     assert "built successfully" not in result.stdout
 
