@@ -107,10 +107,13 @@ def in_order(run: Path) -> list[Path]:
 
 
 def rotate(run: Path, limit: int | None, kept: list[Path]) -> None:
-    """Remove the checkpoints that were written first until `limit` are left; those in `kept` stay whatever it is."""
+    """Remove the checkpoints that were written first until `limit` are left; no limit, or none above 0, removes none.
+
+    The one that was written last and those in `kept` stay whatever the limit is.
+    """
     by_age = sorted(in_order(run), key=lambda folder: ((folder / MANIFEST).stat().st_mtime_ns, folder))
     too_many = len(by_age) - limit if limit and limit > 0 else 0
-    kept = {folder.resolve() for folder in kept}
+    kept = {folder.resolve() for folder in (*kept, *by_age[-1:])}
     for folder in [folder for folder in by_age if folder.resolve() not in kept][: max(too_many, 0)]:
         remove(folder)
 

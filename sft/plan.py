@@ -58,8 +58,9 @@ class Plan:
     evaluations: list[int]
     held_out: list[int]
     saves: list[int]
-    save_total_limit: int | None
+    save_total_limit: int | None  # None: all stay
     keep_best: str | None
+    knows_best: bool
     trainable: int
     parameters: int
     vocabulary: int
@@ -73,12 +74,11 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan as text, one fact a line; what the dataset card says is not said again."""
-        kept = f"; the newest {self.save_total_limit} stay" if self.save_total_limit else ""
         best = f"; each best by {self.keep_best} besides" if self.keep_best else ""
         return [
             f"evaluation     {_at(self.evaluations)}",
             *([f"held-out loss  {_at(self.held_out)}"] if self.held_out else []),
-            f"checkpoints    {_at(self.saves)}{kept}{best}",
+            f"checkpoints    {_at(self.saves)}{best}{self._kept()}",
             f"to train       {self.trainable:,} of {self.parameters:,} parameters"
             f" ({self.trainable / self.parameters:.2%})",
             f"precision      {self.precision}",
@@ -87,6 +87,15 @@ class Plan:
             f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoints of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
+
+    def _kept(self) -> str:
+        """Which checkpoints are there at the end; see `checkpoints.rotate`."""
+        limit = self.save_total_limit
+        if not limit:
+            return ""
+        if not self.knows_best:
+            return f"; the newest {limit} stay" if limit > 1 else "; the newest stays"
+        return f"; {limit} stay, the newest and the best among them" if limit > 1 else "; the newest and the best stay"
 
     def _card_line(self) -> str:
         spare = self.card - self.memory.peak
@@ -109,25 +118,35 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         memory = predict(recipe, card, on_gpu=on_gpu, model=model)
     except RuntimeError:
         memory = None
-    saves = save_steps(training, card)
+    saves, evaluations = save_steps(training, card), evaluation_steps(recipe, total)
+    knows_best = bool(recipe.run.keep_best or training.metric_for_best_model)
+    limit = training.save_total_limit if (training.save_total_limit or 0) > 0 else None
     return Plan(
         samples=card.samples,
         packs=card.packs,
         steps_per_epoch=card.steps_per_epoch,
         total_steps=total,
-        evaluations=evaluation_steps(recipe, total),
+        evaluations=evaluations,
         held_out=_by_strategy(training.eval_strategy, training.eval_steps or training.logging_steps, card),
         saves=saves,
-        save_total_limit=training.save_total_limit,
+        save_total_limit=limit,
         keep_best=recipe.run.keep_best,
+        knows_best=knows_best,
         trainable=model.trainable,
         parameters=model.parameters,
         vocabulary=model.text_config.vocab_size,
         precision=_precision(recipe, model),
         memory=memory,
         card=recipe.run.card and round(recipe.run.card * GIB),
-        disk=_disk(recipe, model, len(saves)),
+        disk=_disk(recipe, model, _at_once(saves, evaluations if recipe.run.keep_best else [], limit, knows_best)),
     )
+
+
+def _at_once(saves: list[int], best: list[int], limit: int | None, knows_best: bool) -> int:
+    """The most checkpoints that are there at one time; `best` are the steps that may be saved for being the best."""
+    written = len({*saves, *best} - {0})
+    # The newest and the best stay whatever the limit is, and a new one is whole before an old one goes.
+    return written if limit is None else min(written, max(limit, 1 + knows_best) + 1)
 
 
 def _precision(recipe: Recipe, model: HollowModel) -> str:
@@ -209,17 +228,16 @@ def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:
     return sorted({*(range(every, total + 1, every) if every else ()), total})
 
 
-def _disk(recipe: Recipe, model: HollowModel, saves: int) -> Disk:
+def _disk(recipe: Recipe, model: HollowModel, most: int) -> Disk:
+    """`most`: checkpoints that are there at once."""
     training = recipe.training
     folder = Path(training.output_dir).absolute()
     while not folder.exists():
         folder = folder.parent
-    limit = training.save_total_limit or saves
     return Disk(
         folder=str(folder),
         checkpoint=_checkpoint_bytes(recipe, model),
-        # A new one is whole before an old one goes.
-        at_once=min(saves, limit + 1),
+        at_once=most,
         final=model.trainable * trained_dtype(recipe, model).itemsize,
         free=shutil.disk_usage(folder).free,
     )

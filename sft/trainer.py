@@ -56,7 +56,7 @@ class RecipeTrainer(SFTTrainer):
         self.recipe = recipe
         self._card = card
         self._inputs = inputs or {}
-        self._is_saving = False
+        self._is_saving, self._save_total_limit = False, recipe.training.save_total_limit
         if recipe.training.use_liger_kernel:
             internlm2.register_with_liger()
         self._health = Health(stops=recipe.run.on_bad_step == "stop")
@@ -110,11 +110,16 @@ class RecipeTrainer(SFTTrainer):
 
     @clock.spent_on("training")
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        if not resume_from_checkpoint:
-            return super().train(**kwargs)
-        self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
-        with checkpoints.read_as_data(resume_from_checkpoint):
-            return super().train(resume_from_checkpoint, **kwargs)
+        # The Trainer is to delete nothing: it would before a new checkpoint has its name, and at the end the newest too.
+        self.args.save_total_limit = None
+        try:
+            if not resume_from_checkpoint:
+                return super().train(**kwargs)
+            self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
+            with checkpoints.read_as_data(resume_from_checkpoint):
+                return super().train(resume_from_checkpoint, **kwargs)
+        finally:
+            self.args.save_total_limit = self._save_total_limit
 
     def _spare_what_is_not_needed(self) -> None:
         """Leave out what a step would compute for nothing: pairs of tokens in different samples and, where TRL's head
@@ -131,9 +136,8 @@ class RecipeTrainer(SFTTrainer):
         Raises:
             RunFailed: a file could not be written; the earlier checkpoints are as they were.
         """
-        run, step, limit = Path(self.args.output_dir), self.state.global_step, self.args.save_total_limit
-        # The Trainer is to delete nothing: it would before the new checkpoint has its name.
-        self._is_saving, self.args.save_total_limit = True, None
+        run, step = Path(self.args.output_dir), self.state.global_step
+        self._is_saving = True
         try:
             with waiting(f"step {step}: saving {checkpoints.PREFIX}{step}"):
                 super()._save_checkpoint(*args, **kwargs)
@@ -142,13 +146,14 @@ class RecipeTrainer(SFTTrainer):
                 if self.is_world_process_zero():
                     self._refuse_missing_parts(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
                     checkpoints.publish(run, step, self.args.world_size, self._inputs)
-                    checkpoints.rotate(run, limit, [self.best_checkpoint] if self.best_checkpoint else [])
+                    best = [self.best_checkpoint] if self.best_checkpoint else []
+                    checkpoints.rotate(run, self._save_total_limit, best)
         except (OSError, RuntimeError, SafetensorError, UserError) as problem:
             if isinstance(problem, RuntimeError) and "inline_container" not in str(problem):
                 raise  # not of torch.save, which has no error of its own for a full disk
             raise RunFailed(_unsaved(run, step, problem)) from problem
         finally:
-            self._is_saving, self.args.save_total_limit = False, limit
+            self._is_saving = False
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial) -> str:

@@ -1,5 +1,6 @@
 """Preemption: the step is finished and saved, the exit code says so, and the same command goes on."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,20 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(runs, recipe, tmp_p
     assert runs.run([recipe, "--output_dir", folder], folder).codes == [0]
     assert result(folder) == result(unbroken)
     outcome(f"{name} while training", "step finished and saved, exit code 75, same end")
+
+
+def test_the_checkpoint_a_signal_saves_is_there_beside_the_best_with_a_limit_of_one(runs, recipe, train_file, tmp_path):
+    folder = tmp_path / "run"
+    # The greatest loss is called the best, which the first step has.
+    flags = {"eval_file": train_file, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "save_total_limit": 1}
+    flags |= {"load_best_model_at_end": True, "greater_is_better": True, "output_dir": folder}
+    arguments = [recipe, *(str(part) for key, value in flags.items() for part in (f"--{key}", value))]
+    ended = runs.run(arguments, folder, kill=Kill(WHILE_TRAINING * 2, signal=signal.SIGTERM))
+    assert ended.codes == [75], ended.err[-2000:]
+    named = re.search(r"checkpoint-(\d+) of 10 steps is saved", ended.err)
+    assert int(named[1]) > 1
+    assert [path.name for path in checkpoints.in_order(folder)] == ["checkpoint-1", f"checkpoint-{named[1]}"]
+    assert runs.run(arguments, folder).codes == [0]
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs, recipe, tmp_path, outcome):

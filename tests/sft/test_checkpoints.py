@@ -7,10 +7,12 @@ import time
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from data_tools.errors import UserError
 from sft import checkpoints
 from sft.health import RunFailed
+from sft.plan import make_plan
 from tests.harm import Call
 
 INPUTS = {"lora_r": 8}
@@ -79,6 +81,38 @@ def test_rotation_keeps_the_newest_and_the_best(tmp_path):
         time.sleep(0.01)
         checkpoints.rotate(tmp_path, 2, [tmp_path / "checkpoint-2"])
     assert [folder.name for folder in checkpoints.in_order(tmp_path)] == ["checkpoint-2", "checkpoint-8"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (1, 100, [100, 500]),
+        (1, None, [500]),
+        (2, 100, [100, 500]),
+        (2, 400, [400, 500]),
+        (0, 100, [*range(100, 600, 100)]),
+    ],
+)
+def test_what_was_just_written_is_never_removed_and_the_best_stays(tmp_path, limit, best, left):
+    for step in range(100, 600, 100):
+        write(tmp_path, step)
+        time.sleep(0.01)
+        checkpoints.rotate(tmp_path, limit, [tmp_path / f"checkpoint-{best}"] if best and best <= step else [])
+        assert (tmp_path / f"checkpoint-{step}").is_dir()
+    assert [int(folder.name.removeprefix("checkpoint-")) for folder in checkpoints.in_order(tmp_path)] == left
+
+
+def test_a_run_keeps_the_best_and_the_newest_as_its_plan_says(make_trainer, tmp_path):
+    class FirstIsBest(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            state.best_global_step = 1
+
+    keys = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 3}
+    trainer, card = make_trainer(**keys, keep_best="identity", identity_name="Dali", eval_prompts_steps=2)
+    assert "; the newest and the best stay" in make_plan(trainer.recipe, card).lines()[1]
+    trainer.add_callback(FirstIsBest())
+    trainer.train()
+    assert [folder.name for folder in checkpoints.in_order(tmp_path / "run")] == ["checkpoint-1", "checkpoint-3"]
 
 
 def test_rotation_goes_by_when_a_checkpoint_was_written_not_by_its_step(tmp_path):

@@ -95,10 +95,31 @@ def test_a_checkpoint_of_deepspeed_has_masters_and_states(plan_of, tmp_path):
     assert plan.disk.final == pytest.approx(39_131_640, rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("limit", "best", "said"),
+    [
+        (1, None, "20; the newest stays"),
+        (2, None, "20; the newest 2 stay"),
+        (None, None, "20"),
+        (-1, None, "20"),
+        (1, "identity", "20; each best by identity besides; the newest and the best stay"),
+        (3, "balance", "20; each best by balance besides; 3 stay, the newest and the best among them"),
+        (None, "identity", "20; each best by identity besides"),
+    ],
+)
+def test_the_plan_says_which_checkpoints_stay(plan_of, limit, best, said):
+    keys = {"save_strategy": "steps", "save_steps": 10, "max_steps": 20, "save_total_limit": limit}
+    _, _, plan = plan_of(**keys, eval_prompts_steps=2, identity_name="Dali", keep_best=best)
+    assert plan.lines()[1] == f"checkpoints    2, at step 10, {said}"
+
+
 def test_what_rotation_keeps_and_the_one_being_written_are_on_the_disk_at_once(plan_of):
     keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 6}
     at_once = {limit: plan_of(**keys, save_total_limit=limit)[2].disk.at_once for limit in (1, 2, 5, 6, None)}
     assert at_once == {1: 2, 2: 3, 5: 6, 6: 6, None: 6}
+    best = {"keep_best": "identity", "identity_name": "Dali", "eval_prompts_steps": 3}
+    at_once = {limit: plan_of(**keys, **best, save_total_limit=limit)[2].disk.at_once for limit in (1, 2, None)}
+    assert at_once == {1: 3, 2: 3, None: 6}
     disk = plan_of(**keys, save_total_limit=2)[2].disk
     assert disk.peak == 3 * disk.checkpoint + disk.final
     assert disk.least == disk.checkpoint + disk.final
