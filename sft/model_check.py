@@ -106,6 +106,7 @@ def refuse_contradictions(
     if not chosen.get("card"):  # what is installed here says nothing of where that card is
         _refuse_attention(chosen, refuse)
         _refuse_kernels(chosen, refuse)
+    _refuse_storage(chosen, refuse)
     _refuse_zero3(chosen, refuse)
     refuse_fsdp(chosen, refuse)
 
@@ -143,6 +144,25 @@ def check_liger_fits(training: SFTConfig, model_type: str) -> None:
     if model_type not in internlm2.register_with_liger():
         raise UserError(
             f"use_liger_kernel: Liger has no kernels for {model_type}, so it would change nothing; leave it out"
+        )
+
+
+def _refuse_storage(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:
+    """4-bit weights kept in a floating type that is not the one trained in, to which DeepSpeed and FSDP cast weights.
+
+    Of numbers that are no numbers but packed bytes, a cast leaves nothing.
+    """
+    storage = str(chosen.get("bnb_4bit_quant_storage"))
+    if not (chosen.get("load_in_4bit") and storage.startswith(("float", "bfloat"))):
+        return
+    engine = next((name for key, name in (("deepspeed", "DeepSpeed"), ("fsdp", "FSDP")) if chosen.get(key)), None)
+    fp16 = chosen.get("fp16")
+    trained_in = "float16" if fp16 else "bfloat16" if chosen.get("bf16", not fp16) else "float32"
+    if engine and storage != trained_in:
+        refuse(
+            "bnb_4bit_quant_storage",
+            f"{storage} in a run in {trained_in}: {engine} would cast the packed weights as if they were numbers and "
+            f"destroy them; write {trained_in}, or leave it out",
         )
 
 

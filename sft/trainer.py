@@ -110,7 +110,7 @@ class RecipeTrainer(SFTTrainer):
 
     @clock.spent_on("training")
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
-        # The Trainer is to delete nothing: it would before a new checkpoint has its name, and at the end the newest too.
+        # The Trainer is to delete nothing: it would before a new checkpoint has its name, and the newest at the end.
         self.args.save_total_limit = None
         try:
             if not resume_from_checkpoint:

@@ -92,6 +92,7 @@ def refusals(chosen: dict, **machine) -> str | None:
 
 ADAPTER = {"use_peft": True}
 ZERO3 = {"deepspeed": str(REPOSITORY / "ds_configs" / "zero3.json")}
+NF4 = ADAPTER | {"load_in_4bit": True}
 DORA = {"use_dora": True, "use_peft": True}
 
 
@@ -108,6 +109,12 @@ DORA = {"use_dora": True, "use_peft": True}
         (DORA | ZERO3 | {"load_in_4bit": True}, "use_dora: .* load_in_4bit under ZeRO-3; use --deepspeed"),
         (DORA | ZERO3 | {"load_in_8bit": True}, "use_dora: does not work with load_in_8bit under ZeRO-3"),
         (DORA | {"deepspeed": {"zero_optimization": {"stage": 3}}, "load_in_4bit": True}, "use_dora: does not work"),
+        (NF4 | ZERO3 | {"fp16": True, "dtype": "float16", "bnb_4bit_quant_storage": "bfloat16"},
+         "bnb_4bit_quant_storage: bfloat16 in a run in float16: DeepSpeed would cast .*; write float16, or leave"),
+        (NF4 | ZERO3 | {"bnb_4bit_quant_storage": "float16"}, "float16 in a run in bfloat16"),
+        (NF4 | ZERO3 | {"bf16": True, "bnb_4bit_quant_storage": "float32"}, "float32 in a run in bfloat16"),
+        (NF4 | ZERO3 | {"bf16": False, "bnb_4bit_quant_storage": "bfloat16"}, "bfloat16 in a run in float32"),
+        (NF4 | {"fsdp": True, "fp16": True, "bnb_4bit_quant_storage": "bfloat16"}, "FSDP would cast"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_together_are_refused(chosen, said):
@@ -128,7 +135,10 @@ def test_settings_that_cannot_work_together_are_refused(chosen, said):
         DORA | ZERO3,
         DORA | {"load_in_4bit": True},
         DORA | {"load_in_4bit": True, "deepspeed": str(REPOSITORY / "ds_configs" / "zero2.json")},
-        ADAPTER | ZERO3 | {"load_in_4bit": True, "bnb_4bit_quant_storage": "uint8"},
+        NF4 | ZERO3 | {"bnb_4bit_quant_storage": "uint8"},
+        NF4 | ZERO3 | {"bnb_4bit_quant_storage": "bfloat16"},
+        NF4 | ZERO3 | {"fp16": True, "dtype": "float16", "bnb_4bit_quant_storage": "float16"},
+        NF4 | {"fp16": True, "dtype": "float16", "bnb_4bit_quant_storage": "bfloat16"},
     ],
 )
 def test_settings_that_work_pass(chosen):

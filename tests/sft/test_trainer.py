@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from sft.model import load_model
 from sft.trainer import CountSkippedSteps, whole_warmup_steps
 
 PEAK = 2e-4
@@ -83,6 +84,24 @@ def test_full_fine_tuning_and_8bit_lora_train_by_recipe(make_trainer):
         trainer.train()
         after = [value for value in trainer.model.parameters() if value.requires_grad]
         assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("engine", [{}, {"deepspeed": "ds_configs/zero2.json"}], ids=["alone", "deepspeed"])
+@pytest.mark.parametrize("storage", [None, "bfloat16"])
+def test_frozen_weights_are_to_the_last_bit_what_was_loaded(make_trainer, engine, storage):
+    keys = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bf16": True, "dtype": "bfloat16", "max_steps": 2}
+    trainer, _ = make_trainer(**keys, **engine, bnb_4bit_quant_storage=storage)
+    loaded = frozen_bits(load_model(trainer.recipe.model))
+    trainer.train()
+    trained = frozen_bits(trainer.base)
+    assert trained.keys() == loaded.keys()
+    assert [name for name, bits in loaded.items() if not torch.equal(bits, trained[name])] == []
+
+
+def frozen_bits(model) -> dict[str, torch.Tensor]:
+    """A model's own weights as bytes, without an adapter's."""
+    weights = ((name.replace("base_layer.", ""), weight) for name, weight in model.named_parameters())
+    return {name: weight.detach().clone().view(torch.uint8) for name, weight in weights if "lora_" not in name}
 
 
 def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_said(capsys):
