@@ -51,6 +51,7 @@ class DatasetCard:
     packs_per_step: int
     steps_per_epoch: int
     total_steps: int
+    repeated: int
     first_sample: str
 
     def to_dict(self) -> dict:
@@ -74,9 +75,16 @@ class DatasetCard:
             *(cut if self.packing == "wrapped" else []),
             f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
             f" {kind} a step: {self.packs_per_step:,}",
+            *([self._repeated_line(kind)] if self.repeated else []),
             f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
             *(f"               {line}" for line in self.first_sample.splitlines()),
         ]
+
+    def _repeated_line(self, kind: str) -> str:
+        return (
+            f"repeated       {self.repeated:,} of the {kind} of every epoch, so that each process has as many; "
+            "dataloader_drop_last: true leaves the last, incomplete batches out instead"
+        )
 
 
 def _file_line(file: dict) -> str:
@@ -196,6 +204,7 @@ def _card(
     supervised = supervised_tokens(rows)
     a_process = training.per_device_train_batch_size * training.gradient_accumulation_steps
     per_epoch, total = count_steps(len(sequences), recipe)
+    repeated = count_repeated(len(sequences), recipe.training)
     return DatasetCard(
         files=files,
         rows=len(rows),
@@ -216,19 +225,37 @@ def _card(
         packs_per_step=a_process * independent_processes(training),
         steps_per_epoch=per_epoch,
         total_steps=total,
+        repeated=repeated,
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
     )
 
 
 def count_steps(sequences: int, recipe: Recipe) -> tuple[int, int]:
-    """Optimizer steps of an epoch and of the whole run, counted as Transformers' Trainer does."""
-    training = recipe.training
+    """Optimizer steps of an epoch and of the whole run, counted as Transformers' Trainer does.
+
+    Raises:
+        UserError: there would be none.
+    """
+    training, processes = recipe.training, independent_processes(recipe.training)
     round_batches = math.floor if training.dataloader_drop_last else math.ceil
-    batches = round_batches(sequences / training.per_device_train_batch_size)
-    batches = math.ceil(batches / independent_processes(training))
+    batches = round_batches(round_batches(sequences / training.per_device_train_batch_size) / processes)
+    if not batches:
+        raise UserError(
+            f"dataloader_drop_last: {sequences:,} sequences do not fill a batch of "
+            f"{training.per_device_train_batch_size:,} for each of {processes} processes, so that nothing would be "
+            "trained: lower per_device_train_batch_size, give more rows, or leave dataloader_drop_last out"
+        )
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     total = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * per_epoch)
     return per_epoch, total
+
+
+def count_repeated(sequences: int, training: TrainingArguments) -> int:
+    """Sequences that an epoch trains once more, to give all processes as many (accelerate's `BatchSamplerShard`)."""
+    processes, size = independent_processes(training), training.per_device_train_batch_size
+    if processes == 1 or training.dataloader_drop_last:
+        return 0
+    return math.ceil(math.ceil(sequences / size) / processes) * processes * size - sequences
 
 
 def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], labels: list[int]) -> str:

@@ -13,6 +13,50 @@ from sft.run_arguments import train_files
 
 Refusal = Callable[[str, str], NoReturn]
 
+OF_LORA = ("lora_", "use_rslora", "use_dora")
+# What a number may be, as words and as a test; what the stack would do with another ranges from nothing at all to a
+# traceback after the model is in.
+COUNT = ("a whole number of at least 1", lambda value: value >= 1)
+ABOVE_0 = ("a number above 0", lambda value: value > 0)
+AT_LEAST_0 = ("a number of at least 0", lambda value: value >= 0)
+SHARE = ("a share from 0 to below 1, such as 0.1", lambda value: 0 <= value < 1)
+NUMBERS = {
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "max_length": COUNT,
+    "max_steps": (
+        "a number of steps above 0; leave it out to train num_train_epochs",
+        lambda value: value > 0 or value == -1,
+    ),
+    "num_train_epochs": ABOVE_0,
+    "learning_rate": AT_LEAST_0,
+    "weight_decay": AT_LEAST_0,
+    "adam_beta1": SHARE,
+    "adam_beta2": SHARE,
+    "adam_epsilon": AT_LEAST_0,
+    "max_grad_norm": AT_LEAST_0,
+    "warmup_steps": AT_LEAST_0,
+    "logging_steps": ABOVE_0,
+    "save_steps": ABOVE_0,
+    "eval_steps": ABOVE_0,
+    "seed": AT_LEAST_0,
+    "dataloader_num_workers": AT_LEAST_0,
+    "dataset_num_proc": COUNT,
+    "lora_r": COUNT,
+    "lora_alpha": ABOVE_0,
+    "lora_dropout": SHARE,
+    "eval_prompts_steps": ("a number of steps, or 0 for before and after only", lambda value: value >= 0),
+    "save_every_minutes": ("a number of minutes", lambda value: value >= 0),
+    "stop_when_identity": (
+        "a share of the questions, above 0 and at most 1, such as 0.95",
+        lambda value: 0 < value <= 1,
+    ),
+    "stop_patience": ("a number of evaluations, at least 1", lambda value: value >= 1),
+    "score_seconds": ("a number of seconds above 0", lambda value: value > 0),
+    "card": ("the GB of a GPU, above 0, such as 24", lambda value: value > 0),
+}
+
 
 def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file."""
@@ -31,19 +75,16 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
             refuse("train_file", f"{file.path}: no such file; make one with: {make}")
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
-    if (card := chosen.get("card")) is not None:
-        if not chosen.get("dry_run"):
-            refuse("card", "is the GPU that a dry run plans for; add --dry_run")
-        if card <= 0:
-            refuse("card", "the GB of a GPU, above 0, such as 24")
-    for key, unit in (
-        ("eval_prompts_steps", "steps, or 0 for before and after only"),
-        ("save_every_minutes", "minutes"),
-    ):
-        if chosen.get(key, 0) < 0:
-            refuse(key, f"a number of {unit}")
+    if chosen.get("card") is not None and not chosen.get("dry_run"):
+        refuse("card", "is the GPU that a dry run plans for; add --dry_run")
+    for key, (words, fits) in NUMBERS.items():
+        value = chosen.get(key)
+        if isinstance(value, (int, float)) and not fits(value):
+            refuse(key, f"{value:g} is not {words}")
     _refuse_bad_evaluation(chosen, refuse)
     _refuse_bad_scoring(chosen, refuse)
+    if "use_peft" not in chosen and (key := next((key for key in chosen if key.startswith(OF_LORA)), None)):
+        refuse(key, "makes no adapter by itself, and every weight would be trained; add use_peft: true")
     for key in ("load_in_4bit", "load_in_8bit"):
         if chosen.get(key) and not chosen.get("use_peft"):
             refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
@@ -70,12 +111,6 @@ def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:
             refuse(key, "needs identity_name, the name the model is to learn")
     if (path := chosen.get("score_file")) and not Path(path).is_file():
         refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
-    if not 0 < (chosen.get("stop_when_identity") or 1) <= 1:
-        refuse("stop_when_identity", "a share of the questions, above 0 and at most 1, such as 0.95")
-    if chosen.get("stop_patience", 1) < 1:
-        refuse("stop_patience", "a number of evaluations, at least 1")
-    if chosen.get("score_seconds", 1) <= 0:
-        refuse("score_seconds", "a number of seconds above 0")
     for key in ("stop_when_identity", "keep_best"):
         if chosen.get(key) and not chosen.get("eval_prompts_steps"):
             refuse(key, "needs eval_prompts_steps: every how many steps the model is scored")

@@ -42,7 +42,7 @@ def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     """Read the recipe once for every point, as `train_sft.py` will.
 
     Raises:
-        UserError: whatever `load_recipe` or `load_questions` refuse, a rank below 1, an adapter's setting without one.
+        UserError: whatever `load_recipe` or `load_questions` refuse, an adapter's setting without one.
     """
     # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
     context = multiprocessing.get_context("spawn")
@@ -89,8 +89,6 @@ def _planned(recipe: str, point: Point, is_seeded: bool, digests) -> PlannedPoin
     from sft.recipe import load_recipe
 
     read = load_recipe([recipe, *grid.arguments_of(point)])
-    if read.model.use_peft and read.model.lora_r < 1:
-        raise UserError(f"lora_r={read.model.lora_r}: a rank is a whole number of at least 1")
     if not read.model.use_peft and (key := next((key for key in point if key.startswith("lora_")), None)):
         raise UserError(f"{key}: the recipe trains no adapter, so it changes nothing: add use_peft=true")
     without_seed = {key: value for key, value in point.items() if not (is_seeded and key == "seed")}

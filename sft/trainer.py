@@ -7,7 +7,7 @@ and which refuses packs that leak into each other.
 import json
 import math
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +112,18 @@ class RecipeTrainer(SFTTrainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         # The Trainer is to delete nothing: it would before a new checkpoint has its name, and the newest at the end.
         self.args.save_total_limit = None
-        try:
-            if not resume_from_checkpoint:
-                return super().train(**kwargs)
+        reading = nullcontext()
+        if resume_from_checkpoint:
             self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
-            with checkpoints.read_as_data(resume_from_checkpoint):
-                return super().train(resume_from_checkpoint, **kwargs)
+            reading = checkpoints.read_as_data(resume_from_checkpoint)
+        try:
+            with reading:
+                output = super().train(resume_from_checkpoint, **kwargs)
         finally:
             self.args.save_total_limit = self._save_total_limit
+        if not self.state.global_step:
+            raise RunFailed("no step was trained, so there is nothing to keep: report this with the recipe")
+        return output
 
     def _spare_what_is_not_needed(self) -> None:
         """Leave out what a step would compute for nothing: pairs of tokens in different samples and, where TRL's head

@@ -6,11 +6,14 @@ import datasets
 import numpy
 import pytest
 import trl
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
 
 from data_tools.errors import UserError
 from data_tools.formats import read_rows
 from sft.chat_template import training_template
-from sft.dataset import IGNORED, file_of, load_dataset, mark_supervised
+from sft.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
+from sft.health import RunFailed
 from sft.recipe import load_recipe
 from tests.conftest import CONVERSATIONS, xtuner_row
 from tests.sft.test_encoding import encode_one_by_one
@@ -174,6 +177,53 @@ def test_the_steps_on_the_card_are_the_steps_the_trainer_takes(make_trainer, key
     trainer, card = make_trainer(**keys)
     trainer.train()
     assert trainer.state.global_step == card.total_steps
+
+
+def test_a_run_of_no_step_is_refused(load, tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps(xtuner_row([(f"q{number}", "yes")])) + "\n" for number in range(5)))
+    keys = {"train_file": str(few), "packing": False, "max_steps": -1, "per_device_train_batch_size": 8}
+    assert load(**keys)[1].total_steps == 3
+    with pytest.raises(UserError, match="dataloader_drop_last: 5 sequences do not fill a batch of 8 for each of 1 pro"):
+        load(**keys, dataloader_drop_last=True)
+
+
+def test_a_trainer_that_takes_no_step_does_not_end_as_if_it_had(make_trainer):
+    trainer, _ = make_trainer(max_steps=-1, num_train_epochs=1, on_bad_step="warn")
+    trainer.args.num_train_epochs = 0
+    with pytest.raises(RunFailed, match="no step was trained"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_steps_and_repeated_samples_are_those_that_accelerate_deals_to_processes(
+    write_recipe, monkeypatch, drop_last, size
+):
+    recipe = load_recipe([str(write_recipe(max_steps=-1, num_train_epochs=1))])
+    training = recipe.training
+    training.per_device_train_batch_size, training.dataloader_drop_last = size, drop_last
+    for processes in (1, 2, 3):
+        training.distributed_state.num_processes = processes
+        for sequences in range(size * processes, 25):
+            batches = BatchSampler(range(sequences), size, drop_last)
+            shards = [list(BatchSamplerShard(batches, processes, rank)) if processes > 1 else list(batches)
+                      for rank in range(processes)]  # fmt: skip
+            dealt = [row for shard in shards for batch in shard for row in batch]
+            assert count_steps(sequences, recipe) == (len(shards[0]), len(shards[0]))
+            assert count_repeated(sequences, training) == len(dealt) - len(set(dealt))
+    training.distributed_state.num_processes = 1
+
+
+def test_repeated_samples_are_on_the_card(load, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _, card = load(packing=False, per_device_train_batch_size=3)
+    assert card.repeated == 2
+    assert any(
+        line.startswith("repeated       2 of the sequences of every epoch, so that each") for line in card.lines()
+    )
+    monkeypatch.delenv("WORLD_SIZE")
+    assert not any(line.startswith("repeated") for line in load(packing=False)[1].lines())
 
 
 @pytest.fixture

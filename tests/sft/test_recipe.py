@@ -57,8 +57,18 @@ def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_l
         ("truncation: silently", "truncation: invalid choice"),
         ("learning_rate: [1, 2]", "learning_rate: a list does not fit here"),
         ("learning_rate:", "learning_rate: no value"),
+        ("max_steps: 0", "max_steps: 0 is not a number of steps above 0; leave it out to train num_train_epochs"),
+        ("per_device_train_batch_size: 0", "per_device_train_batch_size: 0 is not a whole number of at least 1"),
+        ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: 0 is not a whole number of at least 1"),
+        ("learning_rate: -1e-4", "learning_rate: -0.0001 is not a number of at least 0"),
+        ("num_train_epochs: 0", "num_train_epochs: 0 is not a number above 0"),
+        ("max_length: 0", "max_length: 0 is not a whole number of at least 1"),
+        ("lora_r: 0", "lora_r: 0 is not a whole number of at least 1"),
+        ("lora_dropout: 1.5", "lora_dropout: 1.5 is not a share from 0 to below 1"),
+        ("save_steps: 0", "save_steps: 0 is not a number above 0"),
+        ("adam_beta2: 1", "adam_beta2: 1 is not a share from 0 to below 1"),
         ("lora_r: 8\nlora_r: 16", "lora_r: set twice"),
-        ("eval_prompts_steps: -1", "eval_prompts_steps: a number of steps"),
+        ("eval_prompts_steps: -1", "eval_prompts_steps: -1 is not a number of steps"),
         ("eval_prompts_generation: {max_tokens: 5}", "eval_prompts_generation: eval_prompts_generation: max_tokens"),
         ("eval_prompts_generation: '{x'", "eval_prompts_generation: eval_prompts_generation is not JSON"),
         ("max_length: null", "max_length: packing needs a length"),
@@ -101,7 +111,7 @@ def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
         ({"fp16": True}, "fp16: needs a GPU and this machine has none"),
         ({"fp16": True}, "to plan for a GPU that is not here: --dry_run --card 24"),
         ({"card": 24}, "card: is the GPU that a dry run plans for; add --dry_run"),
-        ({"card": 0, "dry_run": True}, "card: the GB of a GPU, above 0, such as 24"),
+        ({"card": 0, "dry_run": True}, "card: 0 is not the GB of a GPU, above 0, such as 24"),
         ({"use_liger_kernel": True}, "use_liger_kernel: its kernels run on a GPU, and this machine has none"),
         (
             {"model_init_kwargs": {"use_kernels": True}},
@@ -117,6 +127,20 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_r
     with pytest.raises(UserError, match=r"tiny\.yaml") as error:
         load_recipe([str(write_recipe(**keys))])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["lora_r: 8", "lora_alpha: 16", "use_dora: true", "use_rslora: true"])
+def test_a_key_of_lora_without_an_adapter_is_refused(write_recipe, key):
+    path = write_recipe()
+    kept = {name: value for name, value in yaml.safe_load(path.read_text()).items() if "lora" not in name}
+    del kept["use_peft"]
+    path.write_text(f"{yaml.safe_dump(kept)}{key}\n")
+    with pytest.raises(
+        UserError, match=f"{key.split(':')[0]}: makes no adapter by itself, and every weight would be tr"
+    ):
+        load_recipe([str(path)])
+    # Said in so many words, it is what is wanted.
+    assert load_recipe([str(path), "--use_peft", "false"]).model.use_peft is False
 
 
 @pytest.mark.parametrize(

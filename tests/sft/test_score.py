@@ -197,9 +197,12 @@ def test_of_equals_the_one_that_kept_more_is_the_better(run):
         ({"stop_when_identity": 0.9}, "stop_when_identity: needs identity_name"),
         ({"keep_best": "identity", "identity_name": NAME}, "keep_best: needs eval_prompts_steps"),
         ({"keep_best": "identity", "identity_name": NAME, "eval_prompts_steps": 5}, "keep_best: needs checkpoints"),
-        ({"stop_when_identity": 2, "identity_name": NAME, "eval_prompts_steps": 5}, "stop_when_identity: a share"),
+        (
+            {"stop_when_identity": 2, "identity_name": NAME, "eval_prompts_steps": 5},
+            "stop_when_identity: 2 is not a share",
+        ),
         ({"identity_name": NAME, "score_file": "none.yaml"}, "score_file: none.yaml: no such file"),
-        ({"identity_name": NAME, "stop_patience": 0}, "stop_patience: a number of evaluations"),
+        ({"identity_name": NAME, "stop_patience": 0}, "stop_patience: 0 is not a number of eval"),
         ({"identity_name": NAME, "keep_best": "best"}, "keep_best: "),
     ],
 )

@@ -87,7 +87,7 @@ def test_questions_that_cannot_be_read_are_told_before_any_point_runs(plan, tmp_
     [
         (["lora_rr=8,16"], {}, "lora_rr: no such setting; did you mean lora_r?"),
         (["learning_rate=1e-4,high"], {}, "learning_rate: invalid float value: 'high'"),
-        (["lora_r=8,0"], {}, "lora_r=0: a rank is a whole number of at least 1"),
+        (["lora_r=8,0"], {}, "lora_r: 0 is not a whole number of at least 1"),
         (["lora_r=8"], {"use_peft": False}, "lora_r: the recipe trains no adapter"),
         (["train_file=none.jsonl"], {}, "none.jsonl: no such file"),
         (["score_file=none.yaml"], {"identity_name": "黄大力"}, "none.yaml: no such file"),
