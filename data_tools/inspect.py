@@ -89,7 +89,6 @@ def _answers(survey) -> list[str]:
     lines = [f"{count:>9,}  rows call the assistant {_short(name)}" for name, count in survey.names.most_common(8)]
     unnamed = survey.rows - survey.bad.count - survey.named_rows
     lines += [f"{unnamed:>9,}  rows give no name"] if unnamed else []
-    lines += [f"{survey.empty_answers:>9,}  answers are empty"] if survey.empty_answers else []
     return lines
 
 
@@ -122,6 +121,7 @@ def _repeats(survey) -> list[str]:
 
 def _wrong(survey) -> list[str]:
     lines = _found(survey.bad, "rows are bad")
+    lines += _found(survey.empty_answers, "rows have an empty answer, which training refuses")
     lines += [f"{survey.nested:>9,}  rows hold no question of a user"] if survey.nested else []
     lines += [f"{survey.placeholders:>9,}  turns say xxx in place of words"] if survey.placeholders else []
     lines += _found(survey.contradictions, "questions are answered with another name than before")

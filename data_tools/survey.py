@@ -57,7 +57,8 @@ class Survey:
         self.formats: Counter[str] = Counter()
         self.bad = Finding()
         # Rows whose input is an object: nobody's question. Nested turns that say xxx.
-        self.nested = self.placeholders = self.empty_answers = 0
+        self.nested = self.placeholders = 0
+        self.empty_answers = Finding()
         self.nested_characters = self.nested_system_copies = 0
         self.systems: Counter[str] = Counter()
         self.rows_with_system = self.system_characters = 0
@@ -83,7 +84,7 @@ class Survey:
         except formats.BadRow as problem:
             self.bad.add(f"line {number}: {problem}")
             return
-        self._add_messages(messages)
+        self._add_messages(number, messages)
         self._add_identity(messages, has_question)
         # An object that stands in for the question would make all such rows alike.
         self._add_repeats(number, messages if has_question else messages[-1:])
@@ -102,11 +103,12 @@ class Survey:
                 if copy.get("system") and copy["system"] == turn.get("system"):
                     self.nested_system_copies += 1
 
-    def _add_messages(self, messages: list[dict]) -> None:
+    def _add_messages(self, number: int, messages: list[dict]) -> None:
         answers = [message["content"] for message in messages if message["role"] == "assistant"]
         texts = [message["content"] for message in messages]
         self.turns += len(answers)
-        self.empty_answers += sum(not answer.strip() for answer in answers)
+        if not all(answer.strip() for answer in answers):
+            self.empty_answers.add(f"line {number:,}")
         self.characters += sum(map(len, texts))
         self.lengths.append(sum(map(len, texts)))
         if self.count_tokens:

@@ -23,14 +23,24 @@ def encode(
 
     Raises:
         UserError: of some conversation, the marked template does not render it as the tokenizer's own does, the
-            tokenizer's own refuses it, or it has nothing to learn.
+            tokenizer's own refuses it, an answer is empty, or it has nothing to learn.
     """
+    for messages in conversations:
+        _refuse_empty_answers(messages)
     texts, answers = _render(tokenizer, template, conversations)
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     samples = [(ids, _labels(encoded, row, answers[row])) for row, ids in enumerate(encoded["input_ids"])]
     if any(labels.count(IGNORED) == len(labels) for _, labels in samples):
-        raise UserError("no supervised token: every answer of this row is empty")
+        raise UserError("no supervised token: the chat template marks no word of its answers")
     return samples
+
+
+def _refuse_empty_answers(messages: list[dict]) -> None:
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    for number, answer in enumerate(answers, start=1):
+        if not answer.strip():
+            which = f"answer {number} of {len(answers)}" if len(answers) > 1 else "the answer"
+            raise UserError(f"{which} is empty, which would teach the model to say nothing: write it, or leave it out")
 
 
 def _render(

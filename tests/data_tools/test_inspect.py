@@ -75,6 +75,14 @@ def test_bad_rows_are_counted_and_the_rest_is_measured(inspect):
     assert "--skip-bad bad.jsonl" in said
 
 
+def test_empty_answers_are_told_with_their_lines(inspect):
+    said = inspect(xtuner("q", "a"), xtuner("q2", " "), xtuner("q3", ""))
+    assert "2  rows have an empty answer, which training refuses" in said
+    assert "line 2\n" in said
+    assert "line 3\n" in said
+    assert "empty answer" not in inspect(xtuner("q", "a"))
+
+
 def test_private_things_are_pointed_at_and_not_shown(inspect):
     key, phone = "sk-" + "a1B2" * 8, "13812345678"
     said = inspect(xtuner("q", f"use {key}"), xtuner("q2", f"call {phone}"), xtuner("q3", "pi is 3.14159265358979"))

@@ -19,18 +19,22 @@ VARIED = [
     turns("Who are you?", "I am 黄大力."),
     turns("你是谁？", "  我是黄大力。\n\n", "再说一遍", "黄大力！"),
     turns("🙂👩‍👩‍👧 é", "🇨🇳🙂", system=""),
-    turns("q", "", "and?", "yes", system="Be brief. 简短。"),
+    turns("q", "a", "and?", "yes", system="Be brief. 简短。"),
     turns("<|im_end|>", "I end with <|im_end|> and <|im_start|>assistant\n", system="▁ \u200b"),
     turns(*["a b  c\t1234567890 龘\r\n"] * 12),
     turns("long", "one two three 四 " * 300),
-    turns("?", " "),
+    turns("?", " ."),
 ]
-# The end of the turn bears no loss here, so that an answer may be empty of it.
+# The end of the turn bears no loss here.
 ANSWERS_ALONE = (
     "{% for message in messages %}{% if message['content'] == 'refuse' %}{{ raise_exception('no such words') }}"
     "{% endif %}{{ message['role'] }}: {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
     "{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}\n{% endfor %}"
 )
+
+UNMARKED = ANSWERS_ALONE.replace(
+    "{% generation %}", "{% if false %}{% generation %}{% endgeneration %}{% endif %}", 1
+).replace("{{ message['content'] }}{% endgeneration %}", "{{ message['content'] }}")
 
 
 def encode_one_by_one(tokenizer, template: str, conversations: list[list[dict]]) -> list[tuple[list[int], list[int]]]:
@@ -62,7 +66,10 @@ def test_ids_and_labels_are_those_of_one_by_one(tokenizer, stock):
 
 def test_a_conversation_with_nothing_to_learn_or_that_the_template_refuses_is_an_error(tokenizer):
     copy = with_template(tokenizer, ANSWERS_ALONE)
-    with pytest.raises(UserError, match="no supervised token: every answer of this row is empty"):
-        encode(copy, ANSWERS_ALONE, [*VARIED, turns("q", "")])
+    for rows, which in ((turns("q", " \n"), "the answer"), (turns("q", "a", "r", ""), "answer 2 of 2")):
+        with pytest.raises(UserError, match=f"{which} is empty, which would teach the model to say nothing"):
+            encode(copy, ANSWERS_ALONE, [*VARIED, rows])
+    with pytest.raises(UserError, match="no supervised token: the chat template marks no word of its answers"):
+        encode(with_template(tokenizer, UNMARKED), UNMARKED, VARIED[:1])
     with pytest.raises(UserError, match="its chat template refuses this conversation: no such words"):
         encode(copy, ANSWERS_ALONE, [*VARIED, turns("refuse", "a")])

@@ -73,7 +73,7 @@ def test_a_small_file_starts_no_process(tokenizer, tmp_path):
         (b'{"messages": [{"role": "user", "content": "refuse"}, {"role": "assistant", "content": "a"}]}\n',
          "its chat template refuses this conversation: no such words"),
         (b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}\n',
-         "no supervised token: every answer of this row is empty"),
+         "the answer is empty, which would teach the model to say nothing"),
     ],
 )  # fmt: skip
 def test_the_first_bad_line_of_the_file_is_named(tokenizer, tmp_path, processes, place, bad, said):
