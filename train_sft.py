@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
         )
         trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
     chat = ChatEval(trainer)
-    trainer.add_callback(ProgressLog(training.output_dir))
+    trainer.add_callback(ProgressLog(trainer))
     trainer.add_callback(chat)
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))

@@ -14,24 +14,27 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
+from sft.clock import clock
 from sft.console import console, say
+from sft.plan import evaluation_steps
 
 
 class ProgressLog(TrainerCallback):
     """Writes `log.jsonl` and one readable line per log; tokens/s counts time inside steps only."""
 
-    def __init__(self, output_dir: str):
-        self.path = Path(output_dir) / "log.jsonl"
+    def __init__(self, trainer: SFTTrainer):
+        self.trainer = trainer
+        self.path = Path(trainer.args.output_dir) / "log.jsonl"
         self.bar = None
-        self._started = None
         self._first_step = 0
         self._step_started = 0.0
         self._step_seconds = 0.0
-        self._tokens = 0
+        self._tokens: float | None = None
 
     def on_train_begin(self, args, state, control, **_):
-        self._started, self._first_step = time.perf_counter(), state.global_step
+        self._spent_before, self._first_step = clock.seconds(), state.global_step
         if state.is_world_process_zero and console.is_terminal and not args.disable_tqdm:
             columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=console, transient=True)
@@ -40,6 +43,8 @@ class ProgressLog(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         self._step_started = time.perf_counter()
+        if self._tokens is None:  # those of the part of the run before a resumption
+            self._tokens = self.trainer._total_train_tokens
 
     def on_step_end(self, args, state, control, **_):
         self._step_seconds += time.perf_counter() - self._step_started
@@ -68,8 +73,6 @@ class ProgressLog(TrainerCallback):
 
     def _record(self, state, logs: dict) -> dict:
         tokens = int(logs.get("num_tokens", 0))
-        done = max(state.global_step - self._first_step, 1)
-        seconds_a_step = (time.perf_counter() - self._started) / done
         record = {
             "step": state.global_step,
             "max_steps": state.max_steps,
@@ -81,10 +84,20 @@ class ProgressLog(TrainerCallback):
             "tokens": tokens,
             "tokens_per_second": round((tokens - self._tokens) / max(self._step_seconds, 1e-9), 1),
             "peak_memory_gib": round(peak_memory() / 2**30, 2),
-            "eta_seconds": round(seconds_a_step * (state.max_steps - state.global_step)),
+            "eta_seconds": round(self._seconds_left(state)),
         }
         self._tokens, self._step_seconds = tokens, 0.0
         return record
+
+    def _seconds_left(self, state) -> float:
+        """For the steps to come, as long as those of this process, and the evaluations, as long as those of the run."""
+        spent = clock.seconds()
+        here = {activity: seconds - self._spent_before[activity] for activity, seconds in spent.items()}
+        a_step = (here["total"] - here["evaluation"]) / max(state.global_step - self._first_step, 1)
+        planned = evaluation_steps(self.trainer.recipe, state.max_steps)
+        done = sum(step <= state.global_step for step in planned)
+        an_evaluation = spent["evaluation"] / done if done else 0.0
+        return a_step * (state.max_steps - state.global_step) + an_evaluation * (len(planned) - done)
 
 
 def peak_memory() -> int:

@@ -339,19 +339,35 @@ class GoOnCounting(TrainerCallback):
 
 
 class CountSkippedSteps(TrainerCallback):
-    """Says at the end how many steps the scaler of fp16 skipped because a gradient overflowed."""
+    """Says which steps the scaler of fp16 skips because a gradient overflowed, and warns when that goes on."""
+
+    # The scaler begins at 65,536; so many times halved, no sound gradient overflows.
+    TOO_MANY = 16
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
-        self.steps = self.skipped = 0
+        self.steps = self.skipped = self.in_a_row = 0
 
     def on_step_end(self, args, state, control, **_):
         self.steps += 1
-        self.skipped += bool(self.trainer.accelerator.optimizer_step_was_skipped)
+        if not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.in_a_row = 0
+            return
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self.skipped == 1:
+            say(
+                f"step {state.global_step}: skipped, since a gradient overflowed fp16 (grad norm inf); its loss scale is "
+                "halved, as it is until it fits: no harm while it ends within a few steps"
+            )
+        if self.in_a_row == self.TOO_MANY:
+            say(
+                f"warning: step {state.global_step}: the last {self.in_a_row} steps were all skipped, so nothing is "
+                "learned: use bf16: true in place of fp16, or a lower learning_rate",
+                style="yellow",
+            )
 
     def on_train_end(self, args, state, control, **_):
-        text = f"fp16: {self.skipped:,} of {self.steps:,} steps skipped by the loss scaler"
-        say(f"{text}: a gradient overflowed, and the scale was halved" if self.skipped else text)
+        say(f"fp16: {self.skipped:,} of {self.steps:,} steps skipped by the loss scaler")
 
 
 class RefuseLeakingPacks(TrainerCallback):

@@ -38,7 +38,7 @@ def test_the_held_out_loss_is_the_mean_over_all_supervised_tokens(make_trainer, 
 def test_a_run_with_a_held_out_file_equals_bit_for_bit_one_without(make_trainer, eval_file, tmp_path):
     def train(**keys):
         trainer, _ = make_trainer(lora_dropout=0.1, max_steps=5, **keys)
-        trainer.add_callback(ProgressLog(trainer.args.output_dir))
+        trainer.add_callback(ProgressLog(trainer))
         trainer.train()
         return {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
 

@@ -71,7 +71,7 @@ def real_run(make_trainer, tmp_path):
         start = run_directory.beginning(trainer.recipe)
         run_directory.open_run(trainer.recipe, card, start)
         trainer._inputs = start.inputs
-        trainer.add_callback(ProgressLog(trainer.args.output_dir))
+        trainer.add_callback(ProgressLog(trainer))
         for callback in callbacks:
             trainer.add_callback(callback(trainer))
         trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))

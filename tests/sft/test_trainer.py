@@ -108,8 +108,14 @@ def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_said(capsys):
     """The scaler itself needs a GPU; what it tells the accelerator is given here."""
     accelerator = SimpleNamespace(optimizer_step_was_skipped=False)
     counted = CountSkippedSteps(SimpleNamespace(accelerator=accelerator))
-    for skipped in (True, True, False, False):
+    said = {}
+    for step, skipped in enumerate([False, True, True, *[False] * 2, *[True] * 20], start=1):
         accelerator.optimizer_step_was_skipped = skipped
-        counted.on_step_end(None, None, None)
+        counted.on_step_end(None, SimpleNamespace(global_step=step), None)
+        if out := capsys.readouterr().out:
+            said[step] = out
+    assert said.keys() == {2, 21}
+    assert said[2].startswith("step 2: skipped, since a gradient overflowed fp16 (grad norm inf)")
+    assert said[21].startswith("warning: step 21: the last 16 steps were all skipped, so nothing is learned: use bf16")
     counted.on_train_end(None, None, None)
-    assert "fp16: 2 of 4 steps skipped by the loss scaler: a gradient overflowed" in capsys.readouterr().out
+    assert capsys.readouterr().out == "fp16: 22 of 25 steps skipped by the loss scaler\n"
