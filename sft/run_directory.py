@@ -229,11 +229,10 @@ def _command_line(words: list[str]) -> str:
 
 
 def _commit() -> str | None:
-    """The repository's commit, with `+changes` where tracked files differ from it; None outside git."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    """The repository's commit, with `+changes` where tracked files differ from it; None outside or without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError:  # there is no git on this machine
+        return None
     return described.stdout.strip() or None

@@ -356,8 +356,8 @@ class CountSkippedSteps(TrainerCallback):
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.skipped == 1:
             say(
-                f"step {state.global_step}: skipped, since a gradient overflowed fp16 (grad norm inf); its loss scale is "
-                "halved, as it is until it fits: no harm while it ends within a few steps"
+                f"step {state.global_step}: skipped, since a gradient overflowed fp16 (grad norm inf); the loss scale "
+                "is halved, as it is until it fits: no harm while it ends within a few steps"
             )
         if self.in_a_row == self.TOO_MANY:
             say(

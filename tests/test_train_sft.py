@@ -127,6 +127,12 @@ def test_a_cpu_without_a_compiler_is_told_what_to_install(write_recipe, tmp_path
     assert "apt-get install g++" in result.stderr
 
 
+def test_a_machine_without_git_trains_all_the_same(write_recipe, tmp_path):
+    result = launch(sys.executable, SCRIPT, write_recipe(max_steps=1), PATH=str(tmp_path / "nothing"))
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
+
+
 def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(write_recipe):
     recipe = write_recipe(train_file="data/none.jsonl")
     result = launch(sys.executable, SCRIPT, recipe)
