@@ -84,7 +84,7 @@ class Plan:
             f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
             *([f"card           {self._card_line()}"] if self.card and self.memory else []),
-            f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoints of"
+            f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoint{'s' * (self.disk.at_once != 1)} of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
 
