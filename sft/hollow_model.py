@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.integrations import deepspeed
@@ -70,6 +71,9 @@ class HollowModel:
         ]
         with _undivided():
             self._model = self._adapted() if settings.use_peft else self._base
+        if isinstance(self._base.get_output_embeddings(), LoraLayer):
+            # TRL computes log-probabilities from the head's own weight.
+            raise UserError("lora_target_modules: an adapter on the output head would never be trained: leave it out")
         trained = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
         self.adapter_parameters = trained if settings.use_peft else 0
 

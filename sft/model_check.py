@@ -106,6 +106,8 @@ def refuse_contradictions(
     if not chosen.get("card"):  # what is installed here says nothing of where that card is
         _refuse_attention(chosen, refuse)
         _refuse_kernels(chosen, refuse)
+    if chosen.get("padding_free") and not chosen.get("packing") and chosen.get("max_length", 1) is not None:
+        refuse("padding_free", "without packing TRL holds nothing to max_length; add packing: true or max_length: null")
     _refuse_storage(chosen, refuse)
     _refuse_zero3(chosen, refuse)
     refuse_fsdp(chosen, refuse)

@@ -22,6 +22,7 @@ from sft.hollow_model import HollowModel
 from sft.memory import GIB, Memory, advice, predict, states_bytes, trained_dtype, usable, zero_config
 from sft.model_check import check_liger_fits
 from sft.recipe import Recipe
+from sft.stack_check import check_stack
 
 FLOAT32 = 4
 SHOWN = 4
@@ -75,6 +76,7 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as text, one fact a line; what the dataset card says is not said again."""
         best = f"; each best by {self.keep_best} besides" if self.keep_best else ""
+        at_once = f"{self.disk.at_once} checkpoint{'s' * (self.disk.at_once != 1)}"
         return [
             f"evaluation     {_at(self.evaluations)}",
             *([f"held-out loss  {_at(self.held_out)}"] if self.held_out else []),
@@ -84,7 +86,7 @@ class Plan:
             f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
             *([f"card           {self._card_line()}"] if self.card and self.memory else []),
-            f"disk           {_size(self.disk.peak)} at most ({self.disk.at_once} checkpoint{'s' * (self.disk.at_once != 1)} of"
+            f"disk           {_size(self.disk.peak)} at most ({at_once} of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
 
@@ -107,12 +109,14 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
 
     Raises:
         UserError: the model's configuration cannot be read, the adapter does not fit it, or DeepSpeed's configuration
-            contradicts the recipe, or Liger has no kernels for the model.
+            contradicts the recipe, Liger has no kernels for the model, or the stack refuses what `check_stack` builds.
     """
     training, total = recipe.training, card.total_steps
     model = HollowModel(recipe.model, trust_remote_code=training.trust_remote_code)
     check_deepspeed_fits(training, model.text_config, total)
     check_liger_fits(training, model.text_config.model_type)
+    if not recipe.run.card:  # what is installed here says nothing of where that card is
+        check_stack(training, total)
     on_gpu = bool(recipe.run.card) or (torch.accelerator.is_available() and not training.use_cpu)
     try:
         memory = predict(recipe, card, on_gpu=on_gpu, model=model)
