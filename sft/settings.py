@@ -46,7 +46,8 @@ class Settings:
         for key, value, line in self.lines:
             place = f"{self.path}:{line}"
             if key not in parser.settings():
-                raise UserError(f"{place}: {parser.unknown(key)}")
+                flat = "; a recipe is flat: write the keys below it at the left edge" if isinstance(value, dict) else ""
+                raise UserError(f"{place}: {parser.unknown(key)}{flat}")
             try:
                 value = parser.value_of(key, value)
             except ValueError as problem:

@@ -4,15 +4,17 @@ In: the keys that a person set, with their values. Out: nothing, or one line tha
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sft.paths import REPOSITORY
+from sft.paths import PATH_KEYS, REPOSITORY
 from sft.run_arguments import train_files
 
 Refusal = Callable[[str, str], NoReturn]
 
+GLUED = re.compile(r"[\w.]+([,，]\s*[\w.]+)+")
 OF_LORA = ("lora_", "use_rslora", "use_dora")
 # What a number may be, as words and as a test; what the stack would do with another ranges from nothing at all to a
 # traceback after the model is in.
@@ -61,6 +63,12 @@ NUMBERS = {
 def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file."""
     train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
+    for key in (*PATH_KEYS, "output_dir"):
+        _refuse_shell(key, chosen.get(key), refuse)
+    for name in chosen.get("lora_target_modules") or []:
+        if GLUED.fullmatch(name):
+            names = ", ".join(re.split("[,，] *", name))
+            refuse("lora_target_modules", f"{name}: is one name to PEFT; write a list: [{names}]")
     if not chosen.get("model_name_or_path"):
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
     if not train_file:
@@ -92,6 +100,18 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
         refuse("chat_template_path", f"{template}: not a .jinja file; name one")
     if deepspeed := chosen.get("deepspeed"):
         _refuse_missing_deepspeed(deepspeed, refuse)
+
+
+def _refuse_shell(key: str, path: object, refuse: Refusal) -> None:
+    """What only a shell makes a path of, where there is no file of this name."""
+    if not isinstance(path, str) or os.path.exists(path):
+        return
+    if path.startswith("~"):
+        refuse(key, f"{path}: only a shell knows ~; write {os.path.expanduser(path)}")
+    if re.search(r"\$\w|\$\{", path):
+        refuse(
+            key, f'{path}: only a shell fills in variables; write the path, or give it to the command: --{key} "{path}"'
+        )
 
 
 def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:

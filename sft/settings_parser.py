@@ -20,6 +20,16 @@ from sft.run_arguments import RunArguments
 from sft.spelling import did_you_mean, elsewhere, refuse_unknown_fields
 from sft.usage import usage
 
+# Of a value's choices, as many are shown; what people write for short.
+SHOWN_CHOICES = 8
+SHORT = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "half": "float16",
+    "fp32": "float32",
+    "adam": "adamw_torch",
+    "adamw": "adamw_torch",
+}
 # Keys whose value is a dataclass of the stack: in a recipe a mapping of its fields, on the command line JSON.
 NESTED = {"parallelism_config": ("accelerate", "ParallelismConfig")}
 
@@ -49,6 +59,9 @@ class SettingsParser(TrlParser):
 
     def error(self, message: str):
         message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
+        if choice := re.fullmatch(r"(\w+): invalid choice: '(.*)' \(choose from .*\)", message):
+            key, value = choice.groups()
+            message = f"{key}: {_no_choice(value, [str(choice) for choice in self.action_of(key).choices])}"
         raise UserError(f"command line: {message}")
 
     def print_help(self, file=None):
@@ -91,13 +104,24 @@ class SettingsParser(TrlParser):
 
     def _scalar(self, action: argparse.Action, value: object) -> object:
         if isinstance(value, (list, dict)):
-            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
+            kind = "list" if isinstance(value, list) else "mapping"
+            raise ValueError(f"a {kind} does not fit here")
+        if action.choices and str(value) not in map(str, action.choices):
+            raise ValueError(_no_choice(str(value), [str(choice) for choice in action.choices]))
         try:
             converted = self._get_value(action, str(value))
             self._check_value(action, converted)
         except (argparse.ArgumentError, argparse.ArgumentTypeError) as problem:
             raise ValueError(str(problem).partition(": ")[2] or str(problem)) from None
         return converted
+
+
+def _no_choice(value: str, choices: list[str]) -> str:
+    """What to say of a value that is none of the choices."""
+    near = next((name for short, name in SHORT.items() if value.lower() == short and name in choices), None)
+    advice = f"; did you mean {near}?" if near else did_you_mean(value, choices)
+    many = f"one of {', '.join(choices[:SHOWN_CHOICES])}{', ...' if len(choices) > SHOWN_CHOICES else ''}"
+    return f"{value!r} is not {many}{advice}"
 
 
 def _switch_or_text(text: str) -> bool | str | None:

@@ -43,6 +43,32 @@ MOVED = {
     "bnb_4bit_compute_dtype": "the compute type follows dtype: set dtype: bfloat16 or float16",
 }
 
+# What other trainers and people in a hurry call it, and what it is here.
+ALIASES = {
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "learning_rate_scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "micro_batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "cutoff_len": "max_length",
+    "sequence_len": "max_length",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lora_target": "lora_target_modules",
+    "base_model": "model_name_or_path",
+    "model_path": "model_name_or_path",
+    "dataset": "train_file",
+    "dataset_path": "train_file",
+    "train_data": "train_file",
+    "load_4bit": "load_in_4bit",
+    "flash_attn": "attn_implementation: flash_attention_2",
+    "optimizer": "optim",
+}
+
 # What XTuner calls it, and what it is here.
 XTUNER = {
     "pretrained_model_name_or_path": "model_name_or_path",
@@ -77,7 +103,9 @@ def elsewhere(key: str) -> str | None:
     """What to write instead of a key that other versions or XTuner have and this stack lacks."""
     if key in MOVED:
         return MOVED[key]
-    return f"XTuner's name; here it is {XTUNER[key]}" if key in XTUNER else None
+    if key in XTUNER:
+        return f"XTuner's name; here it is {XTUNER[key]}"
+    return f"no such setting; here it is {ALIASES[key]}" if key in ALIASES else None
 
 
 def refuse_unknown_fields(names: Iterable[object], known: list[str]) -> None:
@@ -89,5 +117,5 @@ def refuse_unknown_fields(names: Iterable[object], known: list[str]) -> None:
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """The known name that is nearest to a key, as the end of a sentence; empty where none is near."""
-    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key.lower(), sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

@@ -14,7 +14,7 @@ from sft.settings import read_settings
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("log_level: loud", "log_level: invalid choice: 'loud'"),
+        ("log_level: loud", "log_level: 'loud' is not one of detail"),
         ("optim:", "optim: no value; leave the line out for the default, adamw_torch"),
         ("parallelism_config: {sp_size: two}", "parallelism_config: sp_size: two: not a number of processes"),
         (

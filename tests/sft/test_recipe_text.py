@@ -1,0 +1,91 @@
+"""YAML as people write it: the right line, the key, and what to write instead, in one line."""
+
+import os
+
+import pytest
+
+from data_tools.errors import UserError
+from sft.settings import read_settings
+
+LAST = "dataset_num_proc: 1\n"
+
+
+def refusal(write_recipe, written: str) -> tuple[int, str]:
+    """The line, counted from the first that was written, and what is said of it."""
+    path = write_recipe()
+    key = written.lstrip().partition("：")[0].partition(":")[0].partition("=")[0].strip()
+    kept = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{key}:"))
+    path.write_text(f"{kept}{written}\n{LAST}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^[^\n]+$") as refused:
+        read_settings([str(path)])
+    place, _, said = str(refused.value).removeprefix(f"{path}:").partition(": ")
+    return int(place) - kept.count("\n"), said
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "said"),
+    [
+        ("lora_r：64", 1, "lora_r: a full-width colon; write it as `lora_r: 64`"),
+        ("lora_r ： 64", 1, "lora_r: a full-width colon; write it as `lora_r: 64`"),
+        ("lora_r:64", 1, "lora_r: no space after the colon; write it as `lora_r: 64`"),
+        ("lora_r:\u300064", 1, "lora_r: a full-width or no-break space after the colon; write it as `lora_r: 64`"),
+        ("lora_r:\u00a064", 1, "lora_r: a full-width or no-break space after the colon; write it as `lora_r: 64`"),
+        ("lora_r = 64", 1, "lora_r: an equals sign; write it as `lora_r: 64`"),
+        ("\tlora_r: 64", 1, "lora_r: a tab at the start; write it as `lora_r: 64`"),
+        ("eval_prompts: [你是谁，介绍一下你自己]", 1,
+         "eval_prompts: ， does not part the items of a list, so `你是谁，介绍"),
+        ("eval_prompts:\n  - Hi\n  - Tell me: who are you?", 3,
+         "eval_prompts: a colon and a space make `Tell me` a map"),
+        ("eval_prompts_system: You are: Dali", 1, "not YAML: a colon and a space in a text make it a mapping: put the"),
+        ("train_file: \"C:\\data\\new.jsonl\"", 1,
+         "not YAML: in double quotes a backslash begins an escape: put the pa"),
+        ("eval_file: None", 1, "eval_file: None is a word to YAML; leave the line out, or write null"),
+        ("lora_target_modules: q_proj,v_proj", 1,
+         "lora_target_modules: q_proj,v_proj: is one name to PEFT; write a list:"),
+        ("lora_target_modules: q_proj，v_proj", 1,
+         "lora_target_modules: q_proj，v_proj: is one name to PEFT; write a list:"),
+        ("model_name_or_path: ~/model", 1,
+         f"model_name_or_path: ~/model: only a shell knows ~; write {os.path.expanduser('~')}"),
+        ("model_name_or_path: ${MODEL}", 1,
+         "model_name_or_path: ${MODEL}: only a shell fills in variables; write the pa"),
+        ("output_dir: $HOME/run", 1, "output_dir: $HOME/run: only a shell fills in variables"),
+        ("dtype: bf16", 1, "dtype: 'bf16' is not one of auto, bfloat16, float16, float32; did you mean bfloat16?"),
+        ("optim: adam", 1, "optim: 'adam' is not one of adamw_torch, adamw_torch_fused, "),
+        ("optim: adamW_8bit", 1, "optim: 'adamW_8bit' is not one of adamw_torch, "),
+        ("epochs: 3", 1, "epochs: no such setting; here it is num_train_epochs"),
+        ("LORA_R: 3", 1, "LORA_R: no such setting; did you mean lora_r?"),
+        ("model:\n  dtype: float32", 1,
+         "model: no such setting; a recipe is flat: write the keys below it at the left edge"),
+    ],
+)  # fmt: skip
+def test_what_is_no_yaml_or_other_than_meant_is_told_by_what_it_is(write_recipe, written, line, said):
+    found, text = refusal(write_recipe, written)
+    assert text.startswith(said)
+    assert found == line
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "eval_prompts: ['你是谁，介绍一下你自己', \"Tell me: who are you?\"]",
+        "eval_prompts:\n- 你是谁，介绍一下你自己\n- 'Tell me: who are you?'",
+        "eval_prompts_system: 'None'",
+        "eval_prompts_system: https://example.org/a:b",
+        "\u3000lora_r: 16",
+        "lora_target_modules: '.*(q|v)_proj{1,2}'",
+        "lora_target_modules: [q_proj, v_proj]",
+    ],
+)
+def test_what_is_meant_as_it_is_read_passes(write_recipe, written):
+    path = write_recipe()
+    key = written.strip().partition(":")[0]
+    kept = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{key}:"))
+    path.write_text(f"{kept}{written}\n{LAST}", encoding="utf-8")
+    read_settings([str(path)])
+
+
+def test_a_value_that_is_no_choice_on_the_command_line_is_told_the_nearest(write_recipe):
+    with pytest.raises(UserError, match=r"command line: dtype: 'bf16' is not one of .*; did you mean bfloat16\?"):
+        read_settings([str(write_recipe()), "--dtype", "bf16"])
+    with pytest.raises(UserError, match="command line: epochs: no such setting; here it is num_train_epochs"):
+        read_settings([str(write_recipe()), "--epochs", "3"])
