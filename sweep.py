@@ -32,7 +32,6 @@ def main(arguments: list[str]) -> int:
     values = read_grid(options.grid)
     if options.optuna:
         from sft.sweep_study import Study
-    say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
     plan = sweep_plan.make(options.recipe, values, options.seeds)
     folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from data_tools.errors import UserError
 from sft import grid
+from sft.console import say
 from sft.grid import Point, Value
+from sft.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     Raises:
         UserError: whatever `load_recipe` or `load_questions` refuse, an adapter's setting without one.
     """
+    read_settings([recipe, *grid.arguments_of(_first(values))])
+    say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
     # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _prepare) as apart:
@@ -58,9 +62,7 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     from sft.inputs import Digests
     from sft.recipe import load_recipe
 
-    # What `lora_alpha=0.25x` multiplies is not known yet; everything else is.
-    first = {key: choices[0] for key, choices in values.items() if key != "lora_alpha"}
-    own = load_recipe([recipe, *grid.arguments_of(first)])
+    own = load_recipe([recipe, *grid.arguments_of(_first(values))])
     rank, seed = own.model.lora_r, own.training.seed
     points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
     digests, was_quiet = Digests(), console.quiet
@@ -73,6 +75,11 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     count = torch.cuda.device_count()
     named = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     return Plan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
+
+
+def _first(values: dict[str, list[Value]]) -> Point:
+    """The first of every key's values; what `lora_alpha=0.25x` multiplies is not known yet."""
+    return {key: choices[0] for key, choices in values.items() if key != "lora_alpha"}
 
 
 def _prepare() -> None:
