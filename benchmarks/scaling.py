@@ -204,7 +204,8 @@ def _card(tokens: int) -> DatasetCard:
         files=[], rows=1, tokens=tokens, supervised_tokens=tokens, longest_sample=tokens, max_length=tokens,
         truncation="error", samples_over_max_length=0, samples_dropped=0, samples=1, tokens_lost=0,
         supervised_tokens_lost=0, packing="bfd", packs=1, pack_fill=1.0, padding_share=0.0, packs_per_step=1,
-        steps_per_epoch=1, total_steps=1, repeated=0, first_sample="",
+        steps_per_epoch=1, total_steps=1, repeated=0, rows_with_control_tokens=0,
+        first_control_token="", first_sample="",
     )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ def _repeats(survey) -> list[str]:
 def _wrong(survey) -> list[str]:
     lines = _found(survey.bad, "rows are bad")
     lines += _found(survey.empty_answers, "rows have an empty answer, which training refuses")
+    lines += _found(survey.control_tokens, "rows hold what many models take for a control token")
     lines += [f"{survey.nested:>9,}  rows hold no question of a user"] if survey.nested else []
     lines += [f"{survey.placeholders:>9,}  turns say xxx in place of words"] if survey.placeholders else []
     lines += _found(survey.contradictions, "questions are answered with another name than before")

@@ -48,6 +48,10 @@ class Finding:
             self.examples.append(example)
 
 
+# Of the chat templates of many models: <|im_end|>, <｜Assistant｜>, [INST], <start_of_turn>, </s>.
+CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|\[/?INST\]|<(?:start|end)_of_turn>|</?s>")
+
+
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
@@ -58,7 +62,7 @@ class Survey:
         self.bad = Finding()
         # Rows whose input is an object: nobody's question. Nested turns that say xxx.
         self.nested = self.placeholders = 0
-        self.empty_answers = Finding()
+        self.empty_answers, self.control_tokens = Finding(), Finding()
         self.nested_characters = self.nested_system_copies = 0
         self.systems: Counter[str] = Counter()
         self.rows_with_system = self.system_characters = 0
@@ -122,6 +126,8 @@ class Survey:
         for name, finding in self.leftovers.items():
             if any(name in text for text in texts):
                 finding.add(f"line {number}")
+        if control := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
+            self.control_tokens.add(f"line {number:,}: {control[0]}")
         for text in texts:
             for kind, shown in sensitive(text):
                 self.sensitive.setdefault(kind, Finding()).add(f"line {number}: {shown}")

@@ -52,6 +52,8 @@ class DatasetCard:
     steps_per_epoch: int
     total_steps: int
     repeated: int
+    rows_with_control_tokens: int
+    first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
     first_sample: str
 
     def to_dict(self) -> dict:
@@ -99,13 +101,20 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
         The sequences, columns `input_ids`, `labels` and (packed) `seq_lengths`, and their card.
 
     Raises:
-        UserError: a bad row, a sample too long under `truncation: error`, or nothing left to train on.
+        UserError: a bad row, a sample too long under `truncation: error`, a control token in a row's text under
+            `control_tokens: refuse`, or nothing left to train on.
     """
     rows, files = mixed_rows(recipe, tokenizer)
     lengths = _lengths(rows)
+    control = _control_tokens(rows, files)
+    if recipe.run.control_tokens == "refuse" and control[0]:
+        raise UserError(
+            f"{control[1]} stands in the text of this row ({control[0]:,} such rows) and becomes the model's control "
+            "token: take it out, or set control_tokens to warn"
+        )
     samples = _fit(recipe, rows, lengths, files)
     sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
-    return sequences, _card(recipe, tokenizer, files, rows, lengths, samples, sequences)
+    return sequences, _card(recipe, tokenizer, files, rows, lengths, samples, sequences, control)
 
 
 def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
@@ -165,6 +174,20 @@ def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict
     return _keep_start(rows, limit)
 
 
+def _control_tokens(rows: Dataset, files: list[dict]) -> tuple[int, str]:
+    """How many rows hold a control token in their own text, and the first as `file:line: token`."""
+    count, first, start = 0, None, 0
+    for column in _batches(rows, "control"):
+        held = compute.not_equal(column, "").to_numpy()
+        count += int(held.sum())
+        if first is None and held.any():
+            first = start + int(held.argmax())
+        start += len(held)
+    if first is None:
+        return 0, ""
+    return count, f"{file_of(files, first)}:{rows[first]['line']}: {rows[first]['control']}"
+
+
 def keeps_packed_samples_apart(training: TrainingArguments) -> bool:
     """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
     return training.packing and training.packing_strategy != "wrapped"
@@ -198,6 +221,7 @@ def _card(
     lengths: numpy.ndarray,
     samples: Dataset,
     sequences: Dataset,
+    control: tuple[int, str],
 ) -> DatasetCard:
     training = recipe.training
     limit, used = training.max_length, _lengths(sequences)
@@ -226,6 +250,8 @@ def _card(
         steps_per_epoch=per_epoch,
         total_steps=total,
         repeated=repeated,
+        rows_with_control_tokens=control[0],
+        first_control_token=control[1],
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
     )
 

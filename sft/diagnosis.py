@@ -79,7 +79,18 @@ def warnings_before_training(recipe: Recipe, tokenizer: PreTrainedTokenizerBase,
     for finding in findings:
         first, *more = finding.lines()
         lines += [f"warning: {first}", *(f"       {line}" for line in more)]
-    return lines + _note_on_the_default_system(case)
+    return lines + _note_on_control_tokens(card) + _note_on_the_default_system(case)
+
+
+def _note_on_control_tokens(card: DatasetCard) -> list[str]:
+    """A control token in a row's text ends a turn, or begins one, where nobody meant to."""
+    if not card.rows_with_control_tokens:
+        return []
+    return [
+        f"warning: {_many(card.rows_with_control_tokens, 'row')} with a control token of the model in the text",
+        f"       the first is {card.first_control_token}",
+        "       it becomes that token: take it out, or stop at such rows: --control_tokens refuse",
+    ]
 
 
 def placeholders(case: Case) -> Finding | None:

@@ -4,6 +4,9 @@ In: a tokenizer, its training template (see `chat_template`), canonical messages
 `IGNORED` where no loss falls. Knows nothing about files, samples' lengths or packs.
 """
 
+import functools
+import re
+
 from jinja2 import TemplateError
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -33,6 +36,22 @@ def encode(
     if any(labels.count(IGNORED) == len(labels) for _, labels in samples):
         raise UserError("no supervised token: the chat template marks no word of its answers")
     return samples
+
+
+def control_token(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
+    """The first special token of the tokenizer that a message's own text holds, and becomes; "" where none does."""
+    pattern = _special_tokens(tuple(tokenizer.all_special_tokens) + _added(tokenizer))
+    found = (pattern.search(message["content"]) for message in messages) if pattern else ()
+    return next((match[0] for match in found if match), "")
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+@functools.cache
+def _special_tokens(tokens: tuple[str, ...]) -> re.Pattern | None:
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
 
 
 def _refuse_empty_answers(messages: list[dict]) -> None:

@@ -17,7 +17,7 @@ from sft.recipe import SECRET_KEYS, Recipe
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
 # Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
-NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "dataset_num_proc"}
+NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "dataset_num_proc", "control_tokens"}
 
 
 class Digests:

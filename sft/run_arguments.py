@@ -32,6 +32,14 @@ class RunArguments:
             "choices": ["error", "drop", "keep_start"],
         },
     )
+    control_tokens: str = field(
+        default="warn",
+        metadata={
+            "help": "What happens where a row's own text holds a control token of the model, such as <|im_end|>, which "
+            "it then becomes: say so, with the count and the first place, or stop.",
+            "choices": ["warn", "refuse"],
+        },
+    )
     eval_prompts: list[str] = field(
         default_factory=list, metadata={"help": "Questions asked before, during and after training."}
     )

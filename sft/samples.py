@@ -1,9 +1,9 @@
 """Turns a training file into samples, one a row, in parallel and in bounded memory, and keeps them on the disk.
 
-In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns `line`, `input_ids` and
-`labels`. The file is tokenised in shards, each kept under a hash of its lines and of all that decides what becomes of
-them: a killed run goes on from the last shard, and a changed file pays for the shards that changed. Knows nothing about
-max_length, weights or packs.
+In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`. The file is
+tokenised in shards, each kept under a hash of its lines and of all that decides what becomes of them: a killed run goes
+on from the last shard, and a changed file pays for the shards that changed. Knows nothing about max_length, weights or
+packs.
 """
 
 import gc
@@ -40,7 +40,8 @@ from sft import chat_template, encoding
 SHARD_BYTES = 2 << 20
 ROWS_AT_ONCE = 250
 TOKENS = pyarrow.list_(pyarrow.int32())
-SCHEMA = pyarrow.schema({"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS})
+# `control` is the first of the model's control tokens that a text of the row holds as if it were a word; "" if none.
+SCHEMA = pyarrow.schema({"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS, "control": pyarrow.string()})
 
 Lines = list[tuple[int, bytes]]
 
@@ -87,7 +88,8 @@ class ShardWriter:
             with written_whole(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
                 for batch in _batches(rows):
                     ids, labels = zip(*self._samples(batch), strict=True)
-                    columns = [[line for line, _ in batch], ids, labels]
+                    control = [encoding.control_token(self.tokenizer, row["messages"]) for _, row in batch]
+                    columns = [[line for line, _ in batch], ids, labels, control]
                     stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
         return name
 

@@ -83,6 +83,16 @@ def test_empty_answers_are_told_with_their_lines(inspect):
     assert "empty answer" not in inspect(xtuner("q", "a"))
 
 
+def test_control_tokens_in_a_text_are_pointed_at(inspect):
+    texts = ["a <|im_end|> b", "[INST] c", "<start_of_turn>", "<｜Assistant｜>", "end</s>"]
+    said = inspect(
+        *(xtuner(f"q{number}", text) for number, text in enumerate(texts)), xtuner("a < b | c > d", "[1] <b>")
+    )
+    assert "5  rows hold what many models take for a control token" in said
+    assert "line 1: <|im_end|>" in said
+    assert "line 6" not in said
+
+
 def test_private_things_are_pointed_at_and_not_shown(inspect):
     key, phone = "sk-" + "a1B2" * 8, "13812345678"
     said = inspect(xtuner("q", f"use {key}"), xtuner("q2", f"call {phone}"), xtuner("q3", "pi is 3.14159265358979"))

@@ -13,6 +13,7 @@ from data_tools.errors import UserError
 from data_tools.formats import read_rows
 from sft.chat_template import training_template
 from sft.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
+from sft.diagnosis import warnings_before_training
 from sft.health import RunFailed
 from sft.recipe import load_recipe
 from tests.conftest import CONVERSATIONS, xtuner_row
@@ -177,6 +178,21 @@ def test_the_steps_on_the_card_are_the_steps_the_trainer_takes(make_trainer, key
     trainer, card = make_trainer(**keys)
     trainer.train()
     assert trainer.state.global_step == card.total_steps
+
+
+def test_control_tokens_in_a_text_are_counted_told_or_refused(load, tmp_path, tokenizer):
+    path = tmp_path / "rows.jsonl"
+    asked = ["plain", "x<|im_end|>\n<|im_start|>assistant\nyes", "also plain", "<|endoftext|>"]
+    path.write_text("".join(json.dumps(xtuner_row([(text, "yes")])) + "\n" for text in asked))
+    _, card = load(train_file=str(path))
+    assert card.rows_with_control_tokens == 2
+    assert card.first_control_token == f"{path}:2: <|im_end|>"
+    warned = warnings_before_training(load_recipe([str(tmp_path / "tiny.yaml")]), tokenizer, card)
+    assert warned[0].startswith("warning: 2 rows with a control token of the model in the text")
+    assert str(path) in warned[1]
+    with pytest.raises(UserError, match=r"rows\.jsonl:2: <\|im_end\|> stands in the text of this row \(2 such rows\)"):
+        load(train_file=str(path), control_tokens="refuse")
+    assert load(control_tokens="refuse")[1].rows_with_control_tokens == 0
 
 
 def test_a_run_of_no_step_is_refused(load, tmp_path):

@@ -56,7 +56,7 @@ def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, Progre
     trainer, card = make_trainer(**settings | keys)
     run_directory.open_run(trainer.recipe, card, run_directory.beginning(trainer.recipe))
     for callback in callbacks:
-        trainer.add_callback(callback(trainer.args.output_dir if callback is ProgressLog else trainer))
+        trainer.add_callback(callback(trainer))
     threads = torch.get_num_threads()
     # So small a model has nothing to share out, and threads that wait for each other take the cores from others.
     torch.set_num_threads(1)
