@@ -13,6 +13,7 @@ from typing import Any
 
 from data_tools.errors import UserError
 from sft.console import say
+from sft.inert_keys import refuse_inert_keys
 from sft.paths import REPOSITORY, resolve_paths
 from sft.recipe_text import read_recipe_text
 from sft.settings_check import Refusal, refuse_what_cannot_work
@@ -77,6 +78,7 @@ def read_settings(arguments: list[str], *, for_training: bool = True) -> Setting
     settings = Settings(path, _modern_lines(path), arguments, for_training)
     chosen, places = settings.chosen(parser)
     refuse_what_cannot_work(chosen, refusal(places))
+    refuse_inert_keys(chosen, refusal(places))
     return replace(settings, dry_run=chosen.get("dry_run", False))
 
 

@@ -131,7 +131,7 @@ def test_a_pipe_gets_the_answers_and_nothing_else(pair):
     shell = ["sh", "-c", f"yes 你是谁？ | {command} | head -n 3"]
     result = subprocess.run(shell, cwd=REPOSITORY, env=SHELL, capture_output=True, text=True, timeout=120)
     assert result.stdout == f"before  {BEFORE}\nafter   {SHOWN}\n"
-    assert result.stderr == ""
+    assert result.stderr.removeprefix("loading PyTorch and Transformers\n") == ""
 
 
 def test_each_line_of_a_pipe_is_a_turn_and_commands_work_there(pipe, pair, tmp_path):
