@@ -81,7 +81,7 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
     from sft.replies import reply_to_all
     from sft.score import OLD_NAMES
 
-    for start in tqdm(range(0, len(prompts), BATCH), unit="batch", disable=None):
+    for start in tqdm(range(0, len(prompts), BATCH), desc="asking", unit="batch", disable=None):
         batch = prompts[start : start + BATCH]
         asked = [[{"role": "user", "content": prompt}] for prompt in batch]
         for prompt, reply in zip(batch, reply_to_all(model, tokenizer, asked, generation), strict=True):

@@ -47,7 +47,7 @@ def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
     try:
         with (
             open(path, "rb", buffering=BUFFER) as file,
-            tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
+            _progress(path) as bar,
         ):
             for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
                 if number % LINES_PER_UPDATE == 0:
@@ -61,6 +61,14 @@ def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
+
+
+def _progress(path: str | Path) -> tqdm:
+    """A bar on a terminal for reading a file, under its name."""
+    size, is_shown = os.path.getsize(path), sys.stderr.isatty()
+    return tqdm(
+        total=size, desc=f"reading {Path(path).name}", unit="B", unit_scale=True, leave=False, disable=not is_shown
+    )
 
 
 def _without_mark(path: str | Path, line: bytes) -> bytes:

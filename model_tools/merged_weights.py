@@ -74,7 +74,7 @@ class MergedWeights:
         """
         _give_freed_memory_back()
         with WeightWriter(folder, self.shapes, max_shard_size) as writer:
-            for unit in tqdm(self.units, unit="unit", disable=None):
+            for unit in tqdm(self.units, desc="merging", unit="layer", disable=None):
                 for name, content in self._contents(unit, device):
                     writer.write(name, content)
 

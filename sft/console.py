@@ -58,6 +58,7 @@ def quiet_the_stack() -> None:
         logging.getLogger(name).addFilter(_is_error)
     if not (is_main_process() and console.is_terminal):
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
     for kind in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=kind, module=r"(torch|accelerate|deepspeed|trl|transformers|peft)\b")

@@ -1,4 +1,4 @@
-"""Prepares the process a run lives in: its place among others, its tools, its first messages.
+"""Prepares the process a run lives in: its place among others, its tools, its environment.
 
 Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `python`. Knows nothing about
 models or data.

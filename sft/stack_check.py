@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from httpx import HTTPError
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from transformers import Trainer, get_scheduler
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from trl import SFTConfig

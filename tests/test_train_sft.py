@@ -74,6 +74,7 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     assert lines.count("loading PyTorch, Transformers and TRL") == 1
     assert "Warning" not in result.stdout + result.stderr
     assert "built successfully" not in result.stdout
+    assert "it/s" not in result.stdout + result.stderr
 
 
 @pytest.fixture
