@@ -1,8 +1,10 @@
 """Training that breaks while it runs: explained in one line, exit code 3, and the checkpoints before it stay."""
 
 import json
+import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sft import checkpoints
 from tests.conftest import xtuner_row
@@ -31,9 +33,13 @@ def test_a_loss_that_explodes(runs, recipe, tmp_path, outcome):
     outcome("the loss explodes", "stopped, exit code 3")
 
 
-def test_gradients_that_are_all_zero(runs, recipe, tmp_path, outcome):
-    folder = tmp_path / "run"
-    ended = runs.run([recipe, "--lora_alpha", "0", "--output_dir", folder], folder)
+def test_gradients_that_are_all_zero(runs, recipe, tiny_model, tmp_path, outcome):
+    """As of a head of zeros, through which nothing comes back."""
+    folder, model = tmp_path / "run", shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"].zero_()
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    ended = runs.run([recipe, "--model_name_or_path", model, "--output_dir", folder], folder)
     assert ended.codes == [3], ended.err[-2000:]
     assert "step 1: all gradients are zero" in ended.err
     outcome("all gradients are zero", "stopped at step 1, exit code 3")
