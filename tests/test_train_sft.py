@@ -172,7 +172,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert lines["evaluation"].endswith("3, at step 0, 2, 4")
-    assert lines["checkpoints"].endswith("2, at step 2, 4; the newest 1 stay")
+    assert lines["checkpoints"].endswith("2, at step 2, 4; the newest stays")
     assert "GiB of RAM a process" in lines["memory"]
     assert "at most (2 checkpoints of" in lines["disk"]
     assert result.stdout.endswith("dry run: nothing was loaded or written\n")
