@@ -4,7 +4,6 @@ In: a tokenizer, its training template (see `chat_template`), canonical messages
 `IGNORED` where no loss falls. Knows nothing about files, samples' lengths or packs.
 """
 
-import functools
 import re
 
 from jinja2 import TemplateError
@@ -38,20 +37,17 @@ def encode(
     return samples
 
 
-def control_token(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
-    """The first special token of the tokenizer that a message's own text holds, and becomes; "" where none does."""
-    pattern = _special_tokens(tuple(tokenizer.all_special_tokens) + _added(tokenizer))
-    found = (pattern.search(message["content"]) for message in messages) if pattern else ()
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern | None:
+    """What finds the special tokens of a tokenizer in a text, the longest first; None where it has none."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = sorted(added.union(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+
+def control_token(tokens: re.Pattern | None, messages: list[dict]) -> str:
+    """The first special token that a message's own text holds, and becomes; "" where none does."""
+    found = (tokens.search(message["content"]) for message in messages) if tokens else ()
     return next((match[0] for match in found if match), "")
-
-
-def _added(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    return tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-
-
-@functools.cache
-def _special_tokens(tokens: tuple[str, ...]) -> re.Pattern | None:
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
 
 
 def _refuse_empty_answers(messages: list[dict]) -> None:

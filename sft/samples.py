@@ -85,10 +85,11 @@ class ShardWriter:
         name = hashlib.sha256(b"".join(raw for _, raw in lines) + numbers.tobytes()).hexdigest()[:32] + ".arrow"
         if not (self.folder / name).exists():
             rows = formats.canonical_rows(self.path, lines)
+            tokens = encoding.control_tokens(self.tokenizer)
             with written_whole(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
                 for batch in _batches(rows):
                     ids, labels = zip(*self._samples(batch), strict=True)
-                    control = [encoding.control_token(self.tokenizer, row["messages"]) for _, row in batch]
+                    control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]
                     columns = [[line for line, _ in batch], ids, labels, control]
                     stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
         return name
