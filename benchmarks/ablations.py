@@ -25,7 +25,7 @@ from transformers.models.llama import modeling_llama
 
 from benchmarks.one_load import OneLoad
 from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
-from benchmarks.step_profile import StepProfile
+from benchmarks.step_profile import StepProfile, wait_for_device
 from benchmarks.tasks import tutorial_files
 from sft.console import quiet_the_stack
 from sft.dataset import DatasetCard
@@ -67,7 +67,7 @@ class Times(TrainerCallback):
         self.losses: list[float] = []
 
     def on_step_end(self, args, state, control, **_):
-        _wait()
+        wait_for_device()
         self.ends.append(time.perf_counter())
 
     def on_log(self, args, state, control, logs=None, **_):
@@ -281,11 +281,6 @@ def _operations(model: HollowModel, packs: Dataset, card: DatasetCard, recompute
     lengths = [length for pack in packs["seq_lengths"] for length in pack]
     parts = operations(sizes_of(model), lengths, card.supervised_tokens, recomputes=recomputes)
     return sum(parts) / card.steps_per_epoch
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _reset_peak() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.ablations import layers_of_peft
+from benchmarks.step_profile import wait_for_device
 from sft.console import quiet_the_stack
 from sft.dataset import load_dataset
 from sft.fused_lora import fuse_lora
@@ -88,8 +89,7 @@ def _kept(trainer: RecipeTrainer, batch: dict) -> int:
 def _step(trainer: RecipeTrainer, batch: dict) -> float:
     started = time.perf_counter()
     trainer.training_step(trainer.model_wrapped, dict(batch))
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait_for_device()
     seconds = time.perf_counter() - started
     trainer.model.zero_grad()
     return seconds

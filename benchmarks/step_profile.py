@@ -33,7 +33,7 @@ class StepProfile(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         if state.global_step == self._after:
-            _wait()
+            wait_for_device()
             self._profiler = torch.profiler.profile(activities=[self._activity])
             self._profiler.start()
             self._started = time.perf_counter()
@@ -41,7 +41,7 @@ class StepProfile(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         if state.global_step != self._after + 1:
             return
-        _wait()
+        wait_for_device()
         seconds = time.perf_counter() - self._started
         self._profiler.stop()
         by_kind: dict[str, list[float]] = {}
@@ -61,6 +61,7 @@ def _kind(name: str) -> str:
     return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
 
 
-def _wait() -> None:
+def wait_for_device() -> None:
+    """Let the GPU, if there is one, finish what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
