@@ -62,13 +62,13 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     from sft.inputs import Digests
     from sft.recipe import load_recipe
 
-    own = load_recipe([recipe, *grid.arguments_of(_first(values))])
-    rank, seed = own.model.lora_r, own.training.seed
-    points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
     digests, was_quiet = Digests(), console.quiet
-    # What there is to say about the recipe has been said; the points would only repeat it.
+    # What there is to say about the recipe `make` has said; this process would only repeat it.
     console.quiet = True
     try:
+        own = load_recipe([recipe, *grid.arguments_of(_first(values))])
+        rank, seed = own.model.lora_r, own.training.seed
+        points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
         planned = [_planned(recipe, point, seeds > 1, digests) for point in points]
     finally:
         console.quiet = was_quiet
