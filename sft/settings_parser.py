@@ -104,8 +104,7 @@ class SettingsParser(TrlParser):
 
     def _scalar(self, action: argparse.Action, value: object) -> object:
         if isinstance(value, (list, dict)):
-            kind = "list" if isinstance(value, list) else "mapping"
-            raise ValueError(f"a {kind} does not fit here")
+            raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
         if action.choices and str(value) not in map(str, action.choices):
             raise ValueError(_no_choice(str(value), [str(choice) for choice in action.choices]))
         try:
@@ -118,8 +117,8 @@ class SettingsParser(TrlParser):
 
 def _no_choice(value: str, choices: list[str]) -> str:
     """What to say of a value that is none of the choices."""
-    near = next((name for short, name in SHORT.items() if value.lower() == short and name in choices), None)
-    advice = f"; did you mean {near}?" if near else did_you_mean(value, choices)
+    near = SHORT.get(value.lower())
+    advice = f"; did you mean {near}?" if near in choices else did_you_mean(value, choices)
     many = f"one of {', '.join(choices[:SHOWN_CHOICES])}{', ...' if len(choices) > SHOWN_CHOICES else ''}"
     return f"{value!r} is not {many}{advice}"
 
