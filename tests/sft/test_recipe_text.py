@@ -1,6 +1,7 @@
 """YAML as people write it: the right line, the key, and what to write instead, in one line."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,16 +11,22 @@ from sft.settings import read_settings
 LAST = "dataset_num_proc: 1\n"
 
 
-def refusal(write_recipe, written: str) -> tuple[int, str]:
-    """The line, counted from the first that was written, and what is said of it."""
+def write_in_place(write_recipe, written: str) -> tuple[Path, int]:
+    """A recipe with a key written so, and how many lines stand before it."""
     path = write_recipe()
     key = written.lstrip().partition("：")[0].partition(":")[0].partition("=")[0].strip()
     kept = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{key}:"))
     path.write_text(f"{kept}{written}\n{LAST}", encoding="utf-8")
+    return path, kept.count("\n")
+
+
+def refusal(write_recipe, written: str) -> tuple[int, str]:
+    """The line, counted from the first that was written, and what is said of it."""
+    path, before = write_in_place(write_recipe, written)
     with pytest.raises(UserError, match=r"^[^\n]+$") as refused:
         read_settings([str(path)])
     place, _, said = str(refused.value).removeprefix(f"{path}:").partition(": ")
-    return int(place) - kept.count("\n"), said
+    return int(place) - before, said
 
 
 @pytest.mark.parametrize(
@@ -77,10 +84,7 @@ def test_what_is_no_yaml_or_other_than_meant_is_told_by_what_it_is(write_recipe,
     ],
 )
 def test_what_is_meant_as_it_is_read_passes(write_recipe, written):
-    path = write_recipe()
-    key = written.strip().partition(":")[0]
-    kept = "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{key}:"))
-    path.write_text(f"{kept}{written}\n{LAST}", encoding="utf-8")
+    path, _ = write_in_place(write_recipe, written)
     read_settings([str(path)])
 
 
