@@ -9,10 +9,14 @@ in one line.
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 from sft.clock import clock
 from sft.console import is_main_process, quiet_the_stack, say, waiting
 from sft.endings import exit_code, leave
+
+if TYPE_CHECKING:
+    from sft.recipe import Recipe
 
 
 def main(arguments: list[str]) -> None:
@@ -24,6 +28,16 @@ def main(arguments: list[str]) -> None:
 
     # Seconds of imports, for which a mistake in the recipe need not wait.
     say("loading PyTorch, Transformers and TRL")
+    from sft import stack_errors
+    from sft.recipe import make_recipe
+
+    recipe = make_recipe(settings, starts=not settings.dry_run)
+    with stack_errors.told(recipe):
+        train(recipe)
+
+
+def train(recipe: "Recipe") -> None:
+    """Plan the run of a recipe, and unless that is all it asks for, train by it and keep what comes of it."""
     from accelerate import PartialState
 
     from sft import run_directory
@@ -33,16 +47,14 @@ def main(arguments: list[str]) -> None:
     from sft.launch import decided_by_main
     from sft.model import describe, load_model, load_tokenizer
     from sft.model_check import check_model_folder, check_tokens
-    from sft.plan import check_memory, check_output, make_plan
+    from sft.plan import check_memory, check_output, check_speed, make_plan
     from sft.progress import ProgressLog
-    from sft.recipe import make_recipe
     from sft.report_writer import ReportWriter, write_report
     from sft.score_eval import ScoreEval
     from sft.signals import StopAndSave
     from sft.trainer import RecipeTrainer
     from sft.watchdog import Watchdog
 
-    recipe = make_recipe(settings, starts=not settings.dry_run)
     training = recipe.training
     if not recipe.run.dry_run:
         decided_by_main(lambda: run_directory.lock(training.output_dir))
@@ -57,6 +69,7 @@ def main(arguments: list[str]) -> None:
         revision=recipe.model.model_revision,
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
+        pad_token=training.pad_token,
     )
     reading = waiting(f"reading {recipe.run.train_file}")
     with clock.spent_on("data"), reading, PartialState().local_main_process_first():
@@ -70,6 +83,8 @@ def main(arguments: list[str]) -> None:
     check_tokens(packs, plan.vocabulary, recipe.model.model_name_or_path)
     say("\n".join(plan.lines()))
     for line in decided_by_main(lambda: check_output(recipe, plan) + check_memory(recipe, card, plan)):
+        say(line, style="yellow")
+    for line in check_speed(recipe):
         say(line, style="yellow")
     if recipe.run.dry_run:
         say("dry run: nothing was loaded or written")

@@ -79,6 +79,10 @@ def check_deepspeed(config: str | dict) -> dict[str, Any]:
     for key in read:
         if key not in known:
             raise UserError(f"{where}: {key}: DeepSpeed knows no such key{did_you_mean(key, known)}")
+    if "zero_optimization" not in read:
+        raise UserError(f'{where}: zero_optimization: missing: write a stage, such as {{"stage": 2}}')
+    if not read.keys() & {"train_batch_size", "train_micro_batch_size_per_gpu"}:
+        raise UserError(f"{where}: train_micro_batch_size_per_gpu: missing: write {AUTO!r} to follow the recipe")
     return read
 
 

@@ -22,7 +22,7 @@ PATIENCE = 10
 def exit_code(end: BaseException) -> int:
     """Tell in one line why the run has ended and give its exit code; anything unknown is raised again."""
     code, line = _told(end)
-    if line and (not is_main_process() or _lost_a_peer(end)):
+    if line and (not is_main_process() or lost_a_peer(end)):
         # Mistakes and signals reach all processes alike: the main one tells of them.
         time.sleep(PATIENCE)
     if line:
@@ -57,7 +57,7 @@ def _told(end: BaseException) -> tuple[int, str | None]:
         return STOPPED, str(end)
     if isinstance(end, KeyboardInterrupt):
         return INTERRUPTED, "stopped before training began; nothing was to be saved"
-    if _lost_a_peer(end):
+    if lost_a_peer(end):
         return FAILED, (
             "another process of this run has ended or did not answer within ddp_timeout: see its message above; run "
             "the same command to go on from the newest checkpoint"
@@ -65,7 +65,8 @@ def _told(end: BaseException) -> tuple[int, str | None]:
     raise end
 
 
-def _lost_a_peer(end: BaseException) -> bool:
+def lost_a_peer(end: BaseException) -> bool:
+    """Whether this is what a process says that waited for another in vain."""
     if not isinstance(end, RuntimeError):
         return False
     from torch.distributed import DistError

@@ -5,20 +5,23 @@ forward pass keeps for the backward pass. Everything is asked of the real module
 for any architecture of Transformers and any adapter of PEFT.
 """
 
+import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import deepspeed
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from data_tools.errors import UserError
 from sft import internlm2
@@ -38,27 +41,27 @@ class HollowModel:
 
     `weights` are the base model's parameters; one that two modules share counts once. `adapter_parameters` counts the
     weights that PEFT adds. `stored_dtype` is what the checkpoint holds, as far as it says, and `dtype` what weights
-    that are not quantised are loaded in.
+    that are not quantised are loaded in. `init_kwargs` as `load_model` takes them.
 
     Raises:
-        UserError: the model's configuration cannot be read, or the adapter does not fit it.
+        UserError: the model's configuration cannot be read, no model can be built by it, or the adapter does not fit
+            that.
     """
 
-    def __init__(self, settings: ModelConfig, *, trust_remote_code: bool = False):
+    def __init__(self, settings: ModelConfig, *, trust_remote_code: bool = False, **init_kwargs):
         self.settings = settings
-        known = {"revision": settings.model_revision, "trust_remote_code": trust_remote_code}
-        try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(settings.model_name_or_path, **known)
-        except (OSError, ValueError) as problem:
-            reason = " ".join(str(problem).split())[:200]
-            raise UserError(f"{settings.model_name_or_path}: its configuration cannot be read ({reason})") from None
+        config = self._config(trust_remote_code, init_kwargs)
         self.text_config = config.get_text_config()
         self.stored_dtype: torch.dtype = self.text_config.dtype or torch.float32
         self.dtype = self.stored_dtype if settings.dtype in (None, "auto") else getattr(torch, settings.dtype)
-        with _undivided(), torch.device("meta"):
-            self._base = AutoModelForCausalLM.from_config(
-                config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-            )
+        try:
+            with _undivided(), torch.device("meta"):
+                self._base = AutoModelForCausalLM.from_config(
+                    config, dtype=self.dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+                )
+        except (ValueError, TypeError, KeyError, AttributeError, ImportError) as problem:
+            of = "model_init_kwargs" if init_kwargs else settings.model_name_or_path
+            raise UserError(f"{of}: no model can be built by this configuration ({_reason(problem)})") from None
         for module in self._base.modules():
             # RoPE that follows the length (InternLM2.5's: dynamic) would ask for the positions' values.
             if isinstance(getattr(module, "rope_type", None), str):
@@ -77,9 +80,19 @@ class HollowModel:
         trained = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
         self.adapter_parameters = trained if settings.use_peft else 0
 
+    @classmethod
+    def of(cls, settings: ModelConfig, training: SFTConfig) -> "HollowModel":
+        """The model that a run with these settings trains."""
+        return cls(settings, trust_remote_code=training.trust_remote_code, **training.model_init_kwargs or {})
+
     @property
     def is_quantised(self) -> bool:
         return self.settings.load_in_4bit or self.settings.load_in_8bit
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, for what only asks for names and shapes."""
+        return self._model
 
     @property
     def parameters(self) -> int:
@@ -142,20 +155,64 @@ class HollowModel:
             is_adapter = self.settings.use_peft and parameter.requires_grad
             parameter.data = parameter.data.to(adapter_dtype if is_adapter else dtype)
 
+    def try_checkpointing(self, kwargs: dict[str, Any] | None) -> None:
+        """Recompute a number as the layers would be with these `activation_checkpointing_kwargs`."""
+        self._base.gradient_checkpointing_enable(kwargs)
+        recompute = next(module for module in self._base.modules() if hasattr(module, "_gradient_checkpointing_func"))
+        recompute._gradient_checkpointing_func(lambda number: number, torch.zeros((), requires_grad=True))
+        self._base.gradient_checkpointing_disable()
+
+    def _config(self, trust_remote_code: bool, init_kwargs: dict[str, Any]) -> PreTrainedConfig:
+        """The model's configuration, changed as `init_kwargs` say; see `PreTrainedModel.from_pretrained`."""
+        path, taken = self.settings.model_name_or_path, init_kwargs.keys() & _arguments_of_loading()
+        try:
+            config, unknown = AutoConfig.from_pretrained(
+                path,
+                revision=self.settings.model_revision,
+                trust_remote_code=trust_remote_code,
+                return_unused_kwargs=True,
+                **{key: value for key, value in init_kwargs.items() if key not in taken},
+            )
+        except (OSError, ValueError, TypeError, KeyError) as problem:
+            raise UserError(f"{path}: its configuration cannot be read ({_reason(problem)})") from None
+        if unknown:
+            key = next(iter(unknown))
+            raise UserError(f"model_init_kwargs: {key}: neither the model's configuration nor its loading knows it")
+        return config
+
     def _adapted(self) -> nn.Module:
+        self._refuse_names_of_nothing()
         try:
             model = get_peft_model(self._base, get_peft_config(self.settings), low_cpu_mem_usage=True)
-        except ValueError as problem:
-            reason = " ".join(str(problem).split())[:200]
-            raise UserError(f"{self.settings.model_name_or_path}: takes no such adapter ({reason})") from None
+        except (ValueError, TypeError, re.error) as problem:
+            raise UserError(f"lora_target_modules: the model takes no such adapter ({_reason(problem)})") from None
         model.enable_input_require_grads()
         return model
+
+    def _refuse_names_of_nothing(self) -> None:
+        """Names of which none is in the model PEFT refuses, and one of several that is not it leaves out."""
+        modules = [name for name, _ in self._base.named_modules()]
+        weights = [name for name, _ in self._base.named_parameters()]
+        matrices = [name for name, weight in self._base.named_parameters() if weight.ndim > 1]
+        adaptable = dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in matrices)
+        for key, there in (
+            ("lora_target_modules", modules),
+            ("lora_modules_to_save", modules),
+            ("lora_target_parameters", weights),
+        ):
+            names = getattr(self.settings, key)
+            for name in names if isinstance(names, list) else ():
+                if name != "all-linear" and not any(f".{path}".endswith(f".{name}") for path in there):
+                    raise UserError(f"{key}: {name}: is not in this model; there are {', '.join(adaptable)}")
 
     def _quantised_layers(self) -> set[str]:
         """The layers that Transformers puts bitsandbytes' in place of; `replace_with_bnb_linear` has the rule."""
         if not self.is_quantised:
             return set()
-        quantizer = AutoHfQuantizer.from_config(get_quantization_config(self.settings))
+        try:
+            quantizer = AutoHfQuantizer.from_config(get_quantization_config(self.settings))
+        except ValueError as problem:
+            raise UserError(f"bnb_4bit_quant_storage: {_reason(problem)}") from None
         skipped = quantizer.get_modules_to_not_convert(
             self._base, quantizer.quantization_config.llm_int8_skip_modules, self._base._keep_in_fp32_modules
         )
@@ -184,6 +241,23 @@ def _undivided() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = kept
+
+
+def _arguments_of_loading() -> set[str]:
+    """What `from_pretrained` takes for itself, by its source: its signature leaves most of it open."""
+    source = inspect.getsource(PreTrainedModel.from_pretrained)
+    old = re.search(r"for name in \[(.*?)\]", source)
+    return {
+        *inspect.signature(PreTrainedModel.from_pretrained).parameters,
+        *re.findall(r'kwargs\.pop\("(\w+)"', source),
+        *re.findall(r'"(\w+)"', old[1] if old else ""),
+    }
+
+
+def _reason(problem: Exception) -> str:
+    """What the stack says, in one line; of a KeyError the key alone would say nothing."""
+    said = " ".join(str(problem).split())[:200]
+    return f"KeyError: {said}" if isinstance(problem, KeyError) else said
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -104,7 +104,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
         RuntimeError: the architecture cannot be counted without values, such as a mixture of experts.
     """
-    model = model or HollowModel(recipe.model, trust_remote_code=recipe.training.trust_remote_code)
+    model = model or HollowModel.of(recipe.model, recipe.training)
     weights, training = _weights(recipe, model), _training(recipe, model, on_gpu)
     kept, one_layer = _activations(recipe, card, model, on_gpu)
     forward, backward = _logits(recipe, card, model, on_gpu)

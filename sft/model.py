@@ -33,14 +33,19 @@ internlm2.register()
 
 
 def load_tokenizer(
-    folder: str, *, revision: str = "main", trust_remote_code: bool = False, chat_template_path: str | None = None
+    folder: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    chat_template_path: str | None = None,
+    pad_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id, with a pad token and, if a path is given, another chat template.
 
     InternLM2's is built from its `tokenizer.model`.
 
     Raises:
-        UserError: there is no such model, or it has no fast tokenizer.
+        UserError: there is no such model, it has no fast tokenizer, or that has no such pad token.
     """
     try:
         tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
@@ -50,6 +55,8 @@ def load_tokenizer(
         raise UserError(_cannot_load(folder, problem)) from None
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: has no fast tokenizer, and only that can mark the assistant's words")
+    if pad_token and pad_token not in tokenizer.get_vocab():
+        raise UserError(f"pad_token: {pad_token}: the tokenizer has no such token: leave it out")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template_path:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as compute
 import torch
 from datasets import Dataset
+from transformers import AttentionInterface
 from transformers.utils import (
     is_flash_attn_2_available,
     is_flash_attn_3_available,
@@ -24,6 +25,7 @@ from trl import SFTConfig
 from data_tools.errors import UserError
 from sft import internlm2
 from sft.deepspeed_check import read_config
+from sft.spelling import did_you_mean
 from sft.weight_files import WeightFiles
 
 # What a fast tokenizer is read from, or built from.
@@ -115,6 +117,10 @@ def refuse_contradictions(
 
 def _refuse_attention(chosen: dict[str, Any], refuse: Callable[[str, str], None]) -> None:
     asked = chosen.get("attn_implementation")
+    if asked == "flex_attention" and not torch.accelerator.is_available():
+        refuse("attn_implementation", "flex_attention has no backward pass on a CPU; use sdpa")
+    if asked and "/" not in asked and asked not in (known := {"eager", *AttentionInterface().valid_keys()}):
+        refuse("attn_implementation", f"{asked}: no such attention{did_you_mean(asked, known)}; sdpa is always there")
     if asked not in FLASH:
         return
     is_there, package = FLASH[asked]

@@ -6,7 +6,9 @@ about models or data beyond where they are.
 """
 
 import dataclasses
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,14 @@ ONLY_ON_A_GPU = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_confi
 
 @dataclass
 class Recipe:
-    """A parsed recipe: the three groups of settings, and which keys were set by a person."""
+    """A parsed recipe: the three groups of settings, and which keys were set by a person, and where."""
 
     path: Path
     run: RunArguments
     model: ModelConfig
     training: SFTConfig
     chosen: dict[str, Any]
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,7 +62,7 @@ class Recipe:
         }
         hidden = self.chosen.keys() | SECRET_KEYS | RENAMED.keys()
         defaults = {
-            key: value.value if isinstance(value, Enum) else value
+            key: _plain(value)
             for key, value in settings.items()
             if key not in hidden and isinstance(value, (str, int, float, type(None)))
         }
@@ -68,7 +71,7 @@ class Recipe:
 
     def chosen_yaml(self) -> str:
         """The keys a person set, resolved, without secrets."""
-        return _dump({key: value for key, value in self.chosen.items() if key not in SECRET_KEYS})
+        return _dump({key: _plain(value) for key, value in self.chosen.items() if key not in SECRET_KEYS})
 
 
 def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
@@ -100,7 +103,7 @@ def make_recipe(settings: Settings, *, starts: bool = False) -> Recipe:
     build = _started if starts else _planned if chosen.get("card") else _read
     groups = build(parser, settings.path, chosen, places)
     refuse_what_cannot_share(groups[2], refusal(places))
-    return Recipe(settings.path, *groups, chosen)
+    return Recipe(settings.path, *groups, chosen, dict(places))
 
 
 def _started(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
@@ -135,13 +138,20 @@ def _parsed(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: 
         chosen = chosen | {"parallelism_config": made}
     # Every trained weight takes part in every step, so DDP need not look for ones that do not.
     ours = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
-    parser.set_defaults_with_config(**ours | chosen)
+    # A process that is alone opens no group, and the stack would look for the one of this backend.
+    alone = set() if "RANK" in os.environ else {"ddp_backend"}
+    parser.set_defaults_with_config(**ours | {key: value for key, value in chosen.items() if key not in alone})
     try:
         run, model, training, _ = parser.parse_args_into_dataclasses([str(path)], look_for_args_file=False)
     except (ValueError, TypeError, KeyError) as problem:
         message = " ".join(str(problem).split())
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
-        raise UserError(f"{places[key]}: {f'{key}: ' if key else ''}{message}") from None
+        named = f"{key}: {message.removeprefix(f'{key}: ')}" if key else message
+        raise UserError(f"{places[key]}: {named}") from None
+    name = model.lora_target_modules
+    if isinstance(name, str) and re.fullmatch(r"\w+", name):
+        # TRL makes a text of a list of one, which PEFT would take for a pattern of the whole path to a module.
+        model.lora_target_modules = [name]
     return run, model, training
 
 
@@ -185,6 +195,13 @@ def _refuse_what_cannot_be_trained(chosen: dict[str, Any], refuse: Refusal) -> N
                 f"moves what a GPU keeps to RAM, and this machine has no GPU; leave it out{plan}",
             )
     refuse_contradictions(chosen, refuse)
+
+
+def _plain(value: object) -> object:
+    """A setting as YAML has it."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def _dump(mapping: dict[str, Any]) -> str:

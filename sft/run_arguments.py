@@ -3,7 +3,6 @@
 Imports nothing heavy, so that the keys are known before the stack is there.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +48,7 @@ class RunArguments:
     eval_prompts_system: str | None = field(
         default=None, metadata={"help": "System message that goes before each evaluation prompt."}
     )
-    eval_prompts_generation: dict[str, Any] | str | None = field(
+    eval_prompts_generation: dict[str, Any] | None = field(
         default=None,
         metadata={"help": "Fields of Transformers' GenerationConfig for the answers, such as {max_new_tokens: 100}."},
     )
@@ -113,11 +112,6 @@ class RunArguments:
         # What `resume_from_checkpoint` of Transformers takes.
         self.resume = {"true": "auto", "false": "never"}.get(self.resume.lower(), self.resume)
         chosen = self.eval_prompts_generation or {}
-        if isinstance(chosen, str):
-            try:
-                chosen = json.loads(chosen)
-            except ValueError as problem:
-                raise ValueError(f"eval_prompts_generation is not JSON: {problem}") from None
         # Not before it is needed: the fields above are asked for where nothing heavy may be imported.
         from transformers import GenerationConfig
 

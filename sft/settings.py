@@ -58,6 +58,11 @@ class Settings:
             chosen[key], places[key] = value, place
         for key, value in _overrides(parser, self.arguments).items():
             chosen[key], places[key] = value, "command line"
+        for key, value in chosen.items():
+            try:
+                chosen[key] = parser.mapping_of(key, value)
+            except ValueError as problem:
+                raise UserError(f"{places[key]}: {key}: {problem}") from None
         if not self.for_training:
             chosen = {key: value for key, value in chosen.items() if key not in HARDWARE_KEYS} | {"bf16": False}
         chosen.setdefault("output_dir", f"work_dirs/{self.path.stem}")

@@ -30,6 +30,8 @@ SHORT = {
     "adam": "adamw_torch",
     "adamw": "adamw_torch",
 }
+# Keys whose mapping may be in a file; the text of any other is JSON.
+IN_A_FILE = {"deepspeed", "fsdp_config", "accelerator_config"}
 # Keys whose value is a dataclass of the stack: in a recipe a mapping of its fields, on the command line JSON.
 NESTED = {"parallelism_config": ("accelerate", "ParallelismConfig")}
 
@@ -56,6 +58,8 @@ class SettingsParser(TrlParser):
                 action.type = partial(_read_fields, action.dest)
             elif action.const is True and action.type is str:
                 action.type = _switch_or_text
+            elif self._takes_mapping(action.dest):
+                action.type = str  # the text of one, see `mapping_of`
 
     def error(self, message: str):
         message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
@@ -95,12 +99,37 @@ class SettingsParser(TrlParser):
         if value is None and type(None) not in self.kinds[key] and not isinstance(action.default, Computed):
             raise ValueError(f"no value; leave the line out for the default, {action.default}")
         if action.nargs == "+" and value is not None:
-            return [self._scalar(action, item) for item in (value if isinstance(value, list) else [value])]
+            items = value if isinstance(value, list) else [value]
+            if any(item in (None, "") for item in items):
+                raise ValueError("an item is empty; leave it out")
+            return [self._scalar(action, item) for item in items]
         if key in NESTED and value is not None:
             return _fields_of(key, value)
         if value is None or (isinstance(value, (list, dict)) and type(value) in self.kinds[key]):
             return value
         return self._scalar(action, value)
+
+    def mapping_of(self, key: str, value: object) -> object:
+        """The mapping that a text stands for where the key takes one, as on the command line; else the value.
+
+        Raises:
+            ValueError: the text is no JSON object, and the key takes no other text.
+        """
+        if not isinstance(value, str) or not self._takes_mapping(key):
+            return value
+        if key in IN_A_FILE and not value.lstrip().startswith(("{", "[")):
+            return value
+        try:
+            read = json.loads(value)
+        except ValueError as problem:
+            raise ValueError(f"{value}: not JSON ({problem}); write a mapping, {{name: value}}") from None
+        if not isinstance(read, dict):
+            raise ValueError(f"{value}: JSON, but no object; write a mapping, {{name: value}}")
+        return read
+
+    def _takes_mapping(self, key: str) -> bool:
+        kinds = self.kinds.get(key, set())
+        return dict in kinds and list not in kinds
 
     def _scalar(self, action: argparse.Action, value: object) -> object:
         if isinstance(value, (list, dict)):

@@ -1,24 +1,25 @@
 """Every field of the stack is known: refused where it would do nothing, or left to the stack; a new one fails."""
 
 import dataclasses
+import re
 
 import pytest
 from trl import ModelConfig, SFTConfig
 
 from data_tools.errors import UserError
-from sft.inert_keys import INERT
+from sft.inert_keys import DONE_ANYWAY, IDLE_WITHOUT, INERT
 from sft.settings import read_settings
 from sft.spelling import RENAMED
 
 LEFT_TO_THE_STACK = """
 accelerator_config activation_checkpointing activation_checkpointing_kwargs activation_offloading adam_beta1
-adam_beta2 adam_epsilon attn_implementation average_tokens_across_devices bf16 bf16_full_eval
+adam_beta2 adam_epsilon attn_implementation average_tokens_across_devices bf16
 bnb_4bit_quant_storage bnb_4bit_quant_type chat_template_path data_seed dataloader_drop_last
 dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers dataloader_persistent_workers
 dataloader_pin_memory dataloader_prefetch_factor dataset_num_proc ddp_backend ddp_broadcast_buffers
-ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed disable_tqdm dtype
+ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed dtype
 eval_accumulation_steps eval_delay eval_on_start eval_steps eval_strategy eval_use_gather_object fp16
-fp16_full_eval fsdp fsdp_config full_determinism gradient_accumulation_steps greater_is_better hub_always_push
+fsdp fsdp_config full_determinism gradient_accumulation_steps greater_is_better hub_always_push
 hub_model_id hub_private_repo hub_revision hub_strategy hub_token ignore_data_skip
 include_num_input_tokens_seen label_smoothing_factor learning_rate liger_kernel_config load_best_model_at_end
 load_in_4bit load_in_8bit local_rank log_level log_level_replica log_on_each_node logging_first_step
@@ -29,7 +30,7 @@ neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules outpu
 pad_to_multiple_of pad_token padding_free parallelism_config per_device_eval_batch_size
 per_device_train_batch_size project push_to_hub remove_unused_columns report_to
 restore_callback_states_from_checkpoint router_aux_loss_coef run_name save_on_each_node save_only_model
-save_steps save_strategy save_total_limit seed shuffle_dataset skip_memory_metrics tf32 torch_compile
+save_steps save_strategy save_total_limit seed shuffle_dataset tf32 torch_compile
 torch_compile_backend torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id
 trackio_static_space_id train_sampling_strategy trust_remote_code use_bnb_nested_quant use_cache use_cpu
 use_dora use_liger_kernel use_peft use_rslora warmup_steps weight_decay
@@ -50,6 +51,18 @@ VALUES = {
     "include_for_metrics": ["loss"],
 }
 
+BESIDE = {
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_quant_storage": "uint8",
+    "packing_strategy": "bfd",
+    "dataloader_multiprocessing_context": "spawn",
+    "metric_for_best_model": "loss",
+    "eval_prompts_generation": {"max_new_tokens": 3},
+    "fsdp_config": {"fsdp_version": 2},
+    "liger_kernel_config": {"rope": True},
+    "hub_strategy": "end",
+}
+
 
 @pytest.mark.parametrize("key", INERT)
 def test_a_key_that_would_do_nothing_is_refused_with_what_to_use(write_recipe, key):
@@ -60,4 +73,18 @@ def test_a_key_that_would_do_nothing_is_refused_with_what_to_use(write_recipe, k
 
 
 def test_what_asks_for_what_is_done_anyway_is_accepted(write_recipe):
-    read_settings([str(write_recipe(assistant_only_loss=True))])
+    read_settings([str(write_recipe(**DONE_ANYWAY))])
+
+
+@pytest.mark.parametrize(("companion", "key"), [(name, key) for name, keys in IDLE_WITHOUT.items() for key in keys])
+def test_a_key_that_does_nothing_without_another_is_refused_with_that(write_recipe, companion, key):
+    path = write_recipe(**{key: BESIDE.get(key, 1)})
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(("report_to:", "packing:"))]
+    path.write_text("\n".join(kept))
+    with pytest.raises(UserError, match=rf"{key}: would change nothing by itself; add {re.escape(companion)}"):
+        read_settings([str(path)])
+
+
+@pytest.mark.parametrize("keys", [{"load_in_4bit": False, "bnb_4bit_quant_type": "nf4"}, {"greater_is_better": False}])
+def test_one_that_waits_to_be_switched_on_or_asks_for_nothing_is_accepted(write_recipe, keys):
+    read_settings([str(write_recipe(**keys))])

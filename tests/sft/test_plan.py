@@ -13,7 +13,7 @@ from sft.chat_eval import ANSWERS, ChatEval
 from sft.dataset import load_dataset
 from sft.memory import GIB
 from sft.model import load_tokenizer
-from sft.plan import check_memory, check_output, make_plan
+from sft.plan import check_memory, check_output, check_speed, make_plan
 from sft.recipe import load_recipe
 from tests.sft.shapes import SMOLLM2
 
@@ -101,7 +101,6 @@ def test_a_checkpoint_of_deepspeed_has_masters_and_states(plan_of, tmp_path):
         (1, None, "20; the newest stays"),
         (2, None, "20; the newest 2 stay"),
         (None, None, "20"),
-        (-1, None, "20"),
         (1, "identity", "20; each best by identity besides; the newest and the best stay"),
         (3, "balance", "20; each best by balance besides; 3 stay, the newest and the best among them"),
         (None, "identity", "20; each best by identity besides"),
@@ -159,10 +158,17 @@ def test_a_disk_too_full_is_refused_and_a_tight_one_is_told(plan_of):
 
 def test_an_output_folder_that_cannot_be_written_is_refused(plan_of, tmp_path):
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
+    for folder in (tmp_path / "file" / "run", Path("/proc/run")):
         recipe, _, plan = plan_of(output_dir=str(folder))
         with pytest.raises(UserError, match=f"output_dir: {folder}: cannot be written"):
             check_output(recipe, plan)
+
+
+def test_an_optimizer_that_is_slow_on_a_cpu_is_told(plan_of):
+    assert check_speed(plan_of()[0]) == []
+    assert check_speed(plan_of(optim="paged_adamw_8bit")[0]) == [
+        "warning: optim: paged_adamw_8bit: takes about 0.1 s a step for every weight on a CPU: use adamw_torch_fused"
+    ]
 
 
 def test_nothing_is_made_where_the_run_will_write(plan_of, tmp_path):

@@ -39,7 +39,7 @@ def test_one_prompt_or_module_may_stand_without_brackets(write_recipe):
 
 
 def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_line(write_recipe):
-    path = write_recipe(eval_prompts_generation={"max_new_tokens": 7})
+    path = write_recipe(eval_prompts=["Who are you?"], eval_prompts_generation={"max_new_tokens": 7})
     assert load_recipe([str(path)]).run.eval_prompts_generation == {"max_new_tokens": 7, "do_sample": False}
     overridden = load_recipe([str(path), "--eval_prompts_generation", '{"do_sample": true}'])
     assert overridden.run.eval_prompts_generation == {"max_new_tokens": 100, "do_sample": True}
@@ -60,7 +60,7 @@ def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_l
         ("max_steps: 0", "max_steps: 0 is not a number of steps above 0; leave it out to train num_train_epochs"),
         ("per_device_train_batch_size: 0", "per_device_train_batch_size: 0 is not a whole number of at least 1"),
         ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: 0 is not a whole number of at least 1"),
-        ("learning_rate: -1e-4", "learning_rate: -0.0001 is not a number of at least 0"),
+        ("learning_rate: -1e-4", "learning_rate: -0.0001 is not a number above 0"),
         ("num_train_epochs: 0", "num_train_epochs: 0 is not a number above 0"),
         ("max_length: 0", "max_length: 0 is not a whole number of at least 1"),
         ("lora_r: 0", "lora_r: 0 is not a whole number of at least 1"),
@@ -69,8 +69,36 @@ def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_l
         ("adam_beta2: 1", "adam_beta2: 1 is not a share from 0 to below 1"),
         ("lora_r: 8\nlora_r: 16", "lora_r: set twice"),
         ("eval_prompts_steps: -1", "eval_prompts_steps: -1 is not a number of steps"),
-        ("eval_prompts_generation: {max_tokens: 5}", "eval_prompts_generation: eval_prompts_generation: max_tokens"),
-        ("eval_prompts_generation: '{x'", "eval_prompts_generation: eval_prompts_generation is not JSON"),
+        ("eval_prompts_generation: '{x'", "eval_prompts_generation: {x: not JSON (Expecting property name"),
+        ("eval_prompts_generation: '[1]'", "eval_prompts_generation: [1]: JSON, but no object; write a mapping"),
+        ("lr_scheduler_kwargs: x", "lr_scheduler_kwargs: x: not JSON (Expecting value"),
+        ("eval_prompts: ['']", "eval_prompts: an item is empty; leave it out"),
+        ("eval_prompts: [null, a]", "eval_prompts: an item is empty; leave it out"),
+        ("learning_rate: 0", "learning_rate: 0 is not a number above 0"),
+        ("weight_decay: inf", "weight_decay: inf is not a number of at least 0"),
+        ("seed: 4294967296", "seed: 4.29497e+09 is not a whole number from 0 to 4294967295"),
+        ("warmup_steps: 1.5", "warmup_steps: 1.5 is not a whole number of steps, or a share of them from 0"),
+        ("save_total_limit: 0", "save_total_limit: 0 is not a whole number of at least 1; leave it out to keep all"),
+        ("pad_to_multiple_of: 0", "pad_to_multiple_of: 0 is not a whole number of at least 1"),
+        ("label_smoothing_factor: 1.5", "label_smoothing_factor: 1.5 is not a share"),
+        ("neftune_noise_alpha: -1", "neftune_noise_alpha: -1 is not a number above 0"),
+        ("ddp_timeout: 0", "ddp_timeout: 0 is not a number of seconds above 0"),
+        ("output_dir: .", "output_dir: .: holds files that are of no run; name a new folder"),
+        ("output_dir: train_sft.py", "output_dir: train_sft.py: is a file; name a folder"),
+        ("lora_task_type: SEQ_CLS", "lora_task_type: a chat model is of the type CAUSAL_LM"),
+        ("model_init_kwargs: {dtype: float16}", "model_init_kwargs: dtype: has a key of its own; write dtype"),
+        ("model_init_kwargs: {revision: a}", "model_init_kwargs: revision: has a key of its own; write model_revision"),
+        ("model_revision: v2", "model_revision: "),
+        ("accelerator_config: {split_batches: true}", "accelerator_config: split_batches: per_device_train_batch_size"),
+        ("accelerator_config: {even_batches: false}", "accelerator_config: even_batches: processes with fewer batches"),
+        (
+            "accelerator_config: {non_blokking: true}",
+            "accelerator_config: non_blokking: no such field; did you mean no",
+        ),
+        ("accelerator_config: my.json", "accelerator_config: my.json: write it as a mapping"),
+        ("metric_for_best_model: accuracy", "metric_for_best_model: accuracy: the held-out loss alone is measured"),
+        ("save_strategy: best", "save_strategy: best needs metric_for_best_model"),
+        ("deepspeed: {}", "deepspeed: is empty; name a configuration"),
         ("max_length: null", "max_length: packing needs a length"),
         ("eval_prompts: [[a]]", "eval_prompts: a list does not fit here"),
         ("logging_dir: x", "logging_dir: gone in Transformers 5"),
@@ -106,7 +134,18 @@ def test_a_mistake_is_told_with_file_line_and_key(write_recipe, line, said):
         ({"train_file": None}, "train_file: missing"),
         ({"model_name_or_path": None}, "model_name_or_path: missing"),
         ({"load_in_4bit": True, "use_peft": False}, "load_in_4bit: quantised weights cannot be trained"),
-        ({"load_in_4bit": True, "load_in_8bit": True}, "4 bit"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "load_in_8bit: weights are held in 4 bits or in 8; leave out"),
+        (
+            {"eval_prompts": ["a"], "eval_prompts_generation": {"max_tokens": 5}},
+            "eval_prompts_generation: max_tokens is no field of Transformers' GenerationConfig",
+        ),
+        (
+            {"attn_implementation": "flex_attention"},
+            "attn_implementation: flex_attention has no backward pass on a CPU",
+        ),
+        ({"attn_implementation": "sdpaa"}, "attn_implementation: sdpaa: no such attention; did you mean sdpa?"),
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, "deepspeed: train_micro_batch_size_per_gpu: missing"),
+        ({"deepspeed": {"train_batch_size": "auto"}}, "deepspeed: zero_optimization: missing"),
         ({"eval_file": __file__, "per_device_eval_batch_size": 2}, "per_device_eval_batch_size: must be 1"),
         ({"fp16": True}, "fp16: needs a GPU and this machine has none"),
         ({"fp16": True}, "to plan for a GPU that is not here: --dry_run --card 24"),
@@ -201,7 +240,7 @@ def test_paths_are_found_in_the_repository_from_any_working_directory(write_reci
 
 
 def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, tmp_path):
-    recipe = load_recipe([str(write_recipe()), "--lora_r", "4", "--hub_token", "hf_secret"])
+    recipe = load_recipe([str(write_recipe()), "--lora_r", "4", "--push_to_hub", "true", "--hub_token", "hf_secret"])
     again = tmp_path / "again.yaml"
     again.write_text(recipe.to_yaml(), encoding="utf-8")
     assert "hf_secret" not in again.read_text()

@@ -85,7 +85,7 @@ def test_what_is_no_yaml_or_other_than_meant_is_told_by_what_it_is(write_recipe,
 )
 def test_what_is_meant_as_it_is_read_passes(write_recipe, written):
     path, _ = write_in_place(write_recipe, written)
-    read_settings([str(path)])
+    read_settings([str(path), *(() if "eval_prompts:" in written else ("--eval_prompts", "你是谁"))])
 
 
 def test_a_value_that_is_no_choice_on_the_command_line_is_told_the_nearest(write_recipe):

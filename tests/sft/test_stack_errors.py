@@ -1,0 +1,58 @@
+"""What the stack raises in the middle of a run is told in one line with its key; a bug of ours keeps its traceback."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_tools.errors import UserError
+from sft import stack_errors
+from sft.health import RunFailed
+from sft.recipe import load_recipe
+
+
+def test_a_key_that_the_stack_names_is_told_with_its_place(make_trainer, write_recipe):
+    recipe = load_recipe([str(write_recipe(router_aux_loss_coef=0.1))])
+    with pytest.raises(RunFailed) as failed, stack_errors.told(recipe):
+        make_trainer(router_aux_loss_coef=0.1)
+    line, _, path = str(failed.value).rpartition("; see ")
+    place = recipe.places["router_aux_loss_coef"]
+    assert line.startswith(f"{place}: router_aux_loss_coef: `router_aux_loss_coef` is set to 0.1 but PeftModel")
+    assert line.endswith("(ValueError): change it, or leave it out")
+    assert "\n" not in line
+    traceback = Path(path).read_text()
+    assert traceback.startswith("Traceback")
+    assert Path(path).parent == Path(recipe.training.output_dir)
+
+
+def test_a_key_that_only_the_line_names_where_it_happened_is_found_there(make_trainer, train_file):
+    trainer, _ = make_trainer(eval_file=str(train_file), eval_strategy="epoch", eval_accumulation_steps=1)
+    trainer.args.eval_accumulation_steps = 0
+    with pytest.raises(RunFailed) as failed, stack_errors.told(trainer.recipe):
+        trainer.evaluate()
+    place = trainer.recipe.places["eval_accumulation_steps"]
+    assert str(failed.value).startswith(f"{place}: eval_accumulation_steps: integer modulo by zero (ZeroDivisionError)")
+
+
+def test_what_names_no_key_is_told_as_such(write_recipe):
+    recipe = load_recipe([str(write_recipe())])
+    with pytest.raises(RunFailed) as failed, stack_errors.told(recipe):
+        json.loads("x")
+    assert str(failed.value).startswith("JSONDecodeError: Expecting value")
+    assert ": no key of the recipe is named in it; see /" in str(failed.value)
+
+
+def test_a_bug_of_ours_stays_what_it_is(write_recipe):
+    recipe = load_recipe([str(write_recipe())])
+    with pytest.raises(KeyError), stack_errors.told(recipe):
+        {}["of ours"]
+
+
+@pytest.mark.parametrize(
+    ("said", "has_place"), [("packing: leaks", True), ("run_name: x", False), ("a/b: gone", False)]
+)
+def test_a_mistake_that_begins_with_a_key_is_told_with_its_place(write_recipe, said, has_place):
+    recipe = load_recipe([str(write_recipe())])
+    with pytest.raises(UserError) as error, stack_errors.told(recipe):
+        raise UserError(said)
+    assert str(error.value) == (f"{recipe.places['packing']}: {said}" if has_place else said)
