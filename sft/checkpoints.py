@@ -126,11 +126,12 @@ def remove(folder: Path) -> None:
     shutil.rmtree(going)
 
 
-def tidy(run: Path, found_whole: Path) -> None:
+def tidy(run: Path, found_whole: Path) -> list[str]:
     """Delete what a killed run left of writing and deleting, and take their names from checkpoints that are not whole.
 
-    Called while no run writes there. The one that was found whole is not read again.
+    Called while no run writes there. The one that was found whole is not read again. Returns what there is to say.
     """
+    renamed = []
     for path in (aside(run), *run.glob(f"{REMOVED}*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in run.glob(LEFT_BY_WRITTEN_WHOLE):
@@ -145,6 +146,8 @@ def tidy(run: Path, found_whole: Path) -> None:
             while (broken := folder.with_name(f"{BROKEN}{folder.name}{f'.{number}' * bool(number)}")).exists():
                 number += 1
             folder.replace(broken)
+            renamed.append(f"{folder} is not whole; it is now {broken}")
+    return renamed
 
 
 @contextmanager

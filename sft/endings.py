@@ -60,7 +60,7 @@ def _told(end: BaseException) -> tuple[int, str | None]:
     if lost_a_peer(end):
         return FAILED, (
             "another process of this run has ended or did not answer within ddp_timeout: see its message above; run "
-            "the same command to go on from the newest checkpoint"
+            "the same command to go on from the newest checkpoint, if there is one"
         )
     raise end
 

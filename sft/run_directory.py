@@ -101,6 +101,13 @@ def beginning(recipe: Recipe) -> Beginning:
                 f"new ones, {begun_anew}"
             )
         notes.append(f"gone on from nevertheless (resume_anyway): {listed}")
+    if found.inputs.get("save_only_model"):
+        if not recipe.run.resume_anyway:
+            raise UserError(
+                f"{found.folder}: holds the weights alone (save_only_model): --resume_anyway goes on with a new "
+                f"optimizer, {begun_anew}"
+            )
+        notes.append("the optimizer starts anew (resume_anyway): the checkpoint holds the weights alone")
     if found.processes != recipe.training.world_size:
         raise UserError(
             f"{found.folder}: was written by {_processes(found.processes)}, and this run has "
@@ -124,7 +131,8 @@ def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if start.checkpoint:
-            checkpoints.tidy(folder, start.checkpoint.folder)
+            for renamed in checkpoints.tidy(folder, start.checkpoint.folder):
+                say(renamed)
             run_files.cut_back(folder, start.checkpoint.step)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
         _write_json(folder / "stack_defaults.json", stack_defaults(recipe))

@@ -55,9 +55,11 @@ class StopAndSave(TrainerCallback):
             if self.trainer.tensorboard and self.trainer.tensorboard.tb_writer:
                 self.trainer.tensorboard.tb_writer.flush()
             name = signal.Signals(self._signal).name
+            way_on = "run the same command to go on from it"
+            if args.save_only_model:
+                way_on = "it holds the weights alone (save_only_model): --resume_anyway goes on with a new optimizer"
             raise Stopped(
-                f"stopped by {name}: checkpoint-{state.global_step} of {state.max_steps:,} steps is saved; run the "
-                "same command to go on from it"
+                f"stopped by {name}: checkpoint-{state.global_step} of {state.max_steps:,} steps is saved; {way_on}"
             )
 
     def on_train_end(self, args, state, control, **_):

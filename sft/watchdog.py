@@ -52,7 +52,8 @@ class Watchdog(TrainerCallback):
             if self._is_watching and time.monotonic() - self._last_sign > self.seconds:
                 print(
                     f"train_sft.py: nothing has moved for {self.seconds:g} s (ddp_timeout): another process hangs, or "
-                    "has gone: see its message above; the same command goes on from the newest checkpoint",
+                    "has gone: see its message above; the same command goes on from the newest checkpoint, if there "
+                    "is one",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -8,6 +8,7 @@ a line out.
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,6 +20,10 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
+PASSING = re.compile(
+    "passed over: |no checkpoint to go on from: |going on from |step .*: saving |.* is now |.*output_dir: "
+)
 TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
@@ -80,11 +85,22 @@ class Runs:
         }
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
-        return Ended(**json.loads(self._server.stdout.readline()))
+        ended = Ended(**json.loads(self._server.stdout.readline()))
+        assert not (gone := named_and_gone(ended, folder)), f"named, and not there: {gone}"
+        return ended
 
     def close(self) -> None:
         self._server.stdin.close()
         self._server.wait()
+
+
+def named_and_gone(ended: Ended, folder: Path) -> set[Path]:
+    """Files and checkpoints of the run directory that a run has named, but for those that it may since have removed."""
+    lines = f"{ended.out}{ended.err}".splitlines()
+    lasting = [line for line in lines if not PASSING.match(line)]
+    named = re.findall(rf"{re.escape(str(folder))}[\w./-]*|\bcheckpoint-\d+", "\n".join(lasting))
+    became = [line.rpartition(" is now ")[2] for line in lines if " is now " in line]
+    return {path for name in (*named, *became) if not (path := folder / name.rstrip(".")).exists()}
 
 
 def serve() -> None:
