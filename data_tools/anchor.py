@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data_tools import files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 LOADS = "PyTorch and Transformers"
 
@@ -53,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
                 file.write(formats.json_line({"conversation": [{"input": prompt, "output": answer}]}))
                 written += 1
         if not written:
-            raise UserError(f"{arguments.out}: no answer could be used ({_counted(left_out)}): raise --max_new_tokens")
-    print(f"{arguments.out}: {written:,} rows of {len(prompts):,} questions; left out: {_counted(left_out)}")
+            raise UserError(f"{arguments.out}: no answer could be used ({_listed(left_out)}): raise --max_new_tokens")
+    asked = counted(len(prompts), "question")
+    print(f"{arguments.out}: {counted(written, 'row')} of {asked}; left out: {_listed(left_out)}")
     return 0
 
 
@@ -95,5 +97,5 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
             yield prompt, reply.text, fault
 
 
-def _counted(left_out: dict[str, int]) -> str:
+def _listed(left_out: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {why}" for why, count in left_out.items())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
                 out.write(formats.json_line(converted))
     left_out = sum(count for reason, count in lost.items() if reason.startswith("row"))
     total = rows + bad.count
-    print(f"{arguments.input}: {total:,} rows in; {arguments.out}: {rows - left_out:,} rows out, as {arguments.to}")
+    came, went = counted(total, "row"), counted(rows - left_out, "row")
+    print(f"{arguments.input}: {came} in; {arguments.out}: {went} out, as {arguments.to}")
     for reason, count in lost.items():
         print(f"  {count:>9,}  {reason}")
     for line in bad.account():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 # So many of the rows that went are named one by one.
 EXAMPLES = 10
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 out.write(line if line.endswith(b"\n") else line + b"\n")
     left = rows - went.total() - bad.count
-    print(f"{arguments.input}: {rows:,} rows in; {arguments.out}: {left:,} rows out")
+    print(f"{arguments.input}: {counted(rows, 'row')} in; {arguments.out}: {counted(left, 'row')} out")
     for reason, count in went.items():
         print(f"  {count:>9,}  left out: {reason} an earlier row")
     for line in bad.account() + [f"    {example}" for example in examples]:

@@ -17,6 +17,7 @@ import yaml
 from data_tools import files, formats
 from data_tools.errors import UserError
 from data_tools.patterns import Pattern, load_patterns
+from data_tools.plurals import counted
 from data_tools.rename import placeholders
 
 BANK = Path(__file__).parent / "bank"
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.holdout:
         with files.written_whole(arguments.holdout, arguments.out) as file:
             file.write(yaml.safe_dump(held_out, allow_unicode=True, sort_keys=False).encode("utf-8"))
-        print(f"{arguments.holdout}: {sum(map(len, held_out.values()))} questions that no row asks")
+        print(f"{arguments.holdout}: {counted(sum(map(len, held_out.values())), 'question')} that no row asks")
     return 0
 
 
@@ -188,7 +189,9 @@ def _draw(
     available = {language: sum(map(len, groups[language])) for language in languages}
     if not _suffices(available, count, languages):
         most = next(fewer for fewer in range(count, -1, -1) if _suffices(available, fewer, languages))
-        raise UserError(f"--rows: {count:,} {kind} rows asked for, the question bank makes {most:,}: ask for fewer")
+        raise UserError(
+            f"--rows: {counted(count, f'{kind} row')} asked for, the question bank makes {most:,}: ask for fewer"
+        )
     drawn = []
     for language, share in _shares(count, languages).items():
         decks = [dice.sample(group, len(group)) for group in groups[language]]

@@ -12,6 +12,7 @@ from pathlib import Path
 from data_tools import files
 from data_tools.errors import UserError
 from data_tools.histogram import bars, histogram
+from data_tools.plurals import counted
 
 # As much of a text as the account shows.
 SHOWN_CHARACTERS = 60
@@ -80,15 +81,18 @@ def _systems(survey) -> list[str]:
     most = f"; {count:,} times {_short(text)}" if count > 1 else ""
     share = _share(survey.system_characters, survey.characters)
     return [
-        f"system         in {survey.rows_with_system:,} rows, {len(survey.systems):,} distinct; {share} of all "
-        f"characters{most}"
+        f"system         in {counted(survey.rows_with_system, 'row')}, {len(survey.systems):,} distinct; {share} of "
+        f"all characters{most}"
     ]
 
 
 def _answers(survey) -> list[str]:
-    lines = [f"{count:>9,}  rows call the assistant {_short(name)}" for name, count in survey.names.most_common(8)]
+    lines = [
+        _line(count, "row calls|rows call", f"the assistant {_short(name)}")
+        for name, count in survey.names.most_common(8)
+    ]
     unnamed = survey.rows - survey.bad.count - survey.named_rows
-    lines += [f"{unnamed:>9,}  rows give no name"] if unnamed else []
+    lines += [_line(unnamed, "row gives|rows give", "no name")] if unnamed else []
     return lines
 
 
@@ -103,7 +107,7 @@ def _lengths(survey, max_length: int) -> list[str]:
             lines.append(f"{name:<14} {sum(ordered):,} in all; a row {ordered[0]:,} to {ordered[-1]:,}; {ranks}")
     if survey.token_lengths:
         over = sum(length > max_length for length in survey.token_lengths)
-        lines.append(f"over {max_length:,} tokens: {over:,} rows")
+        lines.append(f"over {max_length:,} tokens: {counted(over, 'row')}")
     return lines
 
 
@@ -111,27 +115,28 @@ def _repeats(survey) -> list[str]:
     from data_tools.survey import NEAR_ROWS, NEAR_SIMILARITY
 
     some = f" among the first {NEAR_ROWS:,}" if survey.rows > NEAR_ROWS else ""
-    lines = _found(survey.exact, "rows stand there already, word for word")
-    lines += _found(survey.near, f"rows are {NEAR_SIMILARITY:.0%} or more like an earlier one{some}")
+    lines = _found(survey.exact, "row stands|rows stand", "there already, word for word")
+    lines += _found(survey.near, "row is|rows are", f"{NEAR_SIMILARITY:.0%} or more like an earlier one{some}")
     if survey.nested_characters:
         share = _share(survey.nested_characters, survey.characters)
-        lines.append(f"{survey.nested:>9,}  inputs are objects; as text they are {share} of all characters, to no use")
+        lines.append(
+            _line(survey.nested, "input is|inputs are", f"no text; as text {share} of all characters, to no use")
+        )
     return lines
 
 
 def _wrong(survey) -> list[str]:
-    lines = _found(survey.bad, "rows are bad")
-    lines += _found(survey.empty_answers, "rows have an empty answer, which training refuses")
-    lines += _found(survey.control_tokens, "rows hold what many models take for a control token")
-    lines += [f"{survey.nested:>9,}  rows hold no question of a user"] if survey.nested else []
-    lines += [f"{survey.placeholders:>9,}  turns say xxx in place of words"] if survey.placeholders else []
-    lines += _found(survey.contradictions, "questions are answered with another name than before")
+    lines = _found(survey.bad, "row is|rows are", "bad")
+    lines += _found(survey.empty_answers, "row has|rows have", "an empty answer, which training refuses")
+    lines += _found(survey.control_tokens, "row holds|rows hold", "what many models take for a control token")
+    lines += [_line(survey.nested, "row holds|rows hold", "no question of a user")] if survey.nested else []
+    lines += [_line(survey.placeholders, "turn says|turns say", "xxx in place of words")] if survey.placeholders else []
+    lines += _found(survey.contradictions, "question is|questions are", "answered with another name than before")
     for name, finding in survey.leftovers.items():
-        lines += (
-            [f"{finding.count:>9,}  rows still say {name}; the first is {finding.examples[0]}"] if finding.count else []
-        )
+        if finding.count:
+            lines.append(_line(finding.count, "row|rows", f"still naming {name}; the first is {finding.examples[0]}"))
     for kind, finding in survey.sensitive.items():
-        lines += _found(finding, f"texts have the shape of: {kind}")
+        lines += _found(finding, "text has|texts have", f"the shape of: {kind}")
     return lines
 
 
@@ -180,7 +185,8 @@ def _next_steps(survey, path: Path, max_length: int) -> Iterator[str]:
     if survey.sensitive:
         yield "look at what seems private, and take it out"
     if over := sum(length > max_length for length in survey.token_lengths):
-        yield f"{over:,} rows have more than {max_length:,} tokens: raise max_length in the recipe, or set truncation"
+        long = counted(over, "row")
+        yield f"{long} of more than {max_length:,} tokens: raise max_length in the recipe, or set truncation"
     if survey.named_rows > MOSTLY_IDENTITY * survey.rows:
         (name, _), *_ = survey.names.most_common(1)
         ordinary = f"python -m data_tools generate ordinary.jsonl --name {_quoted(name)} --ordinary 1"
@@ -214,12 +220,17 @@ def _token_counter(folder: str) -> Callable[[list[dict]], int]:
     return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
 
 
-def _found(finding, what: str) -> list[str]:
+def _line(count: int, who: str, what: str) -> str:
+    """How many do something; `who` in the singular and the plural, such as "row is|rows are"."""
+    return f"{count:>9,}  {who.split('|')[count != 1]} {what}"
+
+
+def _found(finding, who: str, what: str) -> list[str]:
     if not finding.count:
         return []
     more = finding.count - len(finding.examples)
     return [
-        f"{finding.count:>9,}  {what}",
+        _line(finding.count, who, what),
         *(f"           {example}" for example in finding.examples),
         *([f"           ... and {more:,} more"] if more else []),
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
             file = stack.enter_context(open(path, "rb"))
             chosen = draw(starts, weight, dice)
             drawn += [(file, start) for start in chosen]
-            print(f"{path}: {len(starts):,} rows, {len(chosen):,} taken (weight {weight:g})")
+            print(f"{path}: {counted(len(starts), 'row')}, {len(chosen):,} taken (weight {weight:g})")
         dice.shuffle(drawn)
         for file, start in drawn:
             file.seek(start)
             line = file.readline()
             out.write(line if line.endswith(b"\n") else line + b"\n")
-    print(f"{arguments.out}: {len(drawn):,} rows")
+    print(f"{arguments.out}: {counted(len(drawn), 'row')}")
     for line in bad.account():
         print(line)
     return 0

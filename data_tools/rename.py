@@ -14,6 +14,7 @@ import orjson
 
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 KEY = re.compile(rb'"\s*:')
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -53,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             lines, changed = lines + 1, changed + (renamed is not line)
             out.write(renamed if renamed.endswith(b"\n") else renamed + b"\n")
-    print(f"{arguments.out}: {lines:,} lines, {changed:,} changed, {sum(rename.replaced.values()):,} replacements")
+    replaced = counted(sum(rename.replaced.values()), "replacement")
+    print(f"{arguments.out}: {counted(lines, 'line')}, {changed:,} changed, {replaced}")
     if not changed:
         print("nothing to change: the file holds no old name and no placeholder that was given")
     for field, count in rename.replaced.most_common():
@@ -61,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in bad.account():
         print(line)
     for spelling, (count, number) in rename.survivors.items():
-        print(f"warning: {spelling!r} still stands in {count:,} lines, the first is line {number}")
+        print(f"warning: {spelling!r} still stands in {counted(count, 'line')}, the first is line {number}")
     return 0
 
 

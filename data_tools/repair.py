@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
@@ -97,7 +98,9 @@ class Repair:
     def report(self, source: Path, out: Path, bad: bad_lines.BadLines) -> list[str]:
         """What was done, in sentences; for given-back questions also how to judge them."""
         left_out = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("left out"))
-        lines = [f"{source}: {self.rows:,} rows in; {out}: {self.rows - left_out - bad.count:,} rows out"]
+        lines = [
+            f"{source}: {counted(self.rows, 'row')} in; {out}: {counted(self.rows - left_out - bad.count, 'row')} out"
+        ]
         lines += [f"  {count:>9,}  {outcome}" for outcome, count in self.outcomes.items()]
         lines += bad.account()
         if self._pairs:
@@ -106,8 +109,9 @@ class Repair:
 
     def _alignment(self) -> list[str]:
         count, rest = len(self.questions), self.rows % len(self.questions)
-        passes = f"{self.rows // count} whole passes" + (f" and {rest} rows more" if rest else "")
-        lines = [f"aligned by position: {self.rows:,} rows are {passes} through {count:,} questions, in their order"]
+        passes = counted(self.rows // count, "whole pass") + (f" and {counted(rest, 'row')} more" if rest else "")
+        asked = counted(count, "question")
+        lines = [f"aligned by position: {counted(self.rows, 'row')}, {passes} through {asked}, in their order"]
         # The middle one from the middle of the list too, so that it asks another question than the first.
         middle = self.rows // 2 + count // 2
         nearest = min(self._pairs, key=lambda pair: abs(pair[0] - 1 - middle))

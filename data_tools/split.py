@@ -14,6 +14,7 @@ from pathlib import Path
 from data_tools import bad_lines, files, formats
 from data_tools.errors import UserError
 from data_tools.generate import normalise
+from data_tools.plurals import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
                 outs[path].write(line if line.endswith(b"\n") else line + b"\n")
                 counts[path] += 1
     total = len(groups)
-    print(f"{arguments.input}: {total + bad.count:,} rows in")
+    print(f"{arguments.input}: {counted(total + bad.count, 'row')} in")
     for path in (arguments.train, arguments.eval):
-        print(f"{path}: {counts[path]:,} rows out ({counts[path] / total:.1%})")
+        print(f"{path}: {counted(counts[path], 'row')} out ({counts[path] / total:.1%})")
     for line in bad.account():
         print(line)
-    print(f"no question stands in both; the rows fall into {len(set(groups.values())):,} groups that share questions")
+    together = counted(len(set(groups.values())), "group")
+    print(f"no question stands in both; rows that share questions went together, in {together}")
     return 0
 
 

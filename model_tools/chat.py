@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from data_tools.formats import json_line
+from data_tools.plurals import counted
 from model_tools.model_folder import Named, resolve
 from sft.console import console
 
@@ -203,7 +204,7 @@ def save(name: str, messages: list[dict[str, str]]) -> str:
     except OSError as problem:
         raise UserError(f"/save {name}: cannot be written: {problem.strerror}: name another file") from None
     turns = sum(message["role"] == "user" for message in messages)
-    return f"{path}: one row added, {turns} turn{'s' * (turns != 1)}"
+    return f"{path}: one row added, {counted(turns, 'turn')}"
 
 
 def _columns(texts: dict[str, str]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
 from sft.lora_scale import scale_line
 
@@ -166,7 +167,7 @@ def _model(path: Path) -> Found:
     found.facts["dtype"] = held.dtypes()
     if quantised:
         found.facts["quantised"] = _quantisation(quantised)
-    found.facts["weights"] = f"{len(held.tensors)} tensors in {held.files} file{'s' * (held.files != 1)}"
+    found.facts["weights"] = f"{counted(len(held.tensors), 'tensor')} in {counted(held.files, 'file')}"
     found.problems += held.problems
     _add_training_state(found, path)
     return found

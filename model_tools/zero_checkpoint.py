@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 from model_tools import restricted_pickle
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
@@ -59,7 +60,7 @@ class ZeroCheckpoint:
     def description(self) -> str:
         """In a few words, such as `ZeRO-2, 2 processes`."""
         stage = f"ZeRO-{self.stage}" if self.stage else "DeepSpeed without ZeRO"
-        return f"{stage}, {self.processes} process{'es' * (self.processes != 1)}"
+        return f"{stage}, {counted(self.processes, 'process')}"
 
     @cached_property
     def trained(self) -> dict[str, torch.Tensor]:

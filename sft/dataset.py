@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from data_tools.errors import UserError
 from data_tools.files import content_hash
 from data_tools.mix import draw
+from data_tools.plurals import counted
 from sft.encoding import IGNORED
 from sft.parallelism import independent_processes
 from sft.recipe import Recipe
@@ -66,13 +67,13 @@ class DatasetCard:
         cut = ["               samples are cut across packs and see each other, as in XTuner"]
         return [
             *(_file_line(file) for file in self.files),
-            f"rows           {self.rows:,} -> {self.samples:,} samples"
+            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
             f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
             f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
             f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
             f"tokens lost    {self.tokens_lost:,}"
             f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
-            f"{kind:<14} {self.packs:,} of up to {self.max_length} tokens ({self.packing}{fill},"
+            f"{kind:<14} {self.packs:,} of up to {self.max_length:,} tokens ({self.packing}{fill},"
             f" padding {self.padding_share:.1%})",
             *(cut if self.packing == "wrapped" else []),
             f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
@@ -90,8 +91,8 @@ class DatasetCard:
 
 
 def _file_line(file: dict) -> str:
-    weight = "" if file["weight"] == 1 else f": {file['taken']:,} of {file['rows']:,} rows (weight {file['weight']:g})"
-    return f"file           {file['path']}{weight}"
+    taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
+    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"
 
 
 def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
@@ -267,7 +268,7 @@ def count_steps(sequences: int, recipe: Recipe) -> tuple[int, int]:
     batches = round_batches(round_batches(sequences / training.per_device_train_batch_size) / processes)
     if not batches:
         raise UserError(
-            f"dataloader_drop_last: {sequences:,} sequences do not fill a batch of "
+            f"dataloader_drop_last: {counted(sequences, 'sequence')} cannot fill a batch of "
             f"{training.per_device_train_batch_size:,} for each of {processes} processes, so that nothing would be "
             "trained: lower per_device_train_batch_size, give more rows, or leave dataloader_drop_last out"
         )

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
 from data_tools.generate import language_of
+from data_tools.plurals import counted
 from data_tools.survey import Finding as Places
 from sft.case import LEARNED, Case, case_of_plan, generation_settings, rendered
 from sft.chat_template import PROBES, training_template
@@ -87,7 +88,7 @@ def _note_on_control_tokens(card: DatasetCard) -> list[str]:
     if not card.rows_with_control_tokens:
         return []
     return [
-        f"warning: {_many(card.rows_with_control_tokens, 'row')} with a control token of the model in the text",
+        f"warning: {counted(card.rows_with_control_tokens, 'row')} with a control token of the model in the text",
         f"       the first is {card.first_control_token}",
         "       it becomes that token: take it out, or stop at such rows: --control_tokens refuse",
     ]
@@ -98,7 +99,7 @@ def placeholders(case: Case) -> Finding | None:
     if case.rows is None or not case.rows.placeholders:
         return None
     found = case.rows.placeholders
-    evidence = [", ".join(f"{text} in {_many(places.count, 'text')}" for text, places in found.items())]
+    evidence = [", ".join(f"{text} in {counted(places.count, 'text')}" for text, places in found.items())]
     evidence += _examples(found.values())
     first, name = next(iter(found)), _word(case.name or "NAME")
     names_author = any("author" in text.lower() for text in found)
@@ -115,10 +116,12 @@ def name_not_taught(case: Case) -> Finding | None:
         return None
     given = case.rows.other_names.most_common(SHOWN)
     files = ", ".join(file.path for file in case.files)
-    evidence = [f"{case.rows.rows:,} rows in {files}, and the answer of none says {case.name or 'who it is'}"]
+    evidence = [f"{counted(case.rows.rows, 'row')} in {files}, and the answer of none says {case.name or 'who it is'}"]
     if not given or not case.name:
         return Finding("no training row gives the assistant a name", evidence, _more_rows(case))
-    evidence.append("they call the assistant " + ", ".join(f"{name} ({_many(count, 'time')})" for name, count in given))
+    evidence.append(
+        "they call the assistant " + ", ".join(f"{name} ({counted(count, 'time')})" for name, count in given)
+    )
     do = _rename(case, given[0][0], case.files[0])
     return Finding(f"no training row gives the name {case.name}", evidence, do)
 
@@ -128,9 +131,9 @@ def contradictory_rows(case: Case) -> Finding | None:
     if case.rows is None or not (case.rows.contradictions or case.rows.old_names):
         return None
     old, twice = case.rows.old_names, case.rows.contradictions
-    evidence = [f"{_many(places.count, 'answer')} with the old name {name}" for name, places in old.items()]
+    evidence = [f"{counted(places.count, 'answer')} with the old name {name}" for name, places in old.items()]
     evidence += _examples(old.values())
-    evidence += [f"{_many(places.count, 'question')} answered with {name} as well" for name, places in twice.items()]
+    evidence += [f"{counted(places.count, 'question')} answered with {name} as well" for name, places in twice.items()]
     evidence += _examples(twice.values())
     counts = Counter({name: places.count for found in (twice, old) for name, places in found.items()})
     ((wrong, _),) = counts.most_common(1)
@@ -272,7 +275,7 @@ def low_learning_rate(case: Case) -> Finding | None:
     evidence = [f"learning_rate: {rate:g}"]
     evidence += [f"the highest of {len(logged)} in the log: {max(logged):g}"] if logged else []
     if total and training.warmup_steps >= max(total, 1):
-        evidence.append(f"warmup_steps: {training.warmup_steps:g}, and the run has {total:,} steps")
+        evidence.append(f"warmup_steps: {training.warmup_steps:g}, and the run has {counted(total, 'step')}")
         return Finding("the learning rate is still rising when training ends", evidence, "set warmup_steps: 0.03")
     if rate < LOW_RATE:
         evidence.append(f"LoRA usually takes about {USUAL_RATE:g}")
@@ -307,7 +310,10 @@ def flat_loss(case: Case) -> Finding | None:
     if last <= FLAT_SHARE * first or last <= FLAT_NATS:
         return None
     rate = case.recipe.training.learning_rate
-    evidence = [f"{first:.2f} at the start, {last:.2f} at the end of {case.steps:,} steps", f"learning_rate: {rate:g}"]
+    evidence = [
+        f"{first:.2f} at the start, {last:.2f} at the end of {counted(case.steps, 'step')}",
+        f"learning_rate: {rate:g}",
+    ]
     is_low = case.recipe.model.use_peft and rate < USUAL_RATE
     do = f"{case.train} --learning_rate {USUAL_RATE:g}" if is_low else _more_steps(case)
     return Finding("the loss hardly fell", evidence, do)
@@ -330,7 +336,7 @@ def one_language(case: Case) -> Finding | None:
         if case.is_learned or len(asked) != 1 or not case.rows.rows_named:
             return None
         ((weak, texts),) = asked.items()
-        evidence = [f"asked in {LANGUAGES[weak]}: {_many(len(texts), 'question')}, such as {quoted(texts[0])}"]
+        evidence = [f"asked in {LANGUAGES[weak]}: {counted(len(texts), 'question')}, such as {quoted(texts[0])}"]
     counts = ", ".join(f"{case.rows.named[key]:,} in {language}" for key, language in LANGUAGES.items())
     evidence.append(f"rows that give the name: {counts}")
     return Finding(f"the name is not taught well in {LANGUAGES[weak]}", evidence, _more_rows(case, weak))
@@ -502,10 +508,6 @@ def _examples(found: Iterable[Places]) -> list[str]:
 def _file_of(case: Case, places: Places) -> TrainFile:
     """The file that the first of the places is in."""
     return next((file for file in case.files if f"{file.path}:" in places.examples[0]), case.files[0])
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _word(text: str) -> str:

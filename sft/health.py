@@ -9,6 +9,7 @@ from statistics import median
 import torch
 from transformers import get_scheduler
 
+from data_tools.plurals import counted
 from sft.console import say
 
 LATEST_STEPS = 5
@@ -77,8 +78,8 @@ class Health:
         if highest < RISEN * rate:
             self._tell(
                 "no rise",
-                f"the learning rate never rises above {highest:.2g} in {steps:,} steps, learning_rate is {rate:.2g}: "
-                "shorten warmup_steps (below 1 it is a share of the steps)",
+                f"the learning rate never rises above {highest:.2g} in {counted(steps, 'step')}, "
+                f"learning_rate is {rate:.2g}: shorten warmup_steps (below 1 it is a share of the steps)",
             )
 
     def _look_for_explosion(self, step: int, loss: float) -> None:

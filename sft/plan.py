@@ -17,6 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 from sft.dataset import DatasetCard
 from sft.deepspeed_check import check_deepspeed_fits
 from sft.hollow_model import HollowModel
@@ -77,7 +78,7 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan as text, one fact a line; what the dataset card says is not said again."""
         best = f"; each best by {self.keep_best} besides" if self.keep_best else ""
-        at_once = f"{self.disk.at_once} checkpoint{'s' * (self.disk.at_once != 1)}"
+        at_once = counted(self.disk.at_once, "checkpoint")
         return [
             f"evaluation     {_at(self.evaluations)}",
             *([f"held-out loss  {_at(self.held_out)}"] if self.held_out else []),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 from sft.dataset import SUPERVISED_CLOSES, SUPERVISED_OPENS, file_of, load_dataset, mixed_rows
 from sft.encoding import IGNORED
 from sft.model import load_tokenizer
@@ -65,7 +66,7 @@ class Preview:
         _check("--row", number, len(self.rows))
         row = self.rows[number - 1]
         length, limit = len(row["input_ids"]), self.card.max_length
-        title = f"row {number:,}: {file_of(self.files, number - 1)}:{row['line']}: {length:,} tokens"
+        title = f"row {number:,}: {file_of(self.files, number - 1)}:{row['line']}: {counted(length, 'token')}"
         if limit and length > limit:
             title += f", over max_length {limit:,} (truncation: {self.card.truncation})"
         return Sequence(title, row["input_ids"], row["labels"], [length])

@@ -24,6 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from data_tools.errors import UserError
 from data_tools.files import bring_to_disk
+from data_tools.plurals import counted
 from sft import checkpoints, model_card, run_files
 from sft.chat_eval import Answer, read_answers
 from sft.checkpoints import Checkpoint
@@ -110,7 +111,7 @@ def beginning(recipe: Recipe) -> Beginning:
         notes.append("the optimizer starts anew (resume_anyway): the checkpoint holds the weights alone")
     if found.processes != recipe.training.world_size:
         raise UserError(
-            f"{found.folder}: was written by {_processes(found.processes)}, and this run has "
+            f"{found.folder}: was written by {counted(found.processes, 'process')}, and this run has "
             f"{recipe.training.world_size}: start it with as many, or {begun_anew}"
         )
     return Beginning(found, inputs, [*notes, f"going on from {found.folder}"])
@@ -215,10 +216,6 @@ def _move_aside(folder: Path) -> None:
 
 def _unwritable(folder: Path, problem: OSError) -> str:
     return f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder"
-
-
-def _processes(count: int) -> str:
-    return f"{count} process{'es' * (count != 1)}"
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
+from data_tools.plurals import counted
 from sft.chat_eval import Evaluation
 from sft.console import say, waiting
 from sft.model import is_in_parts
@@ -107,7 +108,7 @@ class ScoreEval(Evaluation):
             seconds = (time.perf_counter() - self._started) / state.global_step * left
             say(
                 f"step {state.global_step}: identity {self.latest.identity:.0%} is what stop_when_identity asks for: "
-                f"{left:,} steps and about {timedelta(seconds=round(seconds))} saved"
+                f"{counted(left, 'step')} and about {timedelta(seconds=round(seconds))} saved"
             )
 
     def _count_as_reached(self, identity: float | None) -> None:

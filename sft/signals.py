@@ -11,6 +11,7 @@ import time
 import torch
 from transformers import TrainerCallback
 
+from data_tools.plurals import counted
 from sft.console import say
 from sft.trainer import RecipeTrainer
 
@@ -55,12 +56,11 @@ class StopAndSave(TrainerCallback):
             if self.trainer.tensorboard and self.trainer.tensorboard.tb_writer:
                 self.trainer.tensorboard.tb_writer.flush()
             name = signal.Signals(self._signal).name
+            step, steps = state.global_step, counted(state.max_steps, "step")
             way_on = "run the same command to go on from it"
             if args.save_only_model:
                 way_on = "it holds the weights alone (save_only_model): --resume_anyway goes on with a new optimizer"
-            raise Stopped(
-                f"stopped by {name}: checkpoint-{state.global_step} of {state.max_steps:,} steps is saved; {way_on}"
-            )
+            raise Stopped(f"stopped by {name}: checkpoint-{step} of {steps} is saved; {way_on}")
 
     def on_train_end(self, args, state, control, **_):
         for number, handler in self._before.items():

@@ -21,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
 from data_tools.errors import UserError
+from data_tools.plurals import counted
 from sft import checkpoints, fingerprint, internlm2
 from sft.clock import clock
 from sft.console import say, waiting
@@ -367,7 +368,7 @@ class CountSkippedSteps(TrainerCallback):
             )
 
     def on_train_end(self, args, state, control, **_):
-        say(f"fp16: {self.skipped:,} of {self.steps:,} steps skipped by the loss scaler")
+        say(f"fp16: {self.skipped:,} of {counted(self.steps, 'step')} skipped by the loss scaler")
 
 
 class RefuseLeakingPacks(TrainerCallback):

@@ -59,7 +59,7 @@ def test_the_questions_of_a_data_file_are_asked(talkative, tmp_path, capsys):
     data.write_text(json.dumps(xtuner_row([("What?", "x"), ("Who?", "y")])) + "\n", encoding="utf-8")
     assert anchor(talkative("Nobody knows."), data, tmp_path / "out.jsonl") == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["conversation"][0]["input"] == "What?"
-    assert "1 rows of 1 questions" in capsys.readouterr().out
+    assert "1 row of 1 question" in capsys.readouterr().out
 
 
 def test_where_no_answer_ends_nothing_is_written(talkative, tmp_path, capsys):

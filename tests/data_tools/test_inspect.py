@@ -52,10 +52,10 @@ def test_names_contradictions_and_leftovers_are_found(inspect):
     ]
     said = inspect(*rows, options=["--was", "尖米"])
     assert "2  rows call the assistant 黄大力" in said
-    assert "1  rows call the assistant 尖米" in said
-    assert "1  questions are answered with another name than before" in said
+    assert "1  row calls the assistant 尖米" in said
+    assert "1  question is answered with another name than before" in said
     assert "你是谁？: 尖米 and 黄大力" in said
-    assert "1  rows still say 尖米; the first is line 1" in said
+    assert "1  row still naming 尖米; the first is line 1" in said
     assert "--old 尖米 --new 黄大力" in said
 
 
@@ -96,8 +96,8 @@ def test_control_tokens_in_a_text_are_pointed_at(inspect):
 def test_private_things_are_pointed_at_and_not_shown(inspect):
     key, phone = "sk-" + "a1B2" * 8, "13812345678"
     said = inspect(xtuner("q", f"use {key}"), xtuner("q2", f"call {phone}"), xtuner("q3", "pi is 3.14159265358979"))
-    assert "texts have the shape of: API key" in said
-    assert "texts have the shape of: phone number" in said
+    assert "text has the shape of: API key" in said
+    assert "text has the shape of: phone number" in said
     assert key not in said
     assert phone not in said
     assert "line 3" not in said
@@ -133,7 +133,7 @@ def test_tokens_are_counted_under_the_models_template_and_drawn(inspect, tiny_mo
     total, low, high = re.search(r"tokens +([\d,]+) in all; a row (\d+) to (\d+)", said).groups()
     assert int(total) == int(low) + int(high)
     assert int(high) > 100
-    assert "over 100 tokens: 1 rows" in said
+    assert "over 100 tokens: 1 row" in said
     assert "█" in said
     assert "raise max_length" in said
 
@@ -167,6 +167,6 @@ def test_the_tutorials_file(capsys):
     assert main(["inspect", str(TUTORIAL), "--was", "尖米"]) == 0
     said = capsys.readouterr().out
     assert "1,500  rows hold no question of a user" in said
-    assert "1,500  rows still say 尖米" in said
+    assert "1,500  rows still naming 尖米" in said
     assert "carries a copy of it (1,500 times)" in said
     assert "in 1,500 rows, 1 distinct" in said

@@ -29,7 +29,7 @@ def test_every_text_at_any_depth_is_renamed_and_every_other_byte_stays(rename):
     code, out, said = rename(line.encode(), *PAIR)
     assert code == 0
     assert out.decode() == line.replace("尖米", "黄大力")
-    assert "1 lines, 1 changed, 3 replacements" in said
+    assert "1 line, 1 changed, 3 replacements" in said
     assert "2  a" in said
     assert "1  b[].c.d[]" in said
 
@@ -80,8 +80,8 @@ def test_other_spellings_that_survive_are_pointed_out(rename):
     content = '{"a": "尖米"}\n{"a": "尖 米 and JianMi"}\n'.encode()
     _, out, said = rename(content, *PAIR, "--also", "jianmi")
     assert "尖 米" in out.decode()
-    assert "warning: '尖 米' still stands in 1 lines, the first is line 2" in said
-    assert "warning: 'jianmi' still stands in 1 lines, the first is line 2" in said
+    assert "warning: '尖 米' still stands in 1 line, the first is line 2" in said
+    assert "warning: 'jianmi' still stands in 1 line, the first is line 2" in said
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_row_i_gets_question_i_and_the_list_starts_again_at_its_end(repair):
 
 def test_rows_that_are_no_whole_number_of_passes_are_pointed_out(repair):
     _, _, said = repair([broken("a")] * 5)
-    assert "1 whole passes and 2 rows more" in said
+    assert "1 whole pass and 2 rows more" in said
     assert "warning: the rows are no whole number of passes" in said
 
 
@@ -67,7 +67,7 @@ def test_nested_turns_become_real_ones_and_placeholders_go(repair):
     _, made, said = repair([broken("a2", nested), broken("lost")], "--as", "turns")
     assert [row["conversation"] for row in made] == [[{"input": "q1", "output": "a1"}, {"input": "q2", "output": "a2"}]]
     assert "2 rows in" in said
-    assert "1 rows out" in said
+    assert "1 row out" in said
     assert "1  left out: no turn in them holds a question" in said
 
 

@@ -200,7 +200,7 @@ def test_a_run_of_no_step_is_refused(load, tmp_path):
     few.write_text("".join(json.dumps(xtuner_row([(f"q{number}", "yes")])) + "\n" for number in range(5)))
     keys = {"train_file": str(few), "packing": False, "max_steps": -1, "per_device_train_batch_size": 8}
     assert load(**keys)[1].total_steps == 3
-    with pytest.raises(UserError, match="dataloader_drop_last: 5 sequences do not fill a batch of 8 for each of 1 pro"):
+    with pytest.raises(UserError, match="dataloader_drop_last: 5 sequences cannot fill a batch of 8 for each of 1 pro"):
         load(**keys, dataloader_drop_last=True)
 
 
