@@ -34,10 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from trl import ModelConfig
 
-    from sft.console import quiet_the_stack
     from sft.model import load_model, load_tokenizer
 
-    quiet_the_stack()
     prompts = list(dict.fromkeys(read_prompts(arguments.prompts)))
     if not prompts:
         raise UserError(f"{arguments.prompts}: holds no question")

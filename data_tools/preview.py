@@ -27,9 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.console import quiet_the_stack
-
-    quiet_the_stack()
     from sft import preview
     from sft.recipe import load_recipe
 

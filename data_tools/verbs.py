@@ -7,7 +7,7 @@ returns the exit code. A verb that needs what takes seconds to import names it i
 import argparse
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import ModuleType
 
 from data_tools.errors import UserError
@@ -27,17 +27,17 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     chosen = parser.parse_args(arguments)
     try:
-        with _notice(verbs[chosen.verb]):
+        with _notice(chosen.verb, verbs[chosen.verb]):
             return verbs[chosen.verb].run(chosen)
     except UserError as error:
         print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
         return 2
 
 
-def _notice(verb: ModuleType) -> AbstractContextManager:
-    """Says beside the results what a verb is loading, if it does not end before anybody asks."""
-    if not hasattr(verb, "LOADS"):
-        return nullcontext()
-    from sft.console import waiting
+def _notice(name: str, verb: ModuleType) -> AbstractContextManager:
+    """Says beside the results what a verb is loading or that it is at work, if it does not end before anybody asks."""
+    from sft.console import quiet_the_stack, waiting
 
-    return waiting(f"loading {verb.LOADS}", lambda text: print(text, file=sys.stderr, flush=True))
+    quiet_the_stack()
+    doing = f"loading {verb.LOADS}" if hasattr(verb, "LOADS") else f"{name}: at work"
+    return waiting(doing, lambda text: print(text, file=sys.stderr, flush=True))

@@ -4,11 +4,9 @@ import sys
 
 from data_tools.verbs import dispatch, verbs_of
 from model_tools import ask, chat, demo_model, diagnose, export_adapter, import_xtuner, info, merge, report, score, web
-from sft.console import quiet_the_stack
 
 
 def main(arguments: list[str] | None = None) -> int:
-    quiet_the_stack()
     verbs = verbs_of((demo_model, ask, chat, diagnose, import_xtuner, export_adapter, merge, info, report, score, web))
     return dispatch("model_tools", verbs, arguments)
 

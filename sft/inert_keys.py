@@ -29,13 +29,12 @@ INERT = {
     "do_predict": "ask the model afterwards: python -m model_tools ask",
     "bf16_full_eval": "held-out rows are computed in what is trained in",
     "fp16_full_eval": "held-out rows are computed in what is trained in",
-    "disable_tqdm": "progress is told in lines",
     "skip_memory_metrics": "the peak memory stands in the line of every step",
     "auto_find_batch_size": "out of memory is told with what to change; the plan says before what fits",
     "enable_jit_checkpoint": "SIGTERM saves the step here in any case",
 }
 # What some of them may ask for, since it is done in any case.
-DONE_ANYWAY = {"assistant_only_loss": True, "disable_tqdm": True, "skip_memory_metrics": True}
+DONE_ANYWAY = {"assistant_only_loss": True, "skip_memory_metrics": True}
 # Keys that only do something beside another: that one, or one of two, as a recipe would have it.
 IDLE_WITHOUT = {
     "load_in_4bit: true": ("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant"),
@@ -57,7 +56,7 @@ IDLE_WITHOUT = {
     ),
     "metric_for_best_model: loss or load_best_model_at_end: true": ("greater_is_better",),
     "eval_prompts or identity_name": ("eval_prompts_steps", "eval_prompts_system"),
-    "eval_prompts: [Who are you?]": ("eval_prompts_generation",),
+    'eval_prompts: ["Who are you?"]': ("eval_prompts_generation",),
     "identity_name: 黄大力": ("score_seconds",),
     "stop_when_identity: 0.95": ("stop_patience",),
     "fsdp: true": ("fsdp_config",),

@@ -31,9 +31,8 @@ def read_recipe_text(path: Path) -> list[tuple[str, object, int]]:
         mark = getattr(problem, "problem_mark", None)
         if slip := _slip(text, mark.line + 1 if mark else None):
             raise UserError(f"{path}:{slip}") from None
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        said = getattr(problem, "problem", None) or str(problem)
-        raise UserError(f"{place}: not YAML: {ADVICE.get(said.partition(' character')[0], said)}") from None
+        line, advice = _advice(text, problem)
+        raise UserError(f"{path}{f':{line}' if line else ''}: not YAML: {advice}") from None
     if not isinstance(root, yaml.MappingNode):
         if slip := _slip(text, None):
             raise UserError(f"{path}:{slip}")
@@ -44,11 +43,25 @@ def read_recipe_text(path: Path) -> list[tuple[str, object, int]]:
     return [(key.value.strip(), _value(loader, value), key.start_mark.line + 1) for key, value in root.value]
 
 
-# By the words of PyYAML, what to do about it.
-ADVICE = {
-    "mapping values are not allowed here": "a colon and a space in a text make it a mapping: put the text in quotes",
-    "found unknown escape": "in double quotes a backslash begins an escape: put the path in single quotes",
-}
+# By the words of PyYAML, what to do about it; of those marked, at the line where it began to read what it cannot end.
+ADVICE = (
+    (
+        "mapping values are not allowed here",
+        False,
+        "a colon and a space in a text make it a mapping: put the text in quotes",
+    ),
+    ("found unknown escape", False, "in double quotes a backslash begins an escape: put the path in single quotes"),
+    ("found unexpected end of stream", True, "a quote is opened and never closed"),
+    ("found unexpected document separator", True, "a quote is opened and never closed"),
+    ("could not find expected ':'", True, "no `key: value`"),
+    ("expected ',' or ']', but got '?'", False, "a ? inside [ ] ends nothing: put the text in quotes"),
+    ("expected ',' or ']'", True, "a [ is opened and never closed, or a text in it needs quotes"),
+    ("expected ',' or '}'", True, "a { is opened and never closed, or a text in it needs quotes"),
+    ("found character '", False, "a text that begins with one of @ ` % needs quotes"),
+    ("expected <block end>, but found '<scalar>'", False, "a quote inside a quoted text: use the other kind around it"),
+    ("but found another document", False, "a recipe is one document: take out the second ---"),
+)
+INDENTED = "is indented; begin every key at the left edge"
 # A line at the left edge that looks like a key and its value, and what is wrong with it.
 SLIPS = (
     (re.compile(r"([\w-]+)\s*：\s*(.*)"), "a full-width colon"),
@@ -69,24 +82,62 @@ def _slip(text: str, last: int | None) -> str | None:
     return None
 
 
+def _advice(text: str, problem: yaml.YAMLError) -> tuple[int | None, str]:
+    """The line of what is no YAML, and what to do about it."""
+    said = getattr(problem, "problem", None) or str(problem)
+    mark, begun = getattr(problem, "problem_mark", None), getattr(problem, "context_mark", None)
+    line = mark.line + 1 if mark else None
+    if line and "mapping values" in said and re.match(r"\s+[\w-]+:(\s|$)", text.splitlines()[line - 1]):
+        return line, INDENTED
+    for words, is_from_its_beginning, advice in ADVICE:
+        if words in said:
+            return (begun.line + 1 if begun and is_from_its_beginning else line), advice
+    return line, said
+
+
 def _misread(key: yaml.Node, value: yaml.Node) -> str | None:
     """`LINE: key: what` where YAML reads something else than was meant."""
     name = key.value.strip() if isinstance(key, yaml.ScalarNode) else "?"
-    if isinstance(value, yaml.ScalarNode) and value.style is None and value.value == "None":
-        return f"{value.start_mark.line + 1}: {name}: None is a word to YAML; leave the line out, or write null"
-    if not isinstance(value, yaml.SequenceNode):
-        return None
-    for item in value.value:
+    items = value.value if isinstance(value, yaml.SequenceNode) else []
+    for node in (value, *items):
+        if what := _misread_text(node):
+            return f"{node.start_mark.line + 1}: {name}: {what}"
+    is_below = value.start_mark.line > key.start_mark.line
+    if is_below and _is_plain(value) and re.match(r"-[^\s\d.]", value.value):
+        line = value.start_mark.line + 1
+        return f"{line}: {name}: no space after the -; write it as `- {value.value[1:]}`"
+    for item in items:
         line = item.start_mark.line + 1
         if isinstance(item, yaml.MappingNode) and (whole := _sentence(item)):
             return f"{line}: {name}: a colon and a space make `{whole}` a mapping; put the text in quotes"
-        is_plain = isinstance(item, yaml.ScalarNode) and item.style is None
-        if value.flow_style and is_plain and (comma := re.search("[，、]", item.value)):
+        if _is_plain(item) and value.flow_style and (comma := re.search("[，、]", item.value)):
             return (
                 f"{line}: {name}: {comma[0]} does not part the items of a list, so `{item.value}` is one; write an "
                 "ordinary comma and a space, or quotes around what is one text"
             )
+        if _is_plain(item) and (below := _deeper_item(item)):
+            return f"{below}: {name}: is indented further than the item above, and so one text with it"
     return None
+
+
+def _misread_text(node: yaml.Node) -> str | None:
+    if not re.fullmatch(r"tag:yaml\.org,2002:\w+", node.tag):
+        return "a ! at the start is no text to YAML: put the text in quotes"
+    if _is_plain(node) and node.value == "None":
+        return "None is a word to YAML; leave the line out, or write null"
+    return None
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    """Whether it is a text without quotes."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None
+
+
+def _deeper_item(item: yaml.ScalarNode) -> int | None:
+    """The line below a text without quotes that was to be an item of its own and goes on with that text."""
+    lines = item.start_mark.buffer.split("\n")
+    below = range(item.start_mark.line + 1, item.end_mark.line + 1)
+    return next((number + 1 for number in below if lines[number].lstrip().startswith("- ")), None)
 
 
 def _sentence(mapping: yaml.MappingNode) -> str | None:

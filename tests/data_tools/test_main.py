@@ -21,3 +21,10 @@ def test_every_verb_explains_itself_in_one_line(capsys):
         with pytest.raises(SystemExit, match="0"):
             main([name, "--help"])
         assert name in capsys.readouterr().out
+
+
+def test_what_the_stack_says_while_it_is_loaded_stays_out_of_a_piped_log(tiny_model, train_file):
+    command = [sys.executable, "-m", "data_tools", "inspect", str(train_file), "--tokenizer", str(tiny_model)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stderr in ("", "inspect: at work\n")
+    assert "tokens" in ended.stdout
