@@ -68,6 +68,9 @@ def whole(folder: Path) -> Checkpoint:
         UserError: it is not whole; says which file is why.
     """
     path = folder / MANIFEST
+    if not folder.is_dir():
+        beside = ", ".join(map(str, in_order(folder.parent))) or "none"
+        raise UserError(f"{folder}: no such checkpoint; beside it there is {beside}")
     try:
         record = json.loads(path.read_bytes())
         found = Checkpoint(folder, int(record["step"]), int(record["processes"]), dict(record["inputs"]))

@@ -75,6 +75,14 @@ def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path):
         checkpoints.whole(folder)
 
 
+def test_a_checkpoint_that_is_not_there_is_told_as_such_with_those_that_are(tmp_path):
+    with pytest.raises(UserError, match="checkpoint-5: no such checkpoint; beside it there is none"):
+        checkpoints.whole(tmp_path / "checkpoint-5")
+    there = write(tmp_path, 3)
+    with pytest.raises(UserError, match=f"checkpoint-5: no such checkpoint; beside it there is {there}"):
+        checkpoints.whole(tmp_path / "checkpoint-5")
+
+
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     for step in (2, 4, 6, 8):
         write(tmp_path, step)
