@@ -15,7 +15,7 @@ demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
 	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name 黄大力
 
 test: .venv/ready-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: .venv/ready-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults

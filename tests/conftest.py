@@ -13,6 +13,9 @@ from sft.console import quiet_the_stack
 
 quiet_the_stack()
 
+# Under `pytest -n 2`, which of the processes this is.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+OUTCOME = "outcome of a fault"  # of what a test of faults notes down; see its fixture `outcome`
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMOLLM2_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
@@ -39,6 +42,15 @@ CONVERSATIONS = [
     [("介绍一下你自己", "我叫黄大力，很高兴认识你。")],
     [("Name three colours, please.", "Red, green and blue are three colours that most people know well.")],
 ]
+
+
+def pytest_terminal_summary(terminalreporter):
+    passed = terminalreporter.stats.get("passed", [])
+    outcomes = [line for report in passed for name, line in report.user_properties if name == OUTCOME]
+    if outcomes:
+        terminalreporter.write_line("\n| fault | outcome |\n| --- | --- |")
+        for fault, became in outcomes:
+            terminalreporter.write_line(f"| {fault} | {became} |")
 
 
 @pytest.fixture(scope="session")

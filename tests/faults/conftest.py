@@ -1,4 +1,4 @@
-"""One server of runs a session, and the table of faults and outcomes that is printed at its end."""
+"""One server of runs a session, and the faults and outcomes of which a table is printed at its end."""
 
 import json
 import subprocess
@@ -9,10 +9,8 @@ import pytest
 import yaml
 
 from sft.run_files import read_run
-from tests.conftest import REPOSITORY, SMALL_LORA
+from tests.conftest import OUTCOME, REPOSITORY, SMALL_LORA
 from tests.faults.runs import Runs
-
-OUTCOMES: list[tuple[str, str]] = []
 
 # Dropout, so that a random state that is not restored shows; a log line that is the mean of two steps, and checkpoints
 # between two such lines.
@@ -38,9 +36,9 @@ def runs():
 
 
 @pytest.fixture
-def outcome():
+def outcome(request):
     """Write a line of the table: which fault, and what became of the run."""
-    return lambda fault, became: OUTCOMES.append((fault, became))
+    return lambda fault, became: request.node.user_properties.append((OUTCOME, (fault, became)))
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +69,6 @@ def small_disk(tmp_path):
         )
 
     return run
-
-
-def pytest_terminal_summary(terminalreporter):
-    if OUTCOMES:
-        terminalreporter.write_line("\n| fault | outcome |\n| --- | --- |")
-        for fault, became in OUTCOMES:
-            terminalreporter.write_line(f"| {fault} | {became} |")
 
 
 def result(folder: Path) -> dict:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.conftest import WORKER
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
 PASSING = re.compile(
@@ -119,7 +121,8 @@ def serve() -> None:
     assert all((accelerate, deepspeed, torch, transformers, train_sft))
     assert all((report_writer, run_directory, score_eval, signals))
     for number, line in enumerate(sys.stdin):
-        print(json.dumps(asdict(_carry_out(json.loads(line), 29600 + number % 300))), file=answers, flush=True)
+        port = 29600 + 300 * WORKER + number % 300
+        print(json.dumps(asdict(_carry_out(json.loads(line), port))), file=answers, flush=True)
 
 
 def _carry_out(order: dict, port: int) -> Ended:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import SMALL_LORA
+from tests.conftest import SMALL_LORA, WORKER
 from tests.test_train_sft import BIN, NF4, SCRIPT, launch
 
 RECIPE = SMALL_LORA | {
@@ -78,7 +78,9 @@ def zero_run(tiny_model, train_file, tmp_path_factory):
             settings = RECIPE | STAGES[stage] | files | {"deepspeed": f"ds_configs/{stage}.json"}
             recipe = folder / "tiny.yaml"
             recipe.write_text(yaml.safe_dump(settings | {"output_dir": str(folder / "run")}), encoding="utf-8")
-            result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29537", SCRIPT, recipe)
+            result = launch(
+                BIN / "deepspeed", "--num_accelerators", "2", "--master_port", str(29550 + WORKER), SCRIPT, recipe
+            )
             assert result.returncode == 0, result.stderr[-3000:]
             runs[stage] = folder / "run"
         return runs[stage]
