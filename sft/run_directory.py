@@ -128,7 +128,7 @@ def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
     """
     folder = Path(recipe.training.output_dir)
     try:
-        if start.checkpoint is None and folder.is_dir() and any(folder.iterdir()):
+        if start.checkpoint is None and _holds_run(folder):
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if start.checkpoint:
@@ -204,6 +204,12 @@ def _copy_model(checkpoint: Path, final: Path) -> None:
         for file in checkpoint.glob(pattern):
             if file.name != TRAINER_STATE_NAME:
                 shutil.copyfile(file, final / file.name)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run began or ended there; what else is in a folder, such as a log that a shell writes, stays."""
+    of_a_run = ("recipe.yaml", "final", f"{checkpoints.PREFIX}*", checkpoints.UNFINISHED)
+    return any(any(folder.glob(name)) for name in of_a_run)
 
 
 def _move_aside(folder: Path) -> None:

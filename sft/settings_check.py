@@ -6,7 +6,7 @@ In: the keys that a person set, with their values. Out: nothing, or one line tha
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,10 +103,6 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
     for key in (*PATH_KEYS, "output_dir"):
         _refuse_shell(key, chosen.get(key), refuse)
-    for name in chosen.get("lora_target_modules") or []:
-        if GLUED.fullmatch(name):
-            names = ", ".join(re.split("[,，] *", name))
-            refuse("lora_target_modules", f"{name}: is one name to PEFT; write a list: [{names}]")
     if not chosen.get("model_name_or_path"):
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
     if not train_file:
@@ -123,30 +119,15 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
     if chosen.get("card") is not None and not chosen.get("dry_run"):
         refuse("card", "is the GPU that a dry run plans for; add --dry_run")
-    for key, (words, fits) in NUMBERS.items():
-        value = chosen.get(key)
-        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
-            value = int(value)  # of a key that takes a word as well
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and fits(value)):
-            refuse(key, f"{value:g} is not {words}")
-    _refuse_bad_output(chosen, refuse)
+    _refuse_bad_numbers(chosen, refuse)
+    _refuse_bad_output(chosen, [file.path for file in files], refuse)
     _refuse_bad_evaluation(chosen, refuse)
     _refuse_bad_scoring(chosen, refuse)
-    if "use_peft" not in chosen and (key := next((key for key in chosen if key.startswith(OF_LORA)), None)):
-        refuse(key, "makes no adapter by itself, and every weight would be trained; add use_peft: true")
-    if chosen.get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
-        refuse("lora_task_type", "a chat model is of the type CAUSAL_LM; leave it out")
-    if chosen.get("load_in_4bit") and chosen.get("load_in_8bit"):
-        refuse("load_in_8bit", "weights are held in 4 bits or in 8; leave out load_in_4bit or load_in_8bit")
-    for key in ("load_in_4bit", "load_in_8bit"):
-        if chosen.get(key) and not chosen.get("use_peft"):
-            refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
+    _refuse_bad_weights(chosen, refuse)
     if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
         refuse("chat_template_path", f"{template}: not a .jinja file; name one")
     if chosen.get("deepspeed") not in (None, ""):  # nothing at all, from the command line, leaves it out
         _refuse_missing_deepspeed(chosen["deepspeed"], refuse)
-    if chosen.get("model_revision", "main") != "main" and os.path.isdir(chosen["model_name_or_path"]):
-        refuse("model_revision", f"{chosen['model_name_or_path']} is a folder, which has no revisions; leave it out")
     _refuse_bad_parts(chosen, refuse)
 
 
@@ -162,14 +143,42 @@ def _refuse_shell(key: str, path: object, refuse: Refusal) -> None:
         )
 
 
-def _refuse_bad_output(chosen: dict[str, Any], refuse: Refusal) -> None:
-    """A run directory of an earlier run is moved aside; nothing else may be."""
+def _refuse_bad_output(chosen: dict[str, Any], inputs: Iterable[str], refuse: Refusal) -> None:
+    """A run directory is moved aside whole by the next run in it."""
     folder = Path(chosen["output_dir"])
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if names and not any(name in ("recipe.yaml", "final") or name.startswith("checkpoint-") for name in names):
-        refuse("output_dir", f"{folder}: holds files that are of no run; name a new folder, such as work_dirs/mine")
     if folder.exists() and not folder.is_dir():
         refuse("output_dir", f"{folder}: is a file; name a folder")
+    for path in (*inputs, chosen["model_name_or_path"], os.getcwd(), str(REPOSITORY)):
+        if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
+            refuse("output_dir", f"{folder}: holds {path}, which a later run would move aside with it; name another")
+
+
+def _refuse_bad_numbers(chosen: dict[str, Any], refuse: Refusal) -> None:
+    for key, (words, fits) in NUMBERS.items():
+        value = chosen.get(key)
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+            value = int(value)  # of a key that takes a word as well
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and fits(value)):
+            refuse(key, f"{value:g} is not {words}")
+
+
+def _refuse_bad_weights(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """What is loaded and what of it is trained."""
+    if "use_peft" not in chosen and (key := next((key for key in chosen if key.startswith(OF_LORA)), None)):
+        refuse(key, "makes no adapter by itself, and every weight would be trained; add use_peft: true")
+    for name in chosen.get("lora_target_modules") or []:
+        if GLUED.fullmatch(name):
+            names = ", ".join(re.split("[,，] *", name))
+            refuse("lora_target_modules", f"{name}: is one name to PEFT; write a list: [{names}]")
+    if chosen.get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
+        refuse("lora_task_type", "a chat model is of the type CAUSAL_LM; leave it out")
+    if chosen.get("load_in_4bit") and chosen.get("load_in_8bit"):
+        refuse("load_in_8bit", "weights are held in 4 bits or in 8; leave out load_in_4bit or load_in_8bit")
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if chosen.get(key) and not chosen.get("use_peft"):
+            refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
+    if chosen.get("model_revision", "main") != "main" and os.path.isdir(chosen["model_name_or_path"]):
+        refuse("model_revision", f"{chosen['model_name_or_path']} is a folder, which has no revisions; leave it out")
 
 
 def _refuse_bad_parts(chosen: dict[str, Any], refuse: Refusal) -> None:

@@ -47,6 +47,21 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(opened, tmp_pat
     assert "held an earlier run; it is now" in capsys.readouterr().out
 
 
+def test_what_is_there_and_of_no_run_stays_where_it_is(opened, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.log").write_text("a shell writes this")
+    opened()
+    assert (tmp_path / "run" / "train.log").read_text() == "a shell writes this"
+    assert not (tmp_path / "run.1").exists()
+    assert "earlier run" not in capsys.readouterr().out
+
+
+def test_a_run_directory_that_holds_what_the_run_reads_is_refused(opened, train_file, tiny_model):
+    for path in (train_file, tiny_model):
+        with pytest.raises(UserError, match=f"output_dir: {path.parent}: holds {path}, which a later run would move"):
+            opened(output_dir=str(path.parent))
+
+
 def test_a_folder_that_cannot_be_written_is_refused(opened, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"output_dir: .*Not a directory: name another folder"):
