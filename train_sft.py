@@ -9,6 +9,7 @@ in one line.
 """
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.clock import clock
@@ -16,7 +17,12 @@ from sft.console import is_main_process, quiet_the_stack, say, waiting
 from sft.endings import exit_code, leave
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from sft.dataset import DatasetCard
     from sft.recipe import Recipe
+    from sft.run_directory import Beginning
 
 
 def main(arguments: list[str]) -> None:
@@ -37,23 +43,16 @@ def main(arguments: list[str]) -> None:
 
 
 def train(recipe: "Recipe") -> None:
-    """Plan the run of a recipe, and unless that is all it asks for, train by it and keep what comes of it."""
+    """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
     from accelerate import PartialState
 
-    from sft import run_directory
-    from sft.chat_eval import ChatEval
+    from sft import run_directory, stack_errors
     from sft.dataset import load_dataset, load_held_out
     from sft.diagnosis import warnings_before_training
     from sft.launch import decided_by_main
-    from sft.model import describe, load_model, load_tokenizer
+    from sft.model import load_tokenizer
     from sft.model_check import check_model_folder, check_tokens
     from sft.plan import check_memory, check_output, check_speed, make_plan
-    from sft.progress import ProgressLog
-    from sft.report_writer import ReportWriter, write_report
-    from sft.score_eval import ScoreEval
-    from sft.signals import StopAndSave
-    from sft.trainer import RecipeTrainer
-    from sft.watchdog import Watchdog
 
     training = recipe.training
     if not recipe.run.dry_run:
@@ -91,7 +90,30 @@ def train(recipe: "Recipe") -> None:
         return
 
     decided_by_main(lambda: run_directory.open_run(recipe, card, start))
+    with stack_errors.told(recipe, Path(training.output_dir)):
+        carry_out(recipe, start, tokenizer, packs, held_out, card)
 
+
+def carry_out(
+    recipe: "Recipe",
+    start: "Beginning",
+    tokenizer: "PreTrainedTokenizerBase",
+    packs: "Dataset",
+    held_out: "Dataset | None",
+    card: "DatasetCard",
+) -> None:
+    """Train by a recipe, from where it starts, in a run directory that is open."""
+    from sft import run_directory
+    from sft.chat_eval import ChatEval
+    from sft.model import describe, load_model
+    from sft.progress import ProgressLog
+    from sft.report_writer import ReportWriter, write_report
+    from sft.score_eval import ScoreEval
+    from sft.signals import StopAndSave
+    from sft.trainer import RecipeTrainer
+    from sft.watchdog import Watchdog
+
+    training = recipe.training
     with waiting(f"loading {recipe.model.model_name_or_path}"):
         model = load_model(
             recipe.model, trust_remote_code=training.trust_remote_code, **(training.model_init_kwargs or {})

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jinja2 import TemplateError
-from transformers import GenerationConfig, HfArgumentParser, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
 from data_tools.errors import UserError
@@ -25,6 +25,7 @@ from sft.run_arguments import RunArguments, TrainFile
 from sft.run_files import Run
 from sft.score import OLD_NAMES
 from sft.settings import HARDWARE_KEYS
+from sft.settings_parser import SettingsParser
 
 # From this share of the identity questions answered with the name on, it counts as learned.
 LEARNED = 0.9
@@ -145,8 +146,10 @@ def recorded_recipe(run: Run) -> Recipe:
     """
     path = run.folder / "recipe.yaml"
     settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
-    parser = HfArgumentParser((RunArguments, ModelConfig, SFTConfig))
+    parser = SettingsParser((RunArguments, ModelConfig, SFTConfig))
     try:
+        # A run of an earlier version wrote a mapping from the command line as its text.
+        settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
         groups = parser.parse_dict(settings | {"bf16": False, "use_cpu": True}, allow_extra_keys=True)
     except (ValueError, TypeError) as problem:
         reason = " ".join(str(problem).split())[:160]

@@ -155,12 +155,21 @@ class HollowModel:
             is_adapter = self.settings.use_peft and parameter.requires_grad
             parameter.data = parameter.data.to(adapter_dtype if is_adapter else dtype)
 
-    def try_checkpointing(self, kwargs: dict[str, Any] | None) -> None:
-        """Recompute a number as the layers would be with these `activation_checkpointing_kwargs`."""
-        self._base.gradient_checkpointing_enable(kwargs)
+    def try_checkpointing(self, kwargs: dict[str, Any]) -> None:
+        """Recompute a number as the layers would be with these `activation_checkpointing_kwargs`.
+
+        Raises:
+            ValueError: they cannot be; says why.
+        """
+        rest = dict(kwargs)
+        # Two are the Trainer's own: which layers, and where what they keep lies.
+        every_n_layers = rest.pop("every_n_layers", 1)
+        if rest.pop("offload", False) and not torch.accelerator.is_available():
+            raise ValueError("offload moves what a GPU keeps to RAM, and this machine has no GPU")
+        self._base.activation_checkpointing_enable(rest or None, every_n_layers=every_n_layers)
         recompute = next(module for module in self._base.modules() if hasattr(module, "_gradient_checkpointing_func"))
         recompute._gradient_checkpointing_func(lambda number: number, torch.zeros((), requires_grad=True))
-        self._base.gradient_checkpointing_disable()
+        self._base.activation_checkpointing_disable()
 
     def _config(self, trust_remote_code: bool, init_kwargs: dict[str, Any]) -> PreTrainedConfig:
         """The model's configuration, changed as `init_kwargs` say; see `PreTrainedModel.from_pretrained`."""
@@ -202,7 +211,9 @@ class HollowModel:
         ):
             names = getattr(self.settings, key)
             for name in names if isinstance(names, list) else ():
-                if name != "all-linear" and not any(f".{path}".endswith(f".{name}") for path in there):
+                # By their ends, which for modules that are saved whole need not be whole names.
+                end = name if key == "lora_modules_to_save" else f".{name}"
+                if not any(f".{path}".endswith(end) for path in there):
                     raise UserError(f"{key}: {name}: is not in this model; there are {', '.join(adaptable)}")
 
     def _quantised_layers(self) -> set[str]:

@@ -126,7 +126,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         memory = None
     saves, evaluations = save_steps(training, card), evaluation_steps(recipe, total)
     knows_best = bool(recipe.run.keep_best or training.metric_for_best_model)
-    limit = training.save_total_limit
+    limit = training.save_total_limit if (training.save_total_limit or 0) > 0 else None
     return Plan(
         samples=card.samples,
         packs=card.packs,
@@ -220,7 +220,7 @@ def check_speed(recipe: Recipe) -> list[str]:
     if recipe.run.card or torch.accelerator.is_available() or not re.search("bnb_8bit|^(paged_)?[a-z]+_8bit", optim):
         return []
     # 0.04 to 0.2 s a matrix of 16,384 to 2,359,296 numbers with bitsandbytes 0.50.2 on two cores.
-    return [f"warning: optim: {optim}: takes about 0.1 s a step for every weight on a CPU: use adamw_torch_fused"]
+    return [f"warning: optim: {optim}: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"]
 
 
 def advice_lines(recipe: Recipe, card: DatasetCard, available: int) -> list[str]:

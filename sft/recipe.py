@@ -149,7 +149,7 @@ def _parsed(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: 
         named = f"{key}: {message.removeprefix(f'{key}: ')}" if key else message
         raise UserError(f"{places[key]}: {named}") from None
     name = model.lora_target_modules
-    if isinstance(name, str) and re.fullmatch(r"\w+", name):
+    if isinstance(name, str) and re.fullmatch(r"[\w.]+", name):
         # TRL makes a text of a list of one, which PEFT would take for a pattern of the whole path to a module.
         model.lora_target_modules = [name]
     return run, model, training

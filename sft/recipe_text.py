@@ -57,8 +57,13 @@ ADVICE = (
     ("expected ',' or ']', but got '?'", False, "a ? inside [ ] ends nothing: put the text in quotes"),
     ("expected ',' or ']'", True, "a [ is opened and never closed, or a text in it needs quotes"),
     ("expected ',' or '}'", True, "a { is opened and never closed, or a text in it needs quotes"),
+    ("found character '\\t'", False, "a tab before a key or a value: write a space"),
     ("found character '", False, "a text that begins with one of @ ` % needs quotes"),
-    ("expected <block end>, but found '<scalar>'", False, "a quote inside a quoted text: use the other kind around it"),
+    (
+        "expected <block end>, but found '<scalar>'",
+        False,
+        "a text goes on behind its closing quote or ]: use other quotes",
+    ),
     ("but found another document", False, "a recipe is one document: take out the second ---"),
 )
 INDENTED = "is indented; begin every key at the left edge"
@@ -87,7 +92,9 @@ def _advice(text: str, problem: yaml.YAMLError) -> tuple[int | None, str]:
     said = getattr(problem, "problem", None) or str(problem)
     mark, begun = getattr(problem, "problem_mark", None), getattr(problem, "context_mark", None)
     line = mark.line + 1 if mark else None
-    if line and "mapping values" in said and re.match(r"\s+[\w-]+:(\s|$)", text.splitlines()[line - 1]):
+    lines = ["", *text.splitlines(), ""]
+    above, here = lines[min(line or 1, len(lines) - 1) - 1 :][:2]
+    if "mapping values" in said and re.match(r"\s+[\w-]+:(\s|$)", here) and not above.rstrip().endswith(":"):
         return line, INDENTED
     for words, is_from_its_beginning, advice in ADVICE:
         if words in said:

@@ -103,12 +103,10 @@ def beginning(recipe: Recipe) -> Beginning:
             )
         notes.append(f"gone on from nevertheless (resume_anyway): {listed}")
     if found.inputs.get("save_only_model"):
-        if not recipe.run.resume_anyway:
-            raise UserError(
-                f"{found.folder}: holds the weights alone (save_only_model): --resume_anyway goes on with a new "
-                f"optimizer, {begun_anew}"
-            )
-        notes.append("the optimizer starts anew (resume_anyway): the checkpoint holds the weights alone")
+        raise UserError(
+            f"{found.folder}: holds the weights alone (save_only_model), and a run needs its optimizer's state to go "
+            f"on: {begun_anew}"
+        )
     if found.processes != recipe.training.world_size:
         raise UserError(
             f"{found.folder}: was written by {counted(found.processes, 'process')}, and this run has "

@@ -20,7 +20,7 @@ from sft.settings_check import Refusal, refuse_what_cannot_work
 from sft.settings_parser import SettingsParser, declared_groups
 from sft.spelling import renamed
 
-HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_config"}
+HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"}
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Settings:
                 raise UserError(f"{places[key]}: {key}: {problem}") from None
         if not self.for_training:
             chosen = {key: value for key, value in chosen.items() if key not in HARDWARE_KEYS} | {"bf16": False}
-        chosen.setdefault("output_dir", f"work_dirs/{self.path.stem}")
+        chosen["output_dir"] = chosen.get("output_dir") or f"work_dirs/{self.path.stem}"
         resolve_paths(chosen)
         return chosen, places
 

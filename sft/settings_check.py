@@ -33,10 +33,9 @@ PLANNED = {
     "split_batches": "per_device_train_batch_size is what one process trains on",
     "dispatch_batches": "every process reads its own rows",
     "even_batches": "processes with fewer batches would let the others wait for ever",
-    "gradient_accumulation_kwargs": "use gradient_accumulation_steps",
     "use_configured_state": "the process group is opened here",
 }
-LEFT_TO_ACCELERATE = ("non_blocking", "use_seedable_sampler")
+LEFT_TO_ACCELERATE = ("non_blocking", "use_seedable_sampler", "gradient_accumulation_kwargs")
 BEST = "the held-out loss alone is measured: write loss; the best by the name learned is kept by keep_best: identity"
 # What a number may be, as words and as a test; what the stack would do with another ranges from nothing at all to a
 # traceback after the model is in.
@@ -69,7 +68,10 @@ NUMBERS = {
     ),
     "logging_steps": ABOVE_0,
     "save_steps": ABOVE_0,
-    "save_total_limit": ("a whole number of at least 1; leave it out to keep all", lambda value: value >= 1),
+    "save_total_limit": (
+        "a whole number of at least 1; leave it out to keep all",
+        lambda value: value >= 1 or value == -1,  # XTuner's word for all
+    ),
     "eval_steps": ABOVE_0,
     "eval_delay": AT_LEAST_0,
     "eval_accumulation_steps": COUNT,
@@ -143,12 +145,13 @@ def _refuse_shell(key: str, path: object, refuse: Refusal) -> None:
         )
 
 
-def _refuse_bad_output(chosen: dict[str, Any], inputs: Iterable[str], refuse: Refusal) -> None:
+def _refuse_bad_output(chosen: dict[str, Any], train_paths: Iterable[str], refuse: Refusal) -> None:
     """A run directory is moved aside whole by the next run in it."""
     folder = Path(chosen["output_dir"])
     if folder.exists() and not folder.is_dir():
         refuse("output_dir", f"{folder}: is a file; name a folder")
-    for path in (*inputs, chosen["model_name_or_path"], os.getcwd(), str(REPOSITORY)):
+    named = [chosen[key] for key in PATH_KEYS if isinstance(chosen.get(key), str)]
+    for path in (*train_paths, *named, os.getcwd(), str(REPOSITORY)):
         if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
             refuse("output_dir", f"{folder}: holds {path}, which a later run would move aside with it; name another")
 
@@ -194,6 +197,8 @@ def _refuse_bad_parts(chosen: dict[str, Any], refuse: Refusal) -> None:
             refuse("accelerator_config", f"{name}: {PLANNED[name]}; leave it out")
         if name not in LEFT_TO_ACCELERATE:
             refuse("accelerator_config", f"{name}: no such field{did_you_mean(name, LEFT_TO_ACCELERATE)}")
+        if name == "gradient_accumulation_kwargs" and "num_steps" in accelerator[name]:
+            refuse("accelerator_config", "num_steps: has a key of its own; write gradient_accumulation_steps")
 
 
 def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:

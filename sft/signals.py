@@ -59,7 +59,7 @@ class StopAndSave(TrainerCallback):
             step, steps = state.global_step, counted(state.max_steps, "step")
             way_on = "run the same command to go on from it"
             if args.save_only_model:
-                way_on = "it holds the weights alone (save_only_model): --resume_anyway goes on with a new optimizer"
+                way_on = "it holds the weights alone (save_only_model), so no run can go on from it"
             raise Stopped(f"stopped by {name}: checkpoint-{step} of {steps} is saved; {way_on}")
 
     def on_train_end(self, args, state, control, **_):

@@ -74,7 +74,7 @@ def _check_optimizer(training: SFTConfig, model: HollowModel) -> None:
         plain = copy.copy(training)
         plain.optim_args = None
         if Trainer.get_optimizer_cls_and_kwargs(plain, model.module)[1] == arguments:
-            raise UserError(f"optim_args: {training.optim.value} takes none of these: leave it out")
+            raise UserError(f"optim_args: would change nothing of {training.optim.value}: leave it out")
 
 
 def _check_schedule(training: SFTConfig, total_steps: int) -> None:
@@ -93,8 +93,9 @@ def _check_schedule(training: SFTConfig, total_steps: int) -> None:
 
 
 def _check_compiler(training: SFTConfig) -> None:
-    with _refused_by("torch_compile_backend", ValueError):
+    with _refused_by("torch_compile_backend", ValueError, RuntimeError):
         plugin = TorchDynamoPlugin(backend=training.torch_compile_backend, mode=training.torch_compile_mode)
+        torch.compile(torch.nn.Identity(), backend=plugin.to_kwargs()["backend"])
     with _refused_by("torch_compile_mode", RuntimeError):
         torch.compile(torch.nn.Identity(), **plugin.to_kwargs())
 

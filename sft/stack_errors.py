@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from data_tools.errors import UserError
 from sft.endings import lost_a_peer
 from sft.health import RunFailed
@@ -20,11 +22,13 @@ from sft.paths import REPOSITORY
 from sft.recipe import Recipe
 
 LONGEST = 300
+# Raised at our lines too, since what raises it is not written in Python.
+OF_THE_MACHINE = (OSError, torch.AcceleratorError)
 
 
 @contextmanager
-def told(recipe: Recipe) -> Iterator[None]:
-    """Do something by a recipe.
+def told(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
+    """Do something by a recipe; tracebacks go into a folder, or where the system keeps files for a while.
 
     Raises:
         UserError: as it comes; where it begins with a key of the recipe, with the place of that before it.
@@ -39,14 +43,13 @@ def told(recipe: Recipe) -> Iterator[None]:
         raise UserError(f"{place}: {problem}") from None
     except Exception as problem:
         frames = traceback.extract_tb(problem.__traceback__)
-        if lost_a_peer(problem) or _is_ours(frames[-1]):
+        if lost_a_peer(problem) or (_is_ours(frames[-1]) and not isinstance(problem, OF_THE_MACHINE)):
             raise
-        raise RunFailed(_line(recipe, problem, frames)) from problem
+        raise RunFailed(_line(recipe, problem, frames, _keep(problem, folder))) from problem
 
 
-def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary) -> str:
+def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary, kept: Path) -> str:
     said = " ".join(str(problem).split())[:LONGEST].rstrip(".") or "no reason given"
-    kept = _keep(recipe, problem)
     key = _key(recipe, said, frames)
     if key is None:
         return f"{type(problem).__name__}: {said}: no key of the recipe is named in it; see {kept}"
@@ -54,9 +57,15 @@ def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary) ->
 
 
 def _key(recipe: Recipe, said: str, frames: traceback.StackSummary) -> str | None:
-    """The key that was set and is named: in what is said, or else by the lines that raised it, the innermost first."""
+    """The key that was set and is named: in what is said, or else by the lines that raised it, the innermost first.
+
+    A key that is a common word, such as packing, has to stand in quotes.
+    """
     lines = [_source(frame) for frame in reversed(frames)]
-    texts = [re.findall(r"\w+", said), *(re.findall(r"\bargs\.(\w+)", line) for line in lines)]
+    texts = [
+        re.findall(r"\w+_\w+|(?<=['\"`])\w+(?=['\"`])", said),
+        *(re.findall(r"\bargs\.(\w+)", line) for line in lines),
+    ]
     return next((name for words in texts for name in words if name in recipe.places), None)
 
 
@@ -71,10 +80,14 @@ def _is_ours(frame: traceback.FrameSummary) -> bool:
     return path.is_relative_to(REPOSITORY) and "site-packages" not in path.parts
 
 
-def _keep(recipe: Recipe, problem: Exception) -> Path:
-    """Write the traceback into the run directory, or where the system keeps such files if there is none yet."""
-    run = Path(recipe.training.output_dir)
-    folder = run if run.is_dir() else Path(tempfile.mkdtemp(prefix="train_sft-"))
-    path = folder / f"traceback-{os.environ.get('RANK', '0')}.txt"
-    path.write_text("".join(traceback.format_exception(problem)), encoding="utf-8")
+def _keep(problem: Exception, folder: Path | None) -> Path:
+    """Write the traceback down; returns the file."""
+    text = "".join(traceback.format_exception(problem))
+    name = f"traceback-{os.environ.get('RANK', '0')}.txt"
+    try:
+        path = folder / name if folder else Path(tempfile.mkdtemp(prefix="train_sft-"), name)
+        path.write_text(text, encoding="utf-8")
+    except OSError:  # of a disk that is full, which may be the problem itself
+        path = Path(tempfile.mkdtemp(prefix="train_sft-"), name)
+        path.write_text(text, encoding="utf-8")
     return path

@@ -46,7 +46,6 @@ class Bench:
             "use_peft": True, "lora_target_modules": "all-linear", "max_length": 256, "packing": True,
             "per_device_train_batch_size": 1, "activation_checkpointing": False, "learning_rate": 1e-3, "max_steps": 4,
             "logging_steps": 1, "save_strategy": "no", "report_to": "none",
-            "eval_prompts_generation": {"max_new_tokens": 2},
         }  # fmt: skip
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(settings | keys, allow_unicode=True), encoding="utf-8")
@@ -214,7 +213,7 @@ def test_a_point_that_fails_is_told_with_its_error_and_the_rest_go_on(bench):
     assert ended.code == 1
     broken, short, good, short_too = swept.table.values()
     assert [row["status"] for row in swept.table.values()] == ["failed", "failed", "finished", "failed"]
-    assert "takes no such adapter (Target modules nowhere not found in the base model" in broken["problem"]
+    assert "lora_target_modules: nowhere: is not in this model; there are embed_tokens, q_proj" in broken["problem"]
     assert short["problem"].startswith("train_sft.py: ")
     assert "over max_length 16" in short["problem"]
     assert "over max_length 16" in swept.page

@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PASSING = re.compile(
     "passed over: |no checkpoint to go on from: |going on from |step .*: saving |.* is now |.*output_dir: "
 )
+PATIENCE = 300  # seconds, after which a run that hangs is ended
 TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
@@ -76,6 +77,7 @@ class Runs:
         processes: int = 1,
         kill: Kill | None = None,
         shortage: Shortage | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Ended:
         """Run `train_sft.py` with these arguments to its end, or to its death; `folder` is its run directory."""
         order = {
@@ -84,6 +86,7 @@ class Runs:
             "processes": processes,
             "kill": asdict(kill) if kill else None,
             "shortage": asdict(shortage) if shortage else None,
+            "environment": environment or {},
         }
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
@@ -160,6 +163,7 @@ def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     from sft.console import quiet_the_stack
     from sft.endings import exit_code
 
+    os.environ |= order["environment"]
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(order["processes"])}
     os.environ |= {"LOCAL_WORLD_SIZE": str(order["processes"]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if order["processes"] == 1:
@@ -167,6 +171,7 @@ def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
             del os.environ[name]
     for name, stream in (("out", 1), ("err", 2)):
         os.dup2(os.open(scratch / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    signal.alarm(PATIENCE)
     _count_touches(order, rank, os.open(scratch / f"touches{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
     # A shell's `&` has it ignored, which all its children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -47,18 +47,16 @@ def test_the_checkpoint_a_signal_saves_is_there_beside_the_best_with_a_limit_of_
     assert runs.run(arguments, folder).codes == [0]
 
 
-def test_a_checkpoint_of_weights_alone_is_not_gone_on_from_as_if_it_held_all(runs, recipe, tmp_path):
+def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(runs, recipe, tmp_path):
     folder = tmp_path / "run"
     arguments = [recipe, "--save_only_model", "true", "--output_dir", folder]
     ended = runs.run(arguments, folder, kill=Kill(WHILE_TRAINING, signal=signal.SIGTERM))
     assert ended.codes == [75], ended.err[-2000:]
-    assert "it holds the weights alone (save_only_model): --resume_anyway goes on with a new optimizer" in ended.err
+    assert "it holds the weights alone (save_only_model), so no run can go on from it" in ended.err
     refused = runs.run(arguments, folder)
     assert refused.codes == [2]
-    assert "holds the weights alone (save_only_model): --resume_anyway goes on with a new optimizer" in refused.err
-    again = runs.run([*arguments, "--resume_anyway", "true"], folder)
-    assert again.codes == [0]
-    assert "the optimizer starts anew (resume_anyway): the checkpoint holds the weights alone" in again.out
+    assert "holds the weights alone (save_only_model), and a run needs its optimizer's state to go on" in refused.err
+    assert runs.run([*arguments, "--resume", "never"], folder).codes == [0]
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs, recipe, tmp_path, outcome):

@@ -7,78 +7,87 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from sft.paths import REPOSITORY
+from tests.faults.runs import Ended
 
-MOMENTS, LONGEST, A_WHILE = 20, 15.0, 5
+MOMENTS, LONGEST = 20, 15.0
+KINDS = (signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 200  # of a start that hangs; the longest that does not has an op to build
 
 
-def start(recipe: Path, output: Path, extensions: Path) -> subprocess.Popen:
-    """A run of one step under DeepSpeed, in a process group of its own."""
+def flags(output: Path) -> list[str]:
+    """One step under DeepSpeed."""
     keys = {"deepspeed": "ds_configs/zero2.json", "max_steps": 1, "save_strategy": "no", "eval_prompts_steps": 0}
-    flags = [part for key, value in (keys | {"output_dir": output}).items() for part in (f"--{key}", str(value))]
+    return [part for key, value in (keys | {"output_dir": output}).items() for part in (f"--{key}", str(value))]
+
+
+def start(recipe: Path, output: Path, extensions: Path) -> subprocess.Popen:
+    """A run from the beginning, in a process group of its own."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TORCH_EXTENSIONS_DIR": str(extensions)}
     return subprocess.Popen(
-        [sys.executable, "-u", "train_sft.py", str(recipe), *flags],
+        [sys.executable, "-u", "train_sft.py", str(recipe), *flags(output)],
         cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
 
 
-def follow(process: subprocess.Popen, until: str) -> str:
-    """What a start says up to a line that begins so; all of it where none does, or where it hangs."""
-    said = []
-    hangs = threading.Timer(PATIENCE, lambda: os.killpg(process.pid, signal.SIGKILL))
-    hangs.start()
-    for line in process.stdout:
-        said.append(line)
-        if line.startswith(until):
-            break
-    hangs.cancel()
-    return "".join(said)
+def train(recipe: Path, output: Path, extensions: Path) -> str:
+    """What a run says that is let alone; all that it has said where it hangs."""
+    process = start(recipe, output, extensions)
+    try:
+        said, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+    return said
 
 
-def kill_and_start_again(recipe: Path, folder: Path, moments: list[tuple[float, signal.Signals]]) -> str:
-    """Kill starts, of which none may leave torch's build lock; a start goes on until its data are read after the first,
-    which has an op to build, and after every fifth; the last one trains.
-
-    What stops a start, of any kill before it, stops all that follow.
-    """
-    extensions, said = folder / "extensions", ""
+def kill_and_start_again(
+    recipe: Path, folder: Path, moments: list[tuple[float, signal.Signals]], start_quickly: Callable[..., Ended]
+) -> str:
+    """Kill starts; after each, another one trains. The first and the last of those import the stack as well."""
+    extensions = folder / "extensions"
+    quick = {"environment": {"TORCH_EXTENSIONS_DIR": str(extensions)}}
+    said = ""
     for number, (seconds, kind) in enumerate(moments):
-        killed = start(recipe, folder / f"run-{number}", extensions)
+        output = folder / f"run-{number}"
+        killed = start(recipe, output, extensions)
         time.sleep(seconds)
         os.kill(killed.pid, kind)
         killed.wait()
         with suppress(ProcessLookupError):  # a compiler that is left at work holds on to the output
             os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
-        locks = [path for path in extensions.rglob("lock") if not path.parent.parent.name.startswith(".")]
-        assert not locks, f"{kind.name} after {seconds:.1f} s"  # but for those of a build that nobody will look at
-        if number % A_WHILE:
-            continue
-        again = start(recipe, folder / f"run-{number}", extensions)
-        said += (came := follow(again, "steps "))
-        print(f"{kind.name} after {seconds:.1f} s; the next start reads {came.count('rows ')} file", flush=True)
-        assert "\nsteps " in came, f"{kind.name} after {seconds:.1f} s: {came[-2000:]}"
-        os.killpg(again.pid, signal.SIGKILL)
-        again.communicate()
-    trained = follow(start(recipe, folder / "trained", extensions), "done: ")
-    assert "done: " in trained, trained[-2000:]
+        if 0 < number < len(moments) - 1:
+            came = start_quickly([recipe, *flags(output)], output, **quick).out
+        else:
+            came = train(recipe, output, extensions)
+        print(f"{kind.name} after {seconds:.1f} s; the next start trains: {'done: ' in came}", flush=True)
+        assert "done: " in came, f"{kind.name} after {seconds:.1f} s: {came[-2000:]}"
+        said += came
     return said
 
 
-def test_whenever_a_start_is_killed_the_next_one_works(recipe, tmp_path, outcome):
-    chance = random.Random(0)
-    kinds = [signal.SIGTERM, signal.SIGKILL]
-    moments = [(chance.uniform(0, LONGEST), kinds[number // 2 % 2]) for number in range(MOMENTS)]
+def test_whenever_a_start_is_killed_the_next_one_works(runs, recipe, tmp_path, outcome):
+    chance, one_at_a_time = random.Random(0), threading.Lock()
+    moments = [(chance.uniform(0, LONGEST), KINDS[number % 2]) for number in range(MOMENTS)]
+
+    def start_quickly(*arguments, **keys) -> Ended:
+        with one_at_a_time:
+            return runs.run(*arguments, **keys)
+
+    def half(of_two: int) -> str:
+        # Pairs of moments, so that each half has both signals.
+        own = [moment for number, moment in enumerate(moments) if number // 2 % 2 == of_two]
+        return kill_and_start_again(recipe, tmp_path / str(of_two), own, start_quickly)
+
     # One after the other on each core, which begin with no op built.
     with ThreadPoolExecutor(2) as pool:
-        halves = pool.map(lambda half: kill_and_start_again(recipe, tmp_path / str(half), moments[half::2]), range(2))
-        said = list(halves)
+        said = list(pool.map(half, range(2)))
     assert all(text.count("DeepSpeed compiles a small C++ op, deepspeed_shm_comm;") == 1 for text in said)
     outcome(f"a start killed at {MOMENTS} moments, SIGTERM and SIGKILL", "the next start trains")

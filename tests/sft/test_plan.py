@@ -101,6 +101,7 @@ def test_a_checkpoint_of_deepspeed_has_masters_and_states(plan_of, tmp_path):
         (1, None, "20; the newest stays"),
         (2, None, "20; the newest 2 stay"),
         (None, None, "20"),
+        (-1, None, "20"),
         (1, "identity", "20; each best by identity besides; the newest and the best stay"),
         (3, "balance", "20; each best by balance besides; 3 stay, the newest and the best among them"),
         (None, "identity", "20; each best by identity besides"),
@@ -167,7 +168,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(plan_of, tmp_path):
 def test_an_optimizer_that_is_slow_on_a_cpu_is_told(plan_of):
     assert check_speed(plan_of()[0]) == []
     assert check_speed(plan_of(optim="paged_adamw_8bit")[0]) == [
-        "warning: optim: paged_adamw_8bit: takes about 0.1 s a step for every weight on a CPU: use adamw_torch_fused"
+        "warning: optim: paged_adamw_8bit: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"
     ]
 
 

@@ -84,7 +84,6 @@ def test_generation_settings_come_from_the_recipe_and_as_json_from_the_command_l
         ("neftune_noise_alpha: -1", "neftune_noise_alpha: -1 is not a number above 0"),
         ("ddp_timeout: 0", "ddp_timeout: 0 is not a number of seconds above 0"),
         ("output_dir: .", "output_dir: .: holds "),
-        ("output_dir: ''", "output_dir: .: holds "),
         ("output_dir: train_sft.py", "output_dir: train_sft.py: is a file; name a folder"),
         ("lora_task_type: SEQ_CLS", "lora_task_type: a chat model is of the type CAUSAL_LM"),
         ("model_init_kwargs: {dtype: float16}", "model_init_kwargs: dtype: has a key of its own; write dtype"),

@@ -95,7 +95,7 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
 
 def test_a_path_without_a_checkpoint_is_refused(write_recipe):
     recipe = load_recipe([str(write_recipe(resume="nowhere"))])
-    with pytest.raises(UserError, match=r"nowhere: has no manifest\.json"):
+    with pytest.raises(UserError, match="nowhere: no such checkpoint; beside it there is none"):
         run_directory.beginning(recipe)
 
 

@@ -29,7 +29,9 @@ def plan(write_recipe, tokenizer):
             "lora_target_modules: w_qkv: is not in this model; there are .*q_p",
         ),
         ({"lora_target_modules": "["}, "lora_target_modules: the model takes no such adapter .unterminated"),
-        ({"lora_modules_to_save": ["head"]}, "lora_modules_to_save: head: is not in this model"),
+        ({"lora_modules_to_save": ["score"]}, "lora_modules_to_save: score: is not in this model"),
+        ({"lora_target_modules": ["all-linear", "embed_tokens"]}, "lora_target_modules: all-linear: is not in this"),
+        ({"torch_compile_backend": "ofi"}, "torch_compile_backend: Invalid backend: 'ofi'"),
         ({"lora_target_parameters": ["experts.up"]}, "lora_target_parameters: experts.up: is not in this model"),
         ({"load_in_4bit": True, "bnb_4bit_quant_storage": "int3"}, "bnb_4bit_quant_storage: .*must be a valid string"),
         (
@@ -45,6 +47,10 @@ def plan(write_recipe, tokenizer):
             "activation_checkpointing_kwargs: Unexpected keyword arguments: reentrant",
         ),
         (
+            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"offload": True}},
+            "activation_checkpointing_kwargs: offload moves what a GPU keeps to RAM, and this machine has no GPU",
+        ),
+        (
             {"dataloader_num_workers": 0, "dataloader_persistent_workers": True},
             "dataloader_num_workers: persistent_workers option needs num_workers > 0",
         ),
@@ -53,7 +59,7 @@ def plan(write_recipe, tokenizer):
         ({"router_aux_loss_coef": 0.1}, "router_aux_loss_coef: the model is no mixture of experts"),
         ({"optim": "adamw_anyprecision"}, "optim: Please install https://github.com/pytorch/torchdistx"),
         ({"optim_args": "betas"}, "optim_args: not enough values to unpack"),
-        ({"optim_args": "betas=1"}, "optim_args: adamw_torch_fused takes none of these"),
+        ({"optim_args": "betas=1"}, "optim_args: would change nothing of adamw_torch_fused"),
         (
             {"optim_target_modules": ["q_proj"]},
             "optim_target_modules: adamw_torch_fused is an optimizer of all weights",
@@ -81,7 +87,10 @@ def test_what_the_stack_refuses_is_refused_before_the_model_is_loaded(plan, monk
         {"optim": "rmsprop", "optim_args": "alpha=0.9"},
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}},
         {"model_init_kwargs": {"low_cpu_mem_usage": True, "num_hidden_layers": 1}},
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"every_n_layers": 2}},
         {"lora_target_modules": ["q_proj"]},
+        {"lora_target_modules": ["self_attn.q_proj"]},
+        {"lora_modules_to_save": ["layernorm", "head"]},
         {"lora_target_modules": "all-linear", "lora_modules_to_save": ["embed_tokens"]},
         {"padding_free": True, "packing": False, "max_length": None},
     ],

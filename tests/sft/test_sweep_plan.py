@@ -73,7 +73,7 @@ def test_the_questions_of_the_score_belong_to_what_decides(plan):
 
 
 def test_no_secret_is_written_down(plan):
-    assert "hub_token" not in inputs(plan("lora_r=4", hub_token="secret"))
+    assert "hub_token" not in inputs(plan("lora_r=4", push_to_hub=True, hub_token="secret"))
 
 
 def test_questions_that_cannot_be_read_are_told_before_any_point_runs(plan, tmp_path):
