@@ -173,7 +173,8 @@ class HollowModel:
 
     def _config(self, trust_remote_code: bool, init_kwargs: dict[str, Any]) -> PreTrainedConfig:
         """The model's configuration, changed as `init_kwargs` say; see `PreTrainedModel.from_pretrained`."""
-        path, taken = self.settings.model_name_or_path, init_kwargs.keys() & _arguments_of_loading()
+        path = self.settings.model_name_or_path
+        taken = init_kwargs.keys() & _arguments_of_loading() if init_kwargs else set()
         try:
             config, unknown = AutoConfig.from_pretrained(
                 path,
