@@ -8,8 +8,6 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_tools import files, formats
 from data_tools.errors import UserError
 from data_tools.plurals import counted
@@ -77,6 +75,8 @@ def read_prompts(path: Path) -> Iterator[str]:
 
 def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator[tuple[str, str, str | None]]:
     """Yield (question, answer, why the answer cannot be used or None)."""
+    from tqdm import tqdm
+
     from sft.identity import gives_name
     from sft.replies import reply_to_all
     from sft.score import OLD_NAMES

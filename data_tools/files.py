@@ -16,12 +16,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import zstandard
-from tqdm import tqdm
 
 from data_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 LINES_PER_UPDATE = 256
 BUFFER = 1 << 18
@@ -63,8 +65,10 @@ def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
 
 
-def _progress(path: str | Path) -> tqdm:
+def _progress(path: str | Path) -> "tqdm":
     """A bar on a terminal for reading a file, under its name."""
+    from tqdm import tqdm  # which looks only now whether bars are wanted; `console.quiet_the_stack`
+
     size, is_shown = os.path.getsize(path), sys.stderr.isatty()
     return tqdm(
         total=size, desc=f"reading {Path(path).name}", unit="B", unit_scale=True, leave=False, disable=not is_shown

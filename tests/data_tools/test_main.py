@@ -28,3 +28,8 @@ def test_what_the_stack_says_while_it_is_loaded_stays_out_of_a_piped_log(tiny_mo
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stderr in ("", "inspect: at work\n")
     assert "tokens" in ended.stdout
+
+
+def test_a_bar_is_asked_for_only_once_it_is_known_whether_bars_are_wanted():
+    check = "import data_tools.__main__, model_tools.__main__, sys; print('tqdm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "False\n"
