@@ -7,7 +7,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from model_tools.new_folder import refuse_occupied, written_whole
 
 LOADS = "PyTorch and Transformers"
@@ -84,7 +84,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     try:
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as problem:
-        reason = " ".join(str(problem).split())[:200]
+        reason = one_line(problem, 200)
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     _refuse_config(base, config, arguments.as_type)
     device = arguments.device

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -112,7 +112,7 @@ def local_folder(model: str) -> Path:
     try:
         return Path(snapshot_download(model, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as problem:
-        reason = " ".join(str(problem).split())[:160]
+        reason = one_line(problem, 160)
         raise UserError(f"{model}: no such folder, and not on the hub ({reason}): check the path and network") from None
 
 
@@ -146,7 +146,7 @@ def load(named: Named, bits: int = 16):
         try:
             model = PeftModel.from_pretrained(model, str(named.adapter))
         except (ValueError, RuntimeError) as problem:
-            reason = " ".join(str(problem).split())[:200]
+            reason = one_line(problem, 200)
             raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
     return model.eval(), tokenizer
 

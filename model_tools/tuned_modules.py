@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from transformers import PreTrainedModel
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 
 # What every weight of a hollow model is a view of. Unlike on the meta device, PEFT leaves an adapter's weights whole.
 _NOTHING = torch.zeros(())
@@ -123,7 +123,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
                     peft_model.add_adapter(name, adapter.config, low_cpu_mem_usage=True)
                 _load(peft_model, adapter, name)
             except (ValueError, RuntimeError) as problem:
-                reason = " ".join(str(problem).split())[:300]
+                reason = one_line(problem, 300)
                 raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): give its own") from None
     if len(adapters) > 1:
         peft_model.base_model.set_adapter(list(peft_model.peft_config))

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft.dataset import DatasetCard
 from sft.identity import gives_name, mentions
 from sft.identity_rows import IdentityRows, main_name, others, read_identity_rows
@@ -152,7 +152,7 @@ def recorded_recipe(run: Run) -> Recipe:
         settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
         groups = parser.parse_dict(settings | {"bf16": False, "use_cpu": True}, allow_extra_keys=True)
     except (ValueError, TypeError) as problem:
-        reason = " ".join(str(problem).split())[:160]
+        reason = one_line(problem, 160)
         raise UserError(f"{path}: cannot be read ({reason}): copy it again from the run") from None
     return Recipe(path, *groups, run.settings)
 
@@ -195,7 +195,7 @@ def generation_settings(folder: Path) -> GenerationConfig | None:
             config, _ = PreTrainedConfig.get_config_dict(folder)
             return GenerationConfig(eos_token_id=config.get("eos_token_id"))
     except (OSError, ValueError) as problem:
-        reason = " ".join(str(problem).split())[:160]
+        reason = one_line(problem, 160)
         raise UserError(f"{folder}: its generation_config.json cannot be read ({reason}): copy it again") from None
     return None
 

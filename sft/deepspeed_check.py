@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from transformers import PreTrainedConfig, TrainingArguments
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft.spelling import did_you_mean
 
 AUTO = "auto"
@@ -74,7 +74,7 @@ def check_deepspeed(config: str | dict) -> dict[str, Any]:
     try:
         DeepSpeedConfig(asked)
     except Exception as problem:  # of many kinds, KeyError and AssertionError too; all say that a value does not do
-        raise UserError(f"{where}: {_one_line(problem)}") from None
+        raise UserError(f"{where}: {one_line(problem, 300)}") from None
     known = asked.names | READ_ELSEWHERE
     for key in read:
         if key not in known:
@@ -165,7 +165,7 @@ def _check_section(section: object, model: type[BaseModel], where: str, key: str
             message = f"{error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
         raise UserError(f"{where}: {place}: {message}") from None
     except Exception as problem:  # DeepSpeed's own checks of keys that have been replaced
-        raise UserError(f"{where}: {key}: {_one_line(problem)}") from None
+        raise UserError(f"{where}: {key}: {one_line(problem, 300)}") from None
 
 
 def _names_at(model: type[BaseModel], path: list[str]) -> set[str]:
@@ -193,7 +193,3 @@ def _auto_keys(section: dict, above: str = "") -> Iterable[str]:
 def _text(path: str) -> str:
     with open(path, encoding="utf-8-sig") as file:
         return file.read()
-
-
-def _one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:300]

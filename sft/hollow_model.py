@@ -23,7 +23,7 @@ from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft import internlm2
 from sft.fused_lora import fuse_lora, unfuse_lora
 
@@ -268,7 +268,7 @@ def _arguments_of_loading() -> set[str]:
 
 def _reason(problem: Exception) -> str:
     """What the stack says, in one line; of a KeyError the key alone would say nothing."""
-    said = " ".join(str(problem).split())[:200]
+    said = one_line(problem, 200)
     return f"KeyError: {said}" if isinstance(problem, KeyError) else said
 
 

@@ -25,7 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file
 from trl import ModelConfig, get_quantization_config
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft import internlm2, internlm2_tokenizer
 from sft.lora_scale import scale_line
 
@@ -154,7 +154,7 @@ def _size(parameter: torch.nn.Parameter) -> int:
 
 
 def _cannot_load(folder: str, problem: Exception) -> str:
-    reason = " ".join(str(problem).split())[:200]
+    reason = one_line(problem, 200)
     advice = "check the path or id, and the network if it is on a hub"
     if Path(folder).parts[:1] == ("models",):
         advice = f"if it is the demo model, make it with: python -m model_tools demo-model {folder}"

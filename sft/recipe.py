@@ -18,7 +18,7 @@ import yaml
 from transformers.integrations import HfTrainerDeepSpeedConfig
 from trl import ModelConfig, SFTConfig
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft import launch, precision
 from sft.deepspeed_check import check_deepspeed
 from sft.model_check import refuse_contradictions
@@ -144,7 +144,7 @@ def _parsed(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: 
     try:
         run, model, training, _ = parser.parse_args_into_dataclasses([str(path)], look_for_args_file=False)
     except (ValueError, TypeError, KeyError) as problem:
-        message = " ".join(str(problem).split())
+        message = one_line(problem)
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         named = f"{key}: {message.removeprefix(f'{key}: ')}" if key else message
         raise UserError(f"{places[key]}: {named}") from None

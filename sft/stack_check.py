@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from transformers.trainer_optimizer import is_optimizer_factory
 from trl import SFTConfig
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft.hollow_model import HollowModel
 
 # What choosing and building optimizers, which are many packages' own, may raise.
@@ -105,5 +105,5 @@ def _refused_by(key: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as problem:
-        reason = " ".join(str(problem).split())[:300].rstrip(".")
+        reason = one_line(problem, 300).rstrip(".")
         raise UserError(f"{key}: {reason}: change it, or leave {key} out") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from sft.endings import lost_a_peer
 from sft.health import RunFailed
 from sft.paths import REPOSITORY
@@ -49,7 +49,7 @@ def told(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
 
 
 def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary, kept: Path) -> str:
-    said = " ".join(str(problem).split())[:LONGEST].rstrip(".") or "no reason given"
+    said = one_line(problem, LONGEST).rstrip(".") or "no reason given"
     key = _key(recipe, said, frames)
     if key is None:
         return f"{type(problem).__name__}: {said}: no key of the recipe is named in it; see {kept}"

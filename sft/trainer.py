@@ -20,7 +20,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTTrainer, get_peft_config
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 from data_tools.plurals import counted
 from sft import checkpoints, fingerprint, internlm2
 from sft.clock import clock
@@ -410,7 +410,7 @@ def packs_leak(model: torch.nn.Module, vocabulary: int, length: int = 8) -> floa
 def _unsaved(run: Path, step: int, problem: Exception) -> str:
     """What to tell when a checkpoint could not be written."""
     free = shutil.disk_usage(run).free
-    reason = " ".join(str(problem).split())[:160]
+    reason = one_line(problem, 160)
     written = sum(file.stat().st_size for file in checkpoints.aside(run).rglob("*") if file.is_file())
     shutil.rmtree(checkpoints.aside(run), ignore_errors=True)
     earlier = checkpoints.in_order(run)

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, one_line
 
 # What Transformers looks for in a folder, in this order.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -144,7 +144,7 @@ def _safetensors(file: Path) -> dict[str, StoredTensor]:
             for name, tensor in tensors.items()
         }
     except (SafetensorsParsingError, ValueError, OSError) as problem:
-        raise UserError(f"{file}: is no safetensors file ({_one_line(problem)}): download it again") from None
+        raise UserError(f"{file}: is no safetensors file ({one_line(problem, 160)}): download it again") from None
     except KeyError as dtype:
         raise UserError(f"{file}: holds tensors of type {dtype}, which cannot be read here") from None
     if file.stat().st_size != end:
@@ -164,13 +164,9 @@ def _unpickled(file: Path) -> dict[str, torch.Tensor]:
         except RuntimeError:  # torch's older format cannot be mapped
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as problem:
-        raise UserError(f"{file}: cannot be read as weights alone ({_one_line(problem)}): do not use it") from None
+        raise UserError(f"{file}: cannot be read as weights alone ({one_line(problem, 160)}): do not use it") from None
     return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
-
-
-def _one_line(problem: Exception) -> str:
-    return " ".join(str(problem).split())[:160]
