@@ -81,9 +81,8 @@ def train(recipe: "Recipe") -> None:
     plan = decided_by_main(lambda: make_plan(recipe, card))
     check_tokens(packs, plan.vocabulary, recipe.model.model_name_or_path)
     say("\n".join(plan.lines()))
-    for line in decided_by_main(lambda: check_output(recipe, plan) + check_memory(recipe, card, plan)):
-        say(line, style="yellow")
-    for line in check_speed(recipe):
+    checked = decided_by_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
+    for line in (*checked, *check_speed(recipe)):
         say(line, style="yellow")
     if recipe.run.dry_run:
         say("dry run: nothing was loaded or written")

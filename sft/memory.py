@@ -221,7 +221,7 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
     part = trainable / (training.world_size if zero.stage else 1)
     masters = round(part * (FLOAT32 + states_bytes(training, FLOAT32)))
     # torch/optim/adam.py, `denom`: AdamW that is not fused makes two tensors as large as the part.
-    in_a_step = 0 if "fused" in _optimizer(training) else round(part * 2 * FLOAT32)
+    in_a_step = 0 if "fused" in optimizer_name(training) else round(part * 2 * FLOAT32)
     buckets = (2 if zero.overlap_comm and zero.stage in (1, 2) else 1) * zero.reduce_bucket_size * size
     if zero.stage == 3:
         parameters = round(parameters / training.world_size)
@@ -328,12 +328,13 @@ def trained_dtype(recipe: Recipe, model: HollowModel) -> torch.dtype:
 
 def states_bytes(training: TrainingArguments, size: int) -> float:
     """Bytes of an optimizer's states for each weight it holds in `size` bytes."""
-    name = _optimizer(training)
+    name = optimizer_name(training)
     numbers = next((count for optimizer, count in STATES.items() if optimizer in name), 2)
     return numbers * (1 if "8bit" in name else 0.5 if "4bit" in name else size)
 
 
-def _optimizer(training: TrainingArguments) -> str:
+def optimizer_name(training: TrainingArguments) -> str:
+    """Such as "adamw_torch_fused"."""
     return str(getattr(training.optim, "value", training.optim))
 
 

@@ -21,7 +21,7 @@ from data_tools.plurals import counted
 from sft.dataset import DatasetCard
 from sft.deepspeed_check import check_deepspeed_fits
 from sft.hollow_model import HollowModel
-from sft.memory import GIB, Memory, advice, predict, states_bytes, trained_dtype, usable, zero_config
+from sft.memory import GIB, Memory, advice, optimizer_name, predict, states_bytes, trained_dtype, usable, zero_config
 from sft.model_check import check_liger_fits
 from sft.recipe import Recipe
 from sft.stack_check import check_stack
@@ -216,7 +216,7 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
 
 def check_speed(recipe: Recipe) -> list[str]:
     """Warnings where a setting makes steps slow on this machine that another would not."""
-    optim = str(getattr(recipe.training.optim, "value", recipe.training.optim))
+    optim = optimizer_name(recipe.training)
     if recipe.run.card or torch.accelerator.is_available() or not re.search("bnb_8bit|^(paged_)?[a-z]+_8bit", optim):
         return []
     # 0.04 to 0.2 s a matrix of 16,384 to 2,359,296 numbers with bitsandbytes 0.50.2 on two cores.

@@ -29,9 +29,10 @@ def read_recipe_text(path: Path) -> list[tuple[str, object, int]]:
         root = loader.get_single_node()
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
-        if slip := _slip(text, mark.line + 1 if mark else None):
+        line = mark.line + 1 if mark else None
+        if slip := _slip(text, line):
             raise UserError(f"{path}:{slip}") from None
-        line, advice = _advice(text, problem)
+        line, advice = _advice(text, problem, line)
         raise UserError(f"{path}{f':{line}' if line else ''}: not YAML: {advice}") from None
     if not isinstance(root, yaml.MappingNode):
         if slip := _slip(text, None):
@@ -87,11 +88,9 @@ def _slip(text: str, last: int | None) -> str | None:
     return None
 
 
-def _advice(text: str, problem: yaml.YAMLError) -> tuple[int | None, str]:
-    """The line of what is no YAML, and what to do about it."""
-    said = getattr(problem, "problem", None) or str(problem)
-    mark, begun = getattr(problem, "problem_mark", None), getattr(problem, "context_mark", None)
-    line = mark.line + 1 if mark else None
+def _advice(text: str, problem: yaml.YAMLError, line: int | None) -> tuple[int | None, str]:
+    """The line of what is no YAML, at or before the one that reading stopped at, and what to do about it."""
+    said, begun = getattr(problem, "problem", None) or str(problem), getattr(problem, "context_mark", None)
     lines = ["", *text.splitlines(), ""]
     above, here = lines[min(line or 1, len(lines) - 1) - 1 :][:2]
     if "mapping values" in said and re.match(r"\s+[\w-]+:(\s|$)", here) and not above.rstrip().endswith(":"):

@@ -10,7 +10,7 @@ import re
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -84,10 +84,10 @@ def _keep(problem: Exception, folder: Path | None) -> Path:
     """Write the traceback down; returns the file."""
     text = "".join(traceback.format_exception(problem))
     name = f"traceback-{os.environ.get('RANK', '0')}.txt"
-    try:
-        path = folder / name if folder else Path(tempfile.mkdtemp(prefix="train_sft-"), name)
-        path.write_text(text, encoding="utf-8")
-    except OSError:  # of a disk that is full, which may be the problem itself
-        path = Path(tempfile.mkdtemp(prefix="train_sft-"), name)
-        path.write_text(text, encoding="utf-8")
+    if folder:
+        with suppress(OSError):  # of a disk that is full, which may be the problem itself
+            (folder / name).write_text(text, encoding="utf-8")
+            return folder / name
+    path = Path(tempfile.mkdtemp(prefix="train_sft-"), name)
+    path.write_text(text, encoding="utf-8")
     return path

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import WORKER
+from tests.conftest import REPOSITORY, WORKER
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
 PASSING = re.compile(
     "passed over: |no checkpoint to go on from: |going on from |step .*: saving |.* is now |.*output_dir: "
