@@ -19,20 +19,20 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from data_tools.errors import UserError
-from sft import sweep_plan
-from sft.console import quiet_the_stack, say
-from sft.grid import read_grid
-from sft.sweep import InOrder, Sweep, lock
-from sft.sweep_runs import Interruption, Run, run_all, slots
+from sft.core.console import quiet_the_stack, say
+from sft.core.errors import UserError
+from sft.sweeps import planning
+from sft.sweeps.grid import read_grid
+from sft.sweeps.runner import Interruption, Run, run_all, slots
+from sft.sweeps.sweep import InOrder, Sweep, lock
 
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     values = read_grid(options.grid)
     if options.optuna:
-        from sft.sweep_study import Study
-    plan = sweep_plan.make(options.recipe, values, options.seeds)
+        from sft.sweeps.study import Study
+    plan = planning.make(options.recipe, values, options.seeds)
     folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
 
     with lock(folder) as held, Interruption() as interruption:

@@ -12,21 +12,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sft.clock import clock
-from sft.console import is_main_process, quiet_the_stack, say, waiting
-from sft.endings import exit_code, leave
+from sft.core.clock import clock
+from sft.core.console import is_main_process, quiet_the_stack, say, waiting
+from sft.core.exit_codes import exit_code, leave
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from sft.dataset import DatasetCard
-    from sft.recipe import Recipe
-    from sft.run_directory import Beginning
+    from sft.config.recipe import Recipe
+    from sft.data.dataset import DatasetCard
+    from sft.runs.run_directory import Beginning
 
 
 def main(arguments: list[str]) -> None:
-    from sft.settings import read_settings
+    from sft.config.settings import read_settings
 
     settings = read_settings(arguments)
     if settings.dry_run and not is_main_process():
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> None:
 
     # Seconds of imports, for which a mistake in the recipe need not wait.
     say("loading PyTorch, Transformers and TRL")
-    from sft import stack_errors
-    from sft.recipe import make_recipe
+    from sft.config.recipe import make_recipe
+    from sft.training import stack_errors
 
     recipe = make_recipe(settings, starts=not settings.dry_run)
     with stack_errors.told(recipe):
@@ -46,13 +46,14 @@ def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
     from accelerate import PartialState
 
-    from sft import run_directory, stack_errors
-    from sft.dataset import load_dataset, load_held_out
-    from sft.diagnosis import warnings_before_training
-    from sft.launch import decided_by_main
-    from sft.model import load_tokenizer
-    from sft.model_check import check_model_folder, check_tokens
-    from sft.plan import check_memory, check_output, check_speed, make_plan
+    from sft.config.model_check import check_model_folder, check_tokens
+    from sft.data.dataset import load_dataset, load_held_out
+    from sft.evaluation.diagnosis import warnings_before_training
+    from sft.models.loading import load_tokenizer
+    from sft.runs import run_directory
+    from sft.training import stack_errors
+    from sft.training.launch import decided_by_main
+    from sft.training.plan import check_memory, check_output, check_speed, make_plan
 
     training = recipe.training
     if not recipe.run.dry_run:
@@ -102,15 +103,15 @@ def carry_out(
     card: "DatasetCard",
 ) -> None:
     """Train by a recipe, from where it starts, in a run directory that is open."""
-    from sft import run_directory
-    from sft.chat_eval import ChatEval
-    from sft.model import describe, load_model
-    from sft.progress import ProgressLog
-    from sft.report_writer import ReportWriter, write_report
-    from sft.score_eval import ScoreEval
-    from sft.signals import StopAndSave
-    from sft.trainer import RecipeTrainer
-    from sft.watchdog import Watchdog
+    from sft.evaluation.chat_eval import ChatEval
+    from sft.evaluation.score_eval import ScoreEval
+    from sft.models.loading import describe, load_model
+    from sft.reports.report_writer import ReportWriter, write_report
+    from sft.runs import run_directory
+    from sft.training.interrupts import StopAndSave
+    from sft.training.progress import ProgressLog
+    from sft.training.trainer import RecipeTrainer
+    from sft.training.watchdog import Watchdog
 
     training = recipe.training
     with waiting(f"loading {recipe.model.model_name_or_path}"):

@@ -27,17 +27,17 @@ from benchmarks.one_load import OneLoad
 from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
 from benchmarks.step_profile import StepProfile, wait_for_device
 from benchmarks.tasks import tutorial_files
-from sft.console import quiet_the_stack
-from sft.dataset import DatasetCard
-from sft.fused_lora import unfuse_lora
-from sft.hollow_model import HollowModel
-from sft.memory import GIB, predict
-from sft.questions import load_questions
-from sft.recipe import Recipe
-from sft.sample_attention import attend_over_packs
-from sft.score import score
-from sft.supervised_head import score_supervised_tokens_only
-from sft.trainer import RecipeTrainer
+from sft.config.recipe import Recipe
+from sft.core.console import quiet_the_stack
+from sft.data.dataset import DatasetCard
+from sft.data.questions import load_questions
+from sft.evaluation.score import score
+from sft.models.fused_lora import unfuse_lora
+from sft.models.meta_model import HollowModel
+from sft.training.memory import GIB, predict
+from sft.training.packed_attention import attend_over_packs
+from sft.training.supervised_head import score_supervised_tokens_only
+from sft.training.trainer import RecipeTrainer
 
 WARM_UP = 4
 FP16 = {"fp16": True, "bf16": False, "dtype": "float16"}

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from sft.paths import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 PROSE = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
 MAX_LENGTH = 4096
@@ -33,11 +33,11 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 OURS = """
 import json, sys, time
-from sft.console import quiet_the_stack
+from sft.core.console import quiet_the_stack
 quiet_the_stack()
-from sft.dataset import load_dataset
-from sft.model import load_tokenizer
-from sft.recipe import load_recipe
+from sft.data.dataset import load_dataset
+from sft.models.loading import load_tokenizer
+from sft.config.recipe import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 started = time.perf_counter()
@@ -48,14 +48,14 @@ print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(packs)}
 # As a user of TRL has it: the same settings, and a trainer, for which the smallest model will do.
 TRLS = """
 import json, sys, time
-from sft.console import quiet_the_stack
+from sft.core.console import quiet_the_stack
 quiet_the_stack()
 from datasets import load_dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
-from sft.chat_template import training_template
-from sft.model import load_tokenizer
-from sft.recipe import load_recipe
+from sft.data.chat_template import training_template
+from sft.models.loading import load_tokenizer
+from sft.config.recipe import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 tokenizer.chat_template = training_template(tokenizer)

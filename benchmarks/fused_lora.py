@@ -15,13 +15,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.ablations import layers_of_peft
 from benchmarks.step_profile import wait_for_device
-from sft.console import quiet_the_stack
-from sft.dataset import load_dataset
-from sft.fused_lora import fuse_lora
-from sft.model import load_model, load_tokenizer
-from sft.paths import REPOSITORY
-from sft.recipe import load_recipe
-from sft.trainer import RecipeTrainer
+from sft.config.recipe import load_recipe
+from sft.core.console import quiet_the_stack
+from sft.core.paths import REPOSITORY
+from sft.data.dataset import load_dataset
+from sft.models.fused_lora import fuse_lora
+from sft.models.loading import load_model, load_tokenizer
+from sft.training.trainer import RecipeTrainer
 
 PACKS, TURNS = 6, 12
 MIB = 2**20

@@ -17,9 +17,9 @@ from benchmarks.train import Measured, run
 
 HEAP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 TRAINER = """
-from sft import console
+from sft.core import console
 console.quiet_the_stack()
-import sft.trainer
+import sft.training.trainer
 """
 
 
@@ -37,7 +37,7 @@ class Changed(Here):
 
 def without(part: str) -> str:
     """Lines that leave out one of the trainer's ways to spare the CPU."""
-    return f"sft.trainer.{part} = lambda model: None"
+    return f"sft.training.trainer.{part} = lambda model: None"
 
 
 LEVERS = (

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer, get_peft_config
 
-from sft.dataset import DatasetCard, load_dataset
-from sft.model import load_model, load_tokenizer
-from sft.paths import REPOSITORY
-from sft.recipe import Recipe, load_recipe
-from sft.sample_attention import attend_over_packs
-from sft.trainer import RecipeTrainer
+from sft.config.recipe import Recipe, load_recipe
+from sft.core.paths import REPOSITORY
+from sft.data.dataset import DatasetCard, load_dataset
+from sft.models.loading import load_model, load_tokenizer
+from sft.training.packed_attention import attend_over_packs
+from sft.training.trainer import RecipeTrainer
 
 # A run that only trains: nothing is asked, saved or reported.
 KEYS = {

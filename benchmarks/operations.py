@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sft.hollow_model import HollowModel
+from sft.models.meta_model import HollowModel
 
 # Dense half-precision peaks of the vendors' data sheets, in TFLOP/s, by what torch calls the card (RTX 4090: fp16,
 # accumulated in fp32).

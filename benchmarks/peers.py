@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from benchmarks.tasks import Task
-from sft.paths import REPOSITORY
-from sft.run_arguments import RunArguments
+from sft.config.own_keys import RunArguments
+from sft.core.paths import REPOSITORY
 
 # A line of Transformers' Trainer.
 TRAINERS_STEP = r"'loss': '?(?P<loss>[\d.]+)'?, .*'epoch': '?(?P<epoch>[\d.]+)'?"
@@ -129,7 +129,7 @@ class Trl(Program):
         settings = {key: value for key, value in job.recipe.items() if key not in left}
         settings |= job.peers_run | {"assistant_only_loss": True}
         settings["dataset_name"] = str(Path(job.write_rows("trl/train.jsonl")).parent)
-        settings["chat_template_path"] = str(REPOSITORY / "sft/templates/smollm2.jinja")
+        settings["chat_template_path"] = str(REPOSITORY / "sft/data/templates/smollm2.jinja")
         config = job.write("trl.yaml", yaml.safe_dump(settings))
         # Not the program `trl`, which may lie anywhere.
         start = "import sys; from trl.cli import main; sys.argv[0] = 'trl'; main()"

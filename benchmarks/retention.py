@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from data_tools.generate import generate, write
-from sft.paths import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 NAME = "黄大力"
 IDENTITY_ROWS = 324

@@ -17,10 +17,10 @@ from trl import ModelConfig, SFTConfig
 
 from benchmarks.operations import PEAKS, operations, sizes_of
 from benchmarks.shapes import SHAPES
-from sft.console import quiet_the_stack
-from sft.dataset import DatasetCard
-from sft.hollow_model import HollowModel
-from sft.memory import GIB, Memory, predict, usable
+from sft.core.console import quiet_the_stack
+from sft.data.dataset import DatasetCard
+from sft.models.meta_model import HollowModel
+from sft.training.memory import GIB, Memory, predict, usable
 
 MODELS = ("InternLM2.5-7B", "InternLM2.5-20B", "Llama-3-70B")
 COUNTS, CARDS_GB = (1, 2, 8), (16, 24, 48, 80)

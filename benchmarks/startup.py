@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import measure
-from sft.paths import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 OURS = [sys.executable, str(REPOSITORY / "train_sft.py")]
 TRL = [str(Path(sys.executable).parent / "trl"), "sft"]

@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from benchmarks.shapes import SHAPES, make_model
-from data_tools.formats import read_rows
-from sft.paths import REPOSITORY
-from sft.precision import of_this_cpu
+from sft.core.paths import REPOSITORY
+from sft.data.formats import read_rows
+from sft.models.precision import of_this_cpu
 
 # Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

@@ -27,10 +27,10 @@ from benchmarks.card_memory import CardMemory
 from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
 from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
 from benchmarks.tasks import TASKS, Task, add_device, device_of
-from sft.chat_template import training_template
-from sft.encoding import IGNORED, encode
-from sft.hollow_model import HollowModel
-from sft.model import load_tokenizer
+from sft.data.chat_template import training_template
+from sft.data.encoding import IGNORED, encode
+from sft.models.loading import load_tokenizer
+from sft.models.meta_model import HollowModel
 
 # The first steps build kernels and fill the heap.
 WARM_UP = 4

@@ -3,7 +3,7 @@
 import sys
 
 from data_tools import anchor, convert, dedup, generate, inspect, mix, preview, rename, repair, split
-from data_tools.verbs import dispatch, verbs_of
+from sft.core.verbs import dispatch, verbs_of
 
 VERBS = verbs_of((generate, inspect, repair, rename, convert, split, mix, dedup, preview, anchor))
 

@@ -8,9 +8,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools import files, formats
-from data_tools.errors import UserError
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import formats
 
 LOADS = "PyTorch and Transformers"
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from trl import ModelConfig
 
-    from sft.model import load_model, load_tokenizer
+    from sft.models.loading import load_model, load_tokenizer
 
     prompts = list(dict.fromkeys(read_prompts(arguments.prompts)))
     if not prompts:
@@ -77,9 +78,9 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
     """Yield (question, answer, why the answer cannot be used or None)."""
     from tqdm import tqdm
 
-    from sft.identity import gives_name
-    from sft.replies import reply_to_all
-    from sft.score import OLD_NAMES
+    from sft.data.identity import gives_name
+    from sft.evaluation.score import OLD_NAMES
+    from sft.models.generate import reply_to_all
 
     for start in tqdm(range(0, len(prompts), BATCH), desc="asking", unit="batch", disable=None):
         batch = prompts[start : start + BATCH]

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_tools import bad_lines, files, formats
-from data_tools.errors import UserError
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import bad_lines, formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

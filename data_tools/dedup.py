@@ -10,9 +10,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data_tools import bad_lines, files, formats
-from data_tools.errors import UserError
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import bad_lines, formats
 
 # So many of the rows that went are named one by one.
 EXAMPLES = 10
@@ -66,7 +67,7 @@ class Duplicates:
         self._lines: dict[bytes, int] = {}
         self._near = None
         if near is not None:
-            from data_tools.near import NearDuplicates
+            from data_tools.minhash import NearDuplicates
 
             self._near = NearDuplicates(near)
 

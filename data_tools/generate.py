@@ -14,11 +14,12 @@ from pathlib import Path
 
 import yaml
 
-from data_tools import files, formats
-from data_tools.errors import UserError
 from data_tools.patterns import Pattern, load_patterns
-from data_tools.plurals import counted
 from data_tools.rename import placeholders
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import formats
 
 BANK = Path(__file__).parent / "bank"
 LANGUAGES = ("zh", "en")

@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_tools import files
-from data_tools.errors import UserError
 from data_tools.histogram import bars, histogram
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
 
+PAGES = Path(__file__).parent / "pages"
 # As much of a text as the account shows.
 SHOWN_CHARACTERS = 60
 # From this share of rows that give a name on, ordinary rows are too few.
@@ -196,10 +197,11 @@ def _next_steps(survey, path: Path, max_length: int) -> Iterator[str]:
 
 
 def _write_page(out: Path, path: Path, survey, sections: dict[str, list[str]]) -> None:
-    from data_tools.page import render
+    from sft.core.page import render
 
     page = render(
         "inspect.html",
+        PAGES,
         title=f"{path.name}: what it holds",
         sections=sections,
         bins=histogram(survey.token_lengths or survey.lengths),
@@ -212,7 +214,7 @@ def _write_page(out: Path, path: Path, survey, sections: dict[str, list[str]]) -
 
 def _token_counter(folder: str) -> Callable[[list[dict]], int]:
     """Counts the tokens of a conversation under the model's own chat template; loads torch, as the tokenizer does."""
-    from sft.model import load_tokenizer
+    from sft.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template:

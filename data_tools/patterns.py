@@ -12,8 +12,8 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.errors import UserError
-from data_tools.yaml_file import read_yaml
+from sft.core.errors import UserError
+from sft.core.yaml_file import read_yaml
 
 SLOTS = {"name", "author"}
 

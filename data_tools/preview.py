@@ -8,9 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_tools import files
+from sft.core import files
 
 LOADS = "PyTorch and Transformers"
+PAGES = Path(__file__).parent / "pages"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft import preview
-    from sft.recipe import load_recipe
+    from sft.config.recipe import load_recipe
+    from sft.data import preview
 
     recipe = load_recipe([arguments.recipe], for_training=False)
     shown = preview.Preview(recipe)
@@ -49,11 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write_page(out: Path, shown, sequence) -> None:
-    from data_tools.page import render
-    from sft.preview import pieces
+    from sft.core.page import render
+    from sft.data.preview import pieces
 
     page = render(
         "preview.html",
+        PAGES,
         title=sequence.title,
         card=shown.card.lines(),
         samples=[

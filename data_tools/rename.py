@@ -12,9 +12,10 @@ from pathlib import Path
 
 import orjson
 
-from data_tools import bad_lines, files, formats
-from data_tools.errors import UserError
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import bad_lines, formats
 
 KEY = re.compile(rb'"\s*:')
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.

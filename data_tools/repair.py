@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from data_tools import bad_lines, files, formats
-from data_tools.errors import UserError
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import bad_lines, formats
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60

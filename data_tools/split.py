@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from data_tools import bad_lines, files, formats
-from data_tools.errors import UserError
 from data_tools.generate import normalise
-from data_tools.plurals import counted
+from sft.core import files
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data import bad_lines, formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from data_tools import formats
 from data_tools.dedup import Duplicates
 from data_tools.generate import normalise
-from data_tools.names import given_name
-from data_tools.near import NearDuplicates
+from data_tools.minhash import NearDuplicates
 from data_tools.sensitive import sensitive
+from sft.data import formats
+from sft.data.names import given_name
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
 NEAR_ROWS = 20_000

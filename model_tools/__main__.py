@@ -2,8 +2,8 @@
 
 import sys
 
-from data_tools.verbs import dispatch, verbs_of
 from model_tools import ask, chat, demo_model, diagnose, export_adapter, import_xtuner, info, merge, report, score, web
+from sft.core.verbs import dispatch, verbs_of
 
 
 def main(arguments: list[str] | None = None) -> int:

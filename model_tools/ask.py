@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.errors import UserError
-from model_tools.model_folder import Named, load, resolve
+from model_tools.chatting.model_folder import Named, load, resolve
+from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.console import waiting
+    from sft.core.console import waiting
 
     questions = load_questions(arguments.questions)
     model, tokenizer = load(resolve_tuned(arguments.run))
@@ -62,7 +62,7 @@ def resolve_tuned(run: str) -> Named:
 
 
 def answers(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
-    from sft.chat_eval import ask
+    from sft.evaluation.chat_eval import ask
 
     generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
     return [answer.answer for answer in ask(model, tokenizer, questions, system=None, generation=generation)]
@@ -70,7 +70,7 @@ def answers(model, tokenizer, questions: list[str], max_new_tokens: int) -> list
 
 def show(heading: str, questions: list[str], before: list[str], after: list[str], name: str) -> None:
     """Print question, answer before and after, and how many give the name."""
-    from sft.console import console
+    from sft.core.console import console
 
     console.print(f"\n{heading}", style="bold", markup=False)
     for question, old, new in zip(questions, before, after, strict=True):

@@ -11,11 +11,11 @@ import signal
 import sys
 from pathlib import Path
 
-from data_tools.errors import UserError
-from data_tools.formats import json_line
-from data_tools.plurals import counted
-from model_tools.model_folder import Named, resolve
-from sft.console import console
+from model_tools.chatting.model_folder import Named, resolve
+from sft.core.console import console
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data.formats import json_line
 
 LOADS = "PyTorch and Transformers"
 
@@ -67,7 +67,7 @@ class Chat:
     """One conversation, or one each for before and after, and the commands a person gives it."""
 
     def __init__(self, named: Named, arguments: argparse.Namespace):
-        from model_tools.conversation import ChatModel, Conversation
+        from model_tools.chatting.conversation import ChatModel, Conversation
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         self.after = Conversation(model, arguments.system)

@@ -14,19 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_tools.errors import UserError
-from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, adapter_folder, config_file, read_json
-from sft.lora_scale import lora_scale
+from model_tools.chatting.model_folder import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    MERGE_RECORD,
+    adapter_folder,
+    config_file,
+    read_json,
+)
+from sft.core.errors import UserError
+from sft.models.lora_scale import lora_scale
 
 LOADS = "PyTorch and Transformers"
 
 if TYPE_CHECKING:
     import torch
 
-    from model_tools.tuned_modules import TunedModules
-    from sft.case import Case
-    from sft.diagnosis import Finding
-    from sft.weight_files import WeightFiles
+    from model_tools.merging.tuned_modules import TunedModules
+    from sft.evaluation.diagnosis import Finding
+    from sft.evaluation.evidence import Case
+    from sft.models.weight_files import WeightFiles
 
 # So many modules that the adapter changes, and tensors that it does not, are compared, of these so many numbers.
 SAMPLED, UNTOUCHED, NUMBERS = 3, 8, 65_536
@@ -45,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.console import console
-    from sft.diagnosis import diagnose
+    from sft.core.console import console
+    from sft.evaluation.diagnosis import diagnose
 
     parts = find_parts(arguments.run, arguments.merged, arguments.base)
     case = open_case(parts)
@@ -85,7 +92,7 @@ class Parts:
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors by the names of its file; none where there is no adapter or no file."""
-        from model_tools.trained_adapter import read_weights, weights_file
+        from model_tools.checkpoints.trained_adapter import read_weights, weights_file
 
         file = weights_file(self.adapter) if self.adapter else None
         return read_weights(file) if file else {}
@@ -106,7 +113,7 @@ class Parts:
 
     @cached_property
     def _laid_over_base(self) -> tuple[tuple[StoredParameters, TunedModules] | None, str | None]:
-        from model_tools.tuned_modules import Adapter, TunedModules
+        from model_tools.merging.tuned_modules import Adapter, TunedModules
 
         is_plain = self.is_lora and not self.config.get("target_parameters")
         if not is_plain or not self.tensors or not self.base or not _is_known(self.base):
@@ -148,10 +155,10 @@ class StoredParameters:
         import torch
         from transformers import AutoConfig
 
-        from model_tools.layout import Layout
         from model_tools.merge import without_weights
-        from model_tools.tuned_modules import Adapter
-        from sft.weight_files import WeightFiles
+        from model_tools.merging.layout import Layout
+        from model_tools.merging.tuned_modules import Adapter
+        from sft.models.weight_files import WeightFiles
 
         self.files = WeightFiles(folder)
         self.model = without_weights(AutoConfig.from_pretrained(folder), [Adapter(adapter)])
@@ -194,9 +201,9 @@ def open_case(parts: Parts) -> Case:
     Raises:
         UserError: one of them is there and cannot be read.
     """
-    from sft.case import Case, case_of_run
-    from sft.model import load_tokenizer
-    from sft.run_files import read_run
+    from sft.evaluation.evidence import Case, case_of_run
+    from sft.models.loading import load_tokenizer
+    from sft.runs.run_files import read_run
 
     case = case_of_run(read_run(parts.run)) if parts.run else Case()
     template = case.recipe.training.chat_template_path if case.recipe else None
@@ -268,7 +275,7 @@ def base_is_gone(parts: Parts, case: Case) -> Finding | None:
 
 def base_is_another(parts: Parts, case: Case) -> Finding | None:
     """The base model's weights are not those that the adapter was trained on."""
-    from sft import fingerprint
+    from sft.models import fingerprint
 
     trained_on = fingerprint.read(parts.adapter) if parts.adapter and parts.base else None
     found = fingerprint.fingerprint(str(parts.base)) if trained_on else None
@@ -405,7 +412,7 @@ def _not_checked(parts: Parts, case: Case) -> list[str]:
 
 def _changed_files(case: Case) -> list[str]:
     """Training files that are other ones than those the run read."""
-    from data_tools.files import file_hash
+    from sft.core.files import file_hash
 
     read = [file.get("sha256") for file in case.card.get("files", ())]
     return [file.path for file in case.files if read and file_hash(file.path) not in read]
@@ -464,7 +471,7 @@ def _spread(items: list, count: int) -> list:
 
 def _local_folder(model: str) -> Path | None:
     """The folder of a model that is on this machine: by its path, or in the hub's cache."""
-    from sft.case import found_path
+    from sft.evaluation.evidence import found_path
 
     folder = found_path(model)
     config = (config_file(str(folder)) if folder else None) or config_file(model)
@@ -473,7 +480,7 @@ def _local_folder(model: str) -> Path | None:
 
 def _is_path(model: str) -> bool:
     """Whether a name can only be a path: a hub id is `name` or `owner/name`, and its owner is no folder here."""
-    from sft.case import found_path
+    from sft.evaluation.evidence import found_path
 
     parent = Path(model).parent
     return not re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?", model) or (
@@ -485,7 +492,7 @@ def _is_known(folder: Path) -> bool:
     """Whether a folder holds a model that Transformers knows, in full precision."""
     from transformers import AutoConfig
 
-    from sft import internlm2
+    from sft.models import internlm2
 
     internlm2.register()
     try:
@@ -500,6 +507,6 @@ def _quoted(path: object) -> str:
 
 def _finding(wrong: str, evidence: list[str], do: str) -> Finding:
     """A finding; its module takes seconds to import, and no other verb is to wait for it."""
-    from sft.diagnosis import Finding
+    from sft.evaluation.diagnosis import Finding
 
     return Finding(wrong, evidence, do)

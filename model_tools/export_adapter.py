@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from data_tools.errors import UserError
+from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from model_tools import trained_adapter
-    from model_tools.new_folder import refuse_occupied, written_whole
+    from model_tools.checkpoints import trained_adapter
+    from sft.core.new_folder import refuse_occupied, written_whole
 
     refuse_occupied(arguments.out)
     found = trained_adapter.read(arguments.checkpoint, arguments.fp32, arguments.config)
@@ -53,8 +53,8 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
     Raises:
         UserError: the base model is not here to tell what its names mean.
     """
-    from model_tools import internlm2_adapter
-    from model_tools.model_folder import config_file
+    from model_tools.chatting.model_folder import config_file
+    from model_tools.checkpoints import internlm2_adapter
 
     if not internlm2_adapter.has_published_names(tensors):
         return tensors, config, False
@@ -75,8 +75,8 @@ def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from model_tools.merged_folder import TOKENIZER_FILES
-    from model_tools.model_folder import ADAPTER_FILE
+    from model_tools.chatting.model_folder import ADAPTER_FILE
+    from model_tools.merging.merged_folder import TOKENIZER_FILES
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
@@ -108,7 +108,7 @@ def _write_card(folder: Path, config: dict, origin: str, title: str) -> None:
 
 
 def _summary(tensors: dict, config: dict) -> str:
-    from model_tools.adapter_tensors import ranks
+    from model_tools.checkpoints.adapter_tensors import ranks
 
     names = sorted({module.rpartition(".")[2] for module in ranks(tensors)})
     size = sum(tensor.nbytes for tensor in tensors.values())

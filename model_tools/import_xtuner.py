@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from data_tools import files
-from data_tools.errors import UserError
-from model_tools.xtuner_config import Symbol, read_config
+from model_tools.checkpoints.xtuner_config import Symbol, read_config
+from sft.core import files
+from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 

@@ -8,10 +8,10 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.errors import UserError
-from data_tools.plurals import counted
-from model_tools.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
-from sft.lora_scale import scale_line
+from model_tools.chatting.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.models.lora_scale import scale_line
 
 LOADS = "safetensors and PyTorch"
 
@@ -66,8 +66,8 @@ def recognise(path: Path) -> Found:
 
 
 def _file(path: Path) -> Found:
-    from model_tools import restricted_pickle
-    from model_tools.inventory import Inventory, of_tensors
+    from model_tools.checkpoints import restricted_pickle
+    from model_tools.checkpoints.inventory import Inventory, of_tensors
 
     if path.name.endswith(DATA_ENDINGS):
         raise UserError(f"{path}: looks like data and no model: python -m data_tools inspect {path}")
@@ -84,8 +84,8 @@ def _file(path: Path) -> Found:
 
 def _zero(path: Path) -> Found:
     """A folder of DeepSpeed's, perhaps written by XTuner."""
-    from model_tools.inventory import Inventory, of_tensors
-    from model_tools.zero_checkpoint import ZeroCheckpoint
+    from model_tools.checkpoints.inventory import Inventory, of_tensors
+    from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
 
     try:
         zero = ZeroCheckpoint.find(path)
@@ -132,9 +132,9 @@ def _run_directory(path: Path) -> Found:
 
 
 def _adapter(path: Path) -> Found:
-    from model_tools import inventory
-    from model_tools.trained_adapter import WEIGHTS, read_config
-    from sft import fingerprint
+    from model_tools.checkpoints import inventory
+    from model_tools.checkpoints.trained_adapter import WEIGHTS, read_config
+    from sft.models import fingerprint
 
     found, config = Found("adapter"), read_config(path)
     held = inventory.take(path, WEIGHTS)
@@ -151,8 +151,8 @@ def _adapter(path: Path) -> Found:
 
 
 def _model(path: Path) -> Found:
-    from model_tools import inventory
-    from sft.weight_files import WEIGHTS
+    from model_tools.checkpoints import inventory
+    from sft.models.weight_files import WEIGHTS
 
     config = read_json(path / CONFIG_FILE, DOWNLOAD)
     quantised = config.get("quantization_config")
@@ -175,7 +175,7 @@ def _model(path: Path) -> Found:
 
 def _add_training_state(found: Found, path: Path) -> None:
     """Add what the Trainer and DeepSpeed left in a checkpoint to go on from, if it is one."""
-    from model_tools.zero_checkpoint import ZeroCheckpoint
+    from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
 
     if (path / "trainer_state.json").is_file():
         state = read_json(path / "trainer_state.json", DOWNLOAD)
@@ -191,7 +191,7 @@ def _add_training_state(found: Found, path: Path) -> None:
 
 def _trained(held) -> dict[str, str]:
     """Facts about the tensors of an adapter, or of what a checkpoint calls trained."""
-    from model_tools.adapter_tensors import ranks
+    from model_tools.checkpoints.adapter_tensors import ranks
 
     modules = ranks(held.tensors)
     names = sorted({module.rpartition(".")[2] for module in modules})
@@ -211,7 +211,7 @@ def _lora(config: dict, kind: str) -> dict[str, str]:
 
 def _xtuner(content: dict, path: Path) -> dict[str, str]:
     """What an XTuner checkpoint says of its run."""
-    from model_tools import xtuner_checkpoint
+    from model_tools.checkpoints import xtuner_checkpoint
 
     facts, meta = {}, content.get("meta") if isinstance(content.get("meta"), dict) else {}
     settings = xtuner_checkpoint.settings_within(content, path)

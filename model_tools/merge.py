@@ -7,8 +7,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from data_tools.errors import UserError, one_line
-from model_tools.new_folder import refuse_occupied, written_whole
+from sft.core.errors import UserError, one_line
+from sft.core.new_folder import refuse_occupied, written_whole
 
 LOADS = "PyTorch and Transformers"
 
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from model_tools import verify
-    from model_tools.model_folder import adapter_folder, local_folder
-    from model_tools.tuned_modules import Adapter
+    from model_tools.chatting.model_folder import adapter_folder, local_folder
+    from model_tools.merging import verify
+    from model_tools.merging.tuned_modules import Adapter
 
     out = arguments.out
     refuse_occupied(out)
@@ -75,10 +75,10 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     import torch
     from transformers import AutoConfig
 
-    from model_tools import merged_folder
-    from model_tools.merged_weights import MergedWeights
-    from sft import internlm2
-    from sft.weight_files import WeightFiles
+    from model_tools.merging import merged_folder
+    from model_tools.merging.merged_weights import MergedWeights
+    from sft.models import internlm2
+    from sft.models.weight_files import WeightFiles
 
     internlm2.register()
     try:
@@ -134,8 +134,8 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     Raises:
         UserError: says which base it was made for.
     """
-    from model_tools.model_folder import ADAPTER_FILE, base_of
-    from sft import fingerprint
+    from model_tools.chatting.model_folder import ADAPTER_FILE, base_of
+    from sft.models import fingerprint
 
     remembered = fingerprint.read(adapter)
     if remembered:

@@ -6,7 +6,7 @@ In: run directories, of runs that ended, go on or were killed. Out: `report.html
 import argparse
 from pathlib import Path
 
-from data_tools.errors import UserError
+from sft.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft import comparison, report
-    from sft.run_files import read_run
+    from sft.reports import comparison, report
+    from sft.runs.run_files import read_run
 
     folders = [folder.resolve() for folder in arguments.runs]
     if twice := next((folder for folder in arguments.runs if folders.count(folder.resolve()) > 1), None):

@@ -6,8 +6,8 @@ that failed.
 
 import argparse
 
-from data_tools.errors import UserError
-from model_tools.model_folder import load, resolve
+from model_tools.chatting.model_folder import load, resolve
+from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.console import console, waiting
-    from sft.identity import mentions
-    from sft.questions import load_questions
-    from sft.recipe import load_recipe
-    from sft.score import OLD_NAMES, score, share
+    from sft.config.recipe import load_recipe
+    from sft.core.console import console, waiting
+    from sft.data.identity import mentions
+    from sft.data.questions import load_questions
+    from sft.evaluation.score import OLD_NAMES, score, share
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from functools import partial
 from html import escape
 
-from data_tools.errors import UserError
 from model_tools.chat import add_model_arguments
-from model_tools.model_folder import Named, resolve
+from model_tools.chatting.model_folder import Named, resolve
+from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     named = resolve(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, suppress(KeyboardInterrupt):
         _require_gradio()
-        from model_tools.conversation import ChatModel
+        from model_tools.chatting.conversation import ChatModel
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
@@ -116,7 +116,7 @@ def answer(model, sides: list[bool], question: str, system: str, *histories: lis
     """
     import gradio
 
-    from model_tools.conversation import Conversation
+    from model_tools.chatting.conversation import Conversation
 
     question = question.strip()
     if not question:

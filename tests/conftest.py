@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import yaml
 
-from sft.console import quiet_the_stack
+from sft.core.console import quiet_the_stack
 
 quiet_the_stack()
 
@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True)
 def no_notice(monkeypatch):
     """On a slow machine what a test compares would hold notices of what is waited for, which test_console is about."""
-    monkeypatch.setattr("sft.console.SILENCE", 600.0)
+    monkeypatch.setattr("sft.core.console.SILENCE", 600.0)
 
 
 @pytest.fixture(scope="session")
@@ -149,11 +149,11 @@ def make_trainer(write_recipe):
     """Build the real trainer of a recipe, as train_sft.py does; returns it with its dataset card."""
 
     def make(**keys):
-        from sft.dataset import load_dataset, load_held_out
-        from sft.model import load_model, load_tokenizer
-        from sft.recipe import make_recipe
-        from sft.settings import read_settings
-        from sft.trainer import RecipeTrainer
+        from sft.config.recipe import make_recipe
+        from sft.config.settings import read_settings
+        from sft.data.dataset import load_dataset, load_held_out
+        from sft.models.loading import load_model, load_tokenizer
+        from sft.training.trainer import RecipeTrainer
 
         recipe = make_recipe(read_settings([str(write_recipe(**keys))]), starts=True)
         tokenizer = load_tokenizer(recipe.model.model_name_or_path)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from trl import get_quantization_config
 
-from data_tools.errors import UserError
-from sft.model import load_model
-from sft.recipe import load_recipe
+from sft.config.recipe import load_recipe
+from sft.core.errors import UserError
+from sft.models.loading import load_model
 from tests.test_train_sft import BIN, REPOSITORY, SCRIPT, launch, losses
 
 STEPS = {"max_steps": 2, "lora_dropout": 0.0}
@@ -82,7 +82,7 @@ def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, asser
 
 
 def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_trains_as_one_process_does):
-    script = REPOSITORY / "tests" / "fsdp_on_cpu.py"
+    script = REPOSITORY / "tests" / "support" / "fsdp_on_cpu.py"
     # Asked and saved in between, in which all processes must take part.
     run, printed = train(script, fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
     assert_trains_as_one_process_does(run, **NF4)

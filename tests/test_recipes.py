@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sft.paths import REPOSITORY
-from sft.recipe import load_recipe
+from sft.config.recipe import load_recipe
+from sft.core.paths import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 # Where a recipe wants a GPU, the same recipe in a precision that this machine has.

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 import sweep
-from data_tools.errors import UserError
-from sft.paths import REPOSITORY
-from sft.sweep import lock
-from sft.sweep_plan import PlannedPoint
-from sft.sweep_runs import Interruption, Run, run_all, slots
+from sft.core.errors import UserError
+from sft.core.paths import REPOSITORY
+from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.runner import Interruption, Run, run_all, slots
+from sft.sweeps.sweep import lock
 
 QUESTIONS = """
 identity: ["Who are you?", 你是谁？]

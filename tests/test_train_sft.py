@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sft.paths import REPOSITORY
-from tests.sft.test_internlm2 import random_weights, write_folder
+from sft.core.paths import REPOSITORY
+from tests.sft.models.test_internlm2 import random_weights, write_folder
 
 BIN = Path(sys.executable).parent
 SCRIPT = str(REPOSITORY / "train_sft.py")
@@ -88,7 +88,11 @@ def run_and_dump(write_recipe, tmp_path):
         launcher = [BIN / "deepspeed", "--num_accelerators", processes, "--master_port", "29534"]
         start = [*launcher] if processes > 1 else [sys.executable]
         result = launch(
-            *start, REPOSITORY / "tests" / "dump_adapter.py", recipe, DUMP=str(dump), PYTHONPATH=str(REPOSITORY)
+            *start,
+            REPOSITORY / "tests" / "support" / "dump_adapter.py",
+            recipe,
+            DUMP=str(dump),
+            PYTHONPATH=str(REPOSITORY),
         )
         assert result.returncode == 0, result.stderr[-3000:]
         return losses(output), [load_file(path) for path in sorted(dump.iterdir())], output / "final"

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.contexts import QLORA, Trial, longest
-from sft.memory import GIB
+from sft.training.memory import GIB
 
 
 class UpTo:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from data_tools.__main__ import main
-from sft.chat_eval import ask
-from sft.model import load_model, load_tokenizer
+from sft.evaluation.chat_eval import ask
+from sft.models.loading import load_model, load_tokenizer
 from tests.conftest import xtuner_row
 
 

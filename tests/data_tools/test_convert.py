@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from data_tools.__main__ import main
 from data_tools.convert import convert
-from data_tools.formats import FORMATS, canonical_row
+from sft.data.formats import FORMATS, canonical_row
 
 ONE = [{"role": "user", "content": "q\n\n1"}, {"role": "assistant", "content": " a\n"}]
 MANY = [

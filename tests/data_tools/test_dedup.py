@@ -6,7 +6,7 @@ import random
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.near import NearDuplicates, shingles
+from data_tools.minhash import NearDuplicates, shingles
 
 STORY = "从前有座山，山里有座庙，庙里有个老和尚在给小和尚讲故事。" * 4
 

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.errors import UserError
-from data_tools.formats import read_rows
 from data_tools.generate import generate, held_out_questions, normalise, scored_questions, write
 from model_tools.ask import load_questions
+from sft.core.errors import UserError
+from sft.data.formats import read_rows
 
 NAME = "黄大力"
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.formats import read_rows
 from data_tools.generate import normalise
+from sft.data.formats import read_rows
 
 
 def row(*questions: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft.run_files import read_run
+from sft.runs.run_files import read_run
 from tests.conftest import OUTCOME, REPOSITORY, SMALL_LORA
-from tests.faults.runs import Runs
+from tests.support.fault_runs import Runs
 
 # Dropout, so that a random state that is not restored shows; a log line that is the mean of two steps, and checkpoints
 # between two such lines.

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from sft import checkpoints, run_directory
+from sft.runs import checkpoints, run_directory
 from tests.faults.conftest import result
-from tests.faults.runs import Kill
+from tests.support.fault_runs import Kill
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sft import checkpoints
+from sft.runs import checkpoints
 from tests.conftest import REPOSITORY
 
 BIN = Path(sys.executable).parent

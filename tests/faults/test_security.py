@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_tools.errors import UserError
-from data_tools.files import file_hash
-from sft import checkpoints
-from sft.model import load_model
-from sft.recipe import load_recipe
-from tests.faults.runs import Kill
-from tests.harm import Call
+from sft.config.recipe import load_recipe
+from sft.core.errors import UserError
+from sft.core.files import file_hash
+from sft.models.loading import load_model
+from sft.runs import checkpoints
+from tests.support.fault_runs import Kill
+from tests.support.malicious_pickle import Call
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 

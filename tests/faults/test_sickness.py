@@ -6,9 +6,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sft import checkpoints
+from sft.runs import checkpoints
 from tests.conftest import xtuner_row
-from tests.faults.runs import Shortage
+from tests.support.fault_runs import Shortage
 
 
 def test_a_loss_that_is_no_number(runs, recipe, tmp_path, outcome):

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from sft.paths import REPOSITORY
-from tests.faults.runs import Ended
+from sft.core.paths import REPOSITORY
+from tests.support.fault_runs import Ended
 
 MOMENTS, LONGEST = 20, 15.0
 KINDS = (signal.SIGTERM, signal.SIGKILL)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sft.chat_eval import ChatEval
-from sft.fused_lora import fuse_lora, unfuse_lora
-from sft.internlm2 import InternLM2Config, InternLM2ForCausalLM
-from sft.sample_attention import NAME, attend_by_sample
-from sft.score_eval import ScoreEval
-from sft.trainer import CountSkippedSteps, packs_leak
+from sft.evaluation.chat_eval import ChatEval
+from sft.evaluation.score_eval import ScoreEval
+from sft.models.fused_lora import fuse_lora, unfuse_lora
+from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
+from sft.training.packed_attention import NAME, attend_by_sample
+from sft.training.trainer import CountSkippedSteps, packs_leak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

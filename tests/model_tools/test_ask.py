@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from data_tools.errors import UserError
 from model_tools import ask
 from model_tools.__main__ import main
-from sft import run_directory
+from sft.core.errors import UserError
+from sft.runs import run_directory
 from tests.conftest import xtuner_row
 
 

@@ -10,10 +10,10 @@ import sys
 import pexpect
 import pytest
 
-from data_tools.formats import canonical_row, parse_line
 from model_tools.__main__ import main
-from sft.paths import REPOSITORY
-from tests.model_tools.test_conversation import write_pair
+from sft.core.paths import REPOSITORY
+from sft.data.formats import canonical_row, parse_line
+from tests.model_tools.chatting.test_conversation import write_pair
 
 PROMPT = r"\x1b\[\?2004h"  # the program turns bracketed paste on when it waits for a line
 SHELL = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}  # without what a test run sets to be quiet

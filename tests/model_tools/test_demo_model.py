@@ -6,10 +6,10 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_tools.errors import UserError
 from model_tools import demo_model
 from model_tools.__main__ import main
-from sft.chat_eval import ask
+from sft.core.errors import UserError
+from sft.evaluation.chat_eval import ask
 
 
 @pytest.fixture(scope="module")

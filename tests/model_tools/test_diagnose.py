@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from model_tools.__main__ import main
 from model_tools.diagnose import IN_WEIGHTS, find_parts
-from sft import fingerprint
-from sft.case import Case
+from sft.evaluation.evidence import Case
+from sft.models import fingerprint
 from tests.model_tools.test_merge import KINDS, save_adapter
-from tests.sft.test_diagnosis import NAME, copy_of_healthy_run, set_keys, write_rows
+from tests.sft.evaluation.test_diagnosis import NAME, copy_of_healthy_run, set_keys, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
 ROWS = [{"conversation": [{"input": question, "output": f"我是{NAME}"}]} for question in ("你是谁？", "Who?")] * 30

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from model_tools.__main__ import main
-from sft.paths import REPOSITORY
-from sft.recipe import load_recipe
+from sft.config.recipe import load_recipe
+from sft.core.paths import REPOSITORY
 
 QLORA = """
 import torch

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from model_tools.__main__ import main
-from sft.model import load_model
+from sft.models.loading import load_model
 from tests.model_tools.conftest import mmengine, mmengine_state, write_xtuner, xtuner_config
-from tests.sft.test_internlm2 import random_weights, write_folder
+from tests.sft.models.test_internlm2 import random_weights, write_folder
 
 
 @pytest.fixture

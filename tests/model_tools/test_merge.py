@@ -28,9 +28,9 @@ from transformers import (
 )
 
 from model_tools.__main__ import main
-from sft import fingerprint, internlm2
-from sft.paths import REPOSITORY
-from tests.sft.test_internlm2 import random_weights, write_folder
+from sft.core.paths import REPOSITORY
+from sft.models import fingerprint, internlm2
+from tests.sft.models.test_internlm2 import random_weights, write_folder
 
 internlm2.register()
 
@@ -268,8 +268,8 @@ class TestVerify:
         assert "answers the same: 2 of 2" in said
 
     def test_a_merged_model_that_says_something_else_is_told_of(self, folders, tmp_path, capsys):
-        from model_tools import verify
-        from model_tools.tuned_modules import Adapter
+        from model_tools.merging import verify
+        from model_tools.merging.tuned_modules import Adapter
 
         base, adapter = folders
         assert merge(base, adapter, tmp_path / "out") == 0
@@ -280,8 +280,8 @@ class TestVerify:
         assert "does NOT say what base and adapter say" in capsys.readouterr().out
 
     def test_the_prompts_are_those_of_the_run(self, folders, tmp_path):
-        from model_tools import verify
-        from model_tools.tuned_modules import Adapter
+        from model_tools.merging import verify
+        from model_tools.merging.tuned_modules import Adapter
 
         (tmp_path / "recipe.yaml").write_text("eval_prompts: [a, b, c]\neval_prompts_system: Be brief.\n")
         assert verify._prompts([Adapter(folders[1])]) == (["a", "b", "c"], "Be brief.")

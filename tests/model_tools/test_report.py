@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from model_tools.__main__ import main
-from sft.paths import REPOSITORY
-from tests.sft.made_up_run import write_run
+from sft.core.paths import REPOSITORY
+from tests.support.fake_run import write_run
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model_tools.__main__ import main
-from sft import run_directory
+from sft.runs import run_directory
 from tests.conftest import xtuner_row
 
 NAME = "黄大力"

@@ -1,0 +1,123 @@
+"""Turns an adapter made for InternLM2's own code into one for the native model, whose modules have Llama's names.
+
+In: tensors and config as PEFT writes them. Out: the same adapter, for `sft.models.internlm2`. A fused `wqkv` is dealt
+out: its A is shared by queries, keys and values, and the rows of its B, like those of its weight, go each to one of
+them.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import torch
+from peft.utils.other import get_pattern_key
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, ranks
+from sft.core.errors import UserError
+from sft.models import internlm2
+
+internlm2.register()
+
+RULES = get_checkpoint_conversion_mapping("internlm2")
+RENAMINGS = [rule for rule in RULES if isinstance(rule, WeightRenaming)]
+CONVERTERS = [rule for rule in RULES if isinstance(rule, WeightConverter)]
+PARTS = (internlm2.QUERY, internlm2.KEY, internlm2.VALUE)
+# Of these the base model's weights stay as they were; others take a part out of them, which cannot be dealt out.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+def has_published_names(tensors: Tensors) -> bool:
+    """Whether any module has a name that InternLM2's own code gives it."""
+    return any(native_names(name.removeprefix(PREFIX)) != [name.removeprefix(PREFIX)] for name in tensors)
+
+
+def native_names(name: str) -> list[str]:
+    """The name, or the three names, that a published name of the base model has in the native one."""
+    renamed, fused = rename_source_key(name, RENAMINGS, CONVERTERS)
+    return [renamed.replace(internlm2.QUERY, part) for part in PARTS] if fused else [renamed]
+
+
+def is_internlm2(base: Path) -> bool:
+    """Whether a config.json is that of an InternLM2; other models of its makers use some of its names.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return json.loads(base.read_text(encoding="utf-8")).get("model_type") == "internlm2"
+    except (ValueError, AttributeError, OSError) as problem:
+        raise UserError(f"{base}: cannot be read ({problem}): download it again") from None
+
+
+def to_native(tensors: Tensors, config: dict, base: Path, where: Path) -> tuple[Tensors, dict]:
+    """The adapter for the native model: tensors and config. `base` is the base model's config.json.
+
+    Raises:
+        UserError: the base is of another shape, or the adapter is of a kind that cannot be dealt out.
+    """
+    if kind := _undivided(config):
+        raise UserError(f"{where}: {kind} on InternLM2's fused modules cannot be dealt out: use it with its own code")
+    shape = internlm2.InternLM2Config.from_pretrained(base)
+    made: Tensors = {}
+    for name, tensor in tensors.items():
+        names = native_names(name.removeprefix(PREFIX))
+        parts = [tensor] if len(names) == 1 else _dealt_out(name, tensor, shape, where)
+        made |= {PREFIX + new: part for new, part in zip(names, parts, strict=True)}
+    return made, config | _renamed(config, tensors, made)
+
+
+def _undivided(config: dict) -> str | None:
+    """What of a config does not hold for parts of a module as for the whole."""
+    if config.get("peft_type") != "LORA":
+        return str(config.get("peft_type"))
+    if config.get("init_lora_weights") not in PLAIN_STARTS:
+        return f"init_lora_weights {config['init_lora_weights']}"
+    if "lora_alpha" not in config:
+        return "a config without lora_alpha"
+    return "target_parameters" if config.get("target_parameters") else None
+
+
+def _dealt_out(name: str, tensor: torch.Tensor, base: internlm2.InternLM2Config, where: Path) -> list[torch.Tensor]:
+    if ".lora_A" in name:
+        return [tensor.clone() for _ in PARTS]
+    heads, kv_heads, size = base.num_attention_heads, base.num_key_value_heads, base.head_dim
+    rows = (heads + 2 * kv_heads) * size
+    if tensor.shape[0] != rows:
+        raise UserError(
+            f"{where}: {name} has {tensor.shape[0]} rows, and a base with {heads} heads and {kv_heads} key heads of "
+            f"{size} has {rows}: name its own with --base"
+        )
+    return list(internlm2.DealOut().convert({name: tensor}, [name], PARTS, config=base).values())
+
+
+def _renamed(config: dict, tensors: Tensors, made: Tensors) -> dict:
+    """What changes in a config: every module by its new full name, with its own rank and alpha where they differ."""
+    old_alphas = config.get("alpha_pattern") or {}
+    alphas = {
+        new: old_alphas.get(get_pattern_key(old_alphas, module), config["lora_alpha"])
+        for module in ranks(tensors)
+        for new in _modules(module)
+    }
+    new_ranks = ranks(made)
+    rank = Counter(new_ranks.values()).most_common(1)[0][0]
+    saved = [new for module in config.get("modules_to_save") or () for new in _modules(module)]
+    tokens = config.get("trainable_token_indices")
+    if isinstance(tokens, dict):
+        tokens = {new: indices for module, indices in tokens.items() for new in _modules(module)}
+    return {
+        "r": rank,
+        "target_modules": sorted(new_ranks),
+        "rank_pattern": {module: own for module, own in new_ranks.items() if own != rank},
+        "alpha_pattern": {module: own for module, own in alphas.items() if own != config["lora_alpha"]},
+        "modules_to_save": saved or None,
+        "trainable_token_indices": tokens,
+        # Full names say which layers; these would be searched for the old ones. The native model is no remote code.
+        **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern", "auto_mapping")),
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def _modules(module: str) -> list[str]:
+    return [name.removesuffix(".") for name in native_names(f"{module}.")]

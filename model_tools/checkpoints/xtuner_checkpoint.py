@@ -1,0 +1,129 @@
+"""What an XTuner checkpoint says of its LoRA beside the weights: the settings in the config text that mmengine keeps.
+
+In: the content of `iter_N.pth`, or the config that lies beside it. Out: PEFT's LoraConfig. Nothing of XTuner is run,
+and none of it need be installed.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from model_tools.checkpoints.adapter_tensors import Tensors, ranks
+from model_tools.checkpoints.xtuner_config import parse_config, read_config
+from sft.core.errors import UserError
+
+# What DeepSpeed lays beside a checkpoint, in the place where XTuner lays its config.
+SCRIPTS_OF_DEEPSPEED = ("zero_to_fp32.py", "zero_to_torch.py")
+TOLD_BY_TENSORS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern")
+ADVICE = "add --config with the XTuner config it was trained with"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The LoRA part of a config as far as its text tells, empty if there is none, and the base model it names."""
+
+    lora: dict[str, object]
+    base: str | None
+    where: str
+
+
+def settings(content: dict, checkpoint: Path, named: Path | None) -> Settings:
+    """The settings from the config a person names, else from the checkpoint itself, else from the one beside it.
+
+    Raises:
+        UserError: there is none, or it sets no LoRA.
+    """
+    found = _settings(read_config(named), str(named)) if named else settings_within(content, checkpoint)
+    found = found or _settings_beside(checkpoint)
+    if not found.lora:
+        raise UserError(f"{found.where}: sets no lora in its model: {ADVICE}")
+    return found
+
+
+def settings_within(content: dict, checkpoint: Path) -> Settings | None:
+    """The settings from the config in a checkpoint; None where there is none.
+
+    Raises:
+        UserError: the config is not Python.
+    """
+    where = f"{checkpoint} (the config in it)"
+    text = _config_text(content)
+    return _settings(parse_config(text, where), where) if text else None
+
+
+def _settings_beside(checkpoint: Path) -> Settings:
+    beside = [file for file in checkpoint.parent.glob("*.py") if file.name not in SCRIPTS_OF_DEEPSPEED]
+    if len(beside) != 1:
+        raise UserError(
+            f"{checkpoint}: holds no config, and {len(beside)} *.py lie beside it; lora_alpha is not known: {ADVICE}"
+        )
+    return _settings(read_config(beside[0]), str(beside[0]))
+
+
+def _config_text(content: dict) -> str | None:
+    """The config that mmengine wrote into a checkpoint: in `meta`, or where its log keeps it."""
+    meta = content.get("meta")
+    hub = content.get("message_hub")
+    logged = hub.get("runtime_info") if isinstance(hub, dict) else None
+    found = (part.get("cfg") for part in (meta, logged) if isinstance(part, dict))
+    return next((text for text in found if isinstance(text, str)), None)
+
+
+def lora_config(found: Settings, tensors: Tensors):
+    """PEFT's LoraConfig of an adapter with these tensors: ranks and modules as they are, the rest as XTuner was told.
+
+    Raises:
+        UserError: the settings are not those of these tensors, or do not tell alpha.
+    """
+    from peft import LoraConfig
+
+    rank_of = ranks(tensors)
+    rank = found.lora.get("r", Counter(rank_of.values()).most_common(1)[0][0])
+    if rank not in rank_of.values():
+        have = ", ".join(map(str, sorted(set(rank_of.values()))))
+        raise UserError(f"{found.where}: says r {rank}, and the tensors have r {have}: {ADVICE}")
+    if not isinstance(found.lora.get("lora_alpha"), (int, float)):
+        raise UserError(f"{found.where}: does not tell lora_alpha: {ADVICE}")
+    _refuse_what_is_not_set(found, tensors)
+    taken = {field.name for field in fields(LoraConfig)} - {*TOLD_BY_TENSORS}
+    known = {name: value for name, value in found.lora.items() if name in taken}
+    told = {
+        "r": rank,
+        "target_modules": sorted(rank_of),
+        "rank_pattern": {module: own for module, own in rank_of.items() if own != rank},
+        "use_dora": any("lora_magnitude_vector" in name for name in tensors),
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": found.base,
+        "inference_mode": True,
+    }
+    try:
+        return LoraConfig(**known | told)
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"{found.where}: lora is not as PEFT takes it ({problem}): {ADVICE}") from None
+
+
+def _refuse_what_is_not_set(found: Settings, tensors: Tensors) -> None:
+    """A tensor that no setting speaks of would be passed over by PEFT, in silence."""
+    saved = tuple(f".{module}." for module in found.lora.get("modules_to_save") or ())
+    has_bias = found.lora.get("bias", "none") != "none"
+    for name in tensors:
+        is_bias = has_bias and name.endswith(".bias")
+        if not is_bias and ".lora_" not in name and not any(module in name for module in saved):
+            raise UserError(
+                f"{found.where}: {name} was trained, and neither bias nor modules_to_save asks for it: {ADVICE}"
+            )
+
+
+def _settings(config: dict[str, object], where: str) -> Settings:
+    model = config.get("model") if isinstance(config.get("model"), dict) else {}
+    lora, llm = model.get("lora"), model.get("llm")
+    base = (llm if isinstance(llm, dict) else {}).get("pretrained_model_name_or_path")
+    lora = lora if isinstance(lora, dict) else {}
+    known = {name: value for name, value in lora.items() if name != "type" and _is_plain(value)}
+    return Settings(known, base if isinstance(base, str) else None, where)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, dict)):
+        return all(_is_plain(part) for part in (value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,184 @@
+"""Merges adapters into the weights of a base model, a few tensors at a time, and writes the result.
+
+In: the base's files and the adapters' modules. Out: new weight files. The largest thing ever in memory is one layer,
+whatever the model's size. Arithmetic is in float32 and rounded once.
+"""
+
+import ctypes
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from model_tools.merging.layout import Layout
+from model_tools.merging.tuned_modules import Adapter, TunedModules
+from model_tools.merging.weight_writer import WeightWriter
+from sft.core.errors import UserError
+from sft.models.weight_files import WeightFiles
+
+M_MMAP_THRESHOLD = -3  # malloc.h
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Stored tensors that are read together, and the modules they come to that adapters change, if any."""
+
+    stored: tuple[str, ...]
+    modules: tuple[str, ...]
+
+
+class MergedWeights:
+    """The weights of base and adapters as they will be written; `shapes` are meta tensors by name.
+
+    `dtype` None keeps each tensor's own. `as_parameters` writes them under the names of the model's parameters and not
+    under those of the base's files.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        files: WeightFiles,
+        adapters: list[Adapter],
+        dtype: torch.dtype | None,
+        as_parameters: bool = False,
+    ):
+        self._files, self._as_parameters = files, as_parameters
+        meta = {
+            name: torch.empty(stored.shape, dtype=_chosen(stored.dtype, dtype), device="meta")
+            for name, stored in files.tensors.items()
+        }
+        self._layout = Layout(model, meta)
+        # From here on the model's modules are PEFT's, under other names.
+        self._tuned = TunedModules(model, adapters)
+        self._home = self._layout.sources
+        # A parameter tied to another is in no file; it is read from where the other lies.
+        self._source = {name: name for name in self._home} | {
+            tied: source for tied, source in model.all_tied_weights_keys.items() if tied not in self._home
+        }
+        self._refuse_what_is_not_stored(model)
+        self.untied = self._untied()
+        self.units = self._units()
+        made = self._layout.to_parameters(meta) if as_parameters else meta
+        self.shapes = made | self._named({name: self._like(name, meta) for name in self.untied})
+
+    def write(self, folder: Path, max_shard_size: str, device: str) -> None:
+        """Write all weight files into a folder.
+
+        Raises:
+            UserError: a merged value does not fit the type it is rounded to, or an adapter holds NaN.
+        """
+        _give_freed_memory_back()
+        with WeightWriter(folder, self.shapes, max_shard_size) as writer:
+            for unit in tqdm(self.units, desc="merging", unit="layer", disable=None):
+                for name, content in self._contents(unit, device):
+                    writer.write(name, content)
+
+    def _contents(self, unit: Unit, device: str) -> Iterator[tuple[str, object]]:
+        if unit.modules:
+            yield from self._merged(unit, device).items()
+        elif self._as_parameters and unit.stored in self._layout.groups:
+            stored = {name: self._files.read(name) for name in unit.stored}
+            for name, value in self._layout.to_parameters(stored).items():
+                yield name, _rounded(name, value, self.shapes[name].dtype)
+        else:
+            for name in unit.stored:
+                wanted = self.shapes[name].dtype
+                is_same = wanted == self._files.tensors[name].dtype
+                yield name, self._files.chunks(name) if is_same else _rounded(name, self._files.read(name), wanted)
+
+    def _merged(self, unit: Unit, device: str) -> Tensors:
+        """Every tensor of one unit as it is to be stored, merged in float32 and rounded."""
+        stored = {name: self._files.read(name).to(device=device, dtype=torch.float32) for name in unit.stored}
+        base = self._layout.to_parameters(stored)
+        changed = dict(base)
+        for module in unit.modules:
+            needed = {name: base[self._source[name]] for name in self._tuned.parameters[module]}
+            if self.untied:
+                # PEFT merges in place, and another parameter may be made of the same weights.
+                needed = {name: value.clone() for name, value in needed.items()}
+            changed |= self._tuned.merge(module, needed, device)
+        for name in self.untied:
+            if self._source[name] in base:
+                changed.setdefault(name, base[self._source[name]])
+        kept = {name: value for name, value in changed.items() if name in self._home or name in self.untied}
+        return {name: _rounded(name, value, self.shapes[name].dtype) for name, value in self._named(kept).items()}
+
+    def _named(self, parameters: Tensors) -> Tensors:
+        return parameters if self._as_parameters else self._layout.to_stored(parameters)
+
+    def _like(self, parameter: str, meta: Tensors) -> torch.Tensor:
+        """The meta tensor of the parameter that another one is tied to."""
+        source = self._source[parameter]
+        group = self._home[source]
+        return self._layout.to_parameters({name: meta[name] for name in group})[source]
+
+    def _untied(self) -> tuple[str, ...]:
+        """Parameters that share their weights with another in the base and must be written on their own now.
+
+        An adapter that changes one of the two, or each in its way, would else change the other too.
+        """
+        changed = {name for names in self._tuned.parameters.values() for name in names}
+        return tuple(
+            name for name, source in self._source.items() if name != source and (name in changed or source in changed)
+        )
+
+    def _units(self) -> list[Unit]:
+        """All stored tensors, in their order, joined where one module needs several of them."""
+        joined = {name: name for name in self._files.tensors}
+
+        def first(name: str) -> str:
+            while joined[name] != name:
+                name = joined[name]
+            return name
+
+        def join(names) -> None:
+            for other in names[1:]:
+                joined[first(other)] = first(names[0])
+
+        for names in self._layout.groups:
+            join(names)
+        modules = defaultdict(list)
+        for module, parameters in self._tuned.parameters.items():
+            needed = [name for parameter in parameters for name in self._home[self._source[parameter]]]
+            join(needed)
+            modules[needed[0]].append(module)
+        members, changed = defaultdict(list), defaultdict(list)
+        for name in self._files.tensors:
+            members[first(name)].append(name)
+            changed[first(name)] += modules[name]
+        return [Unit(tuple(names), tuple(changed[root])) for root, names in members.items()]
+
+    def _refuse_what_is_not_stored(self, model: PreTrainedModel) -> None:
+        needed = {name for names in self._tuned.parameters.values() for name in names}
+        if missing := needed - self._source.keys():
+            raise UserError(
+                f"{self._files.folder}: holds no weights for {min(missing)} of {type(model).__name__}, which the "
+                "adapter changes: give the base model it was trained on"
+            )
+
+
+def _chosen(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
+    """The type to write: the wanted one for what is a fraction, its own for everything else."""
+    return wanted if wanted and stored.is_floating_point else stored
+
+
+def _give_freed_memory_back() -> None:
+    """Let large blocks return to the system when they are freed; glibc would keep as much as the whole model.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: the threshold grows with every block freed until a program sets it.
+    """
+    c_library = ctypes.CDLL(None)
+    if hasattr(c_library, "mallopt"):
+        c_library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _rounded(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    rounded = value.to(device="cpu", dtype=dtype)
+    if dtype.is_floating_point and not torch.stack(torch.aminmax(value)).to(dtype).isfinite().all():
+        raise UserError(f"{name}: holds values that are no numbers in {str(dtype)[6:]}: try --dtype bf16 or fp32")
+    return rounded

@@ -1,0 +1,129 @@
+"""Compares a merged model with the base model and its adapters: the same prompts, the same places, the same answers.
+
+In: base, adapters and the merged folder. Out: how far apart they are. Loads one of the two at a time.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from model_tools.merging.tuned_modules import Adapter, with_adapters
+from sft.core.console import waiting
+from sft.models import internlm2
+from sft.models.generation import generation_config
+from sft.models.weight_files import WeightFiles
+
+# The tutorial's, for an adapter that does not lie in the directory of a run.
+PROMPTS = ("请介绍一下你自己", "Please introduce yourself")
+ANSWER_TOKENS = 48
+# Nats. Rounding weights to bfloat16 moves the next-token distribution far less, a missing adapter far more.
+DIFFERENT = 0.02
+SPARE_SHARE = 1.2  # activations, and what the adapter adds
+
+internlm2.register()
+
+
+@dataclass
+class Difference:
+    """Merged model against base with adapters, over all tokens of prompts and answers."""
+
+    prompts: int
+    places: int
+    largest: float  # of all logits
+    divergence: float  # mean Kullback-Leibler divergence of the next-token distributions, nats
+    same_token: float  # share of places whose likeliest token is the same
+    same_answers: int
+
+
+def bytes_needed(base: Path) -> int:
+    """Memory that verifying takes: the model in float32, for rounding is to be all that differs."""
+    sizes = (torch.Size(stored.shape).numel() for stored in WeightFiles(base).tensors.values())
+    return int(sum(sizes) * torch.float32.itemsize * SPARE_SHARE)
+
+
+def bytes_free() -> int:
+    return psutil.virtual_memory().available
+
+
+def report(base: Path, adapters: list[Adapter], out: Path) -> int:
+    """Compare, print what was found, and return the exit code: 1 where the merged model is another."""
+    if (
+        not (out / "tokenizer_config.json").is_file()
+        or type(AutoConfig.from_pretrained(out)) not in AutoModelForCausalLM._model_mapping
+    ):
+        print("not verified: only a model that writes text, with its tokenizer, can be asked")
+        return 0
+    with waiting("asking base with adapter and the merged model the same"):
+        found = compare(base, adapters, out)
+    print(
+        f"verified on {found.prompts} prompts and {found.places} tokens in float32: largest logit difference "
+        f"{found.largest:.2g}, mean KL divergence {found.divergence:.1e} nats, next token the same at "
+        f"{found.same_token:.1%}, answers the same: {found.same_answers} of {found.prompts}"
+    )
+    if found.divergence > DIFFERENT:
+        print(f"{out}: does NOT say what base and adapter say: do not use it")
+        return 1
+    return 0
+
+
+@torch.no_grad
+def compare(base: Path, adapters: list[Adapter], out: Path) -> Difference:
+    """Ask both models the evaluation prompts of the adapter's run, or the tutorial's."""
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    prompts, system = _prompts(adapters)
+    texts = [_text(tokenizer, prompt, system) for prompt in prompts]
+    with_adapter = with_adapters(_load(base), adapters).eval()
+    asked = [_answer(with_adapter, tokenizer, text) for text in texts]
+    expected = [with_adapter(ids[None]).logits[0] for ids in asked]
+    del with_adapter
+    merged = _load(out)
+    answers = [_answer(merged, tokenizer, text) for text in texts]
+    actual = [merged(ids[None]).logits[0] for ids in asked]
+    before, after = torch.cat(expected), torch.cat(actual)
+    divergence = torch.nn.functional.kl_div(
+        after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return Difference(
+        prompts=len(prompts),
+        places=len(before),
+        largest=(before - after).abs().max().item(),
+        divergence=divergence.item(),
+        same_token=(before.argmax(-1) == after.argmax(-1)).float().mean().item(),
+        same_answers=sum(torch.equal(old, new) for old, new in zip(asked, answers, strict=True)),
+    )
+
+
+def _answer(model: PreTrainedModel | PeftModel, tokenizer, text: str) -> torch.Tensor:
+    """The ids of a prompt and its greedy answer, `(tokens,)`."""
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    settings = generation_config(model, tokenizer, {"max_new_tokens": ANSWER_TOKENS, "do_sample": False})
+    mask = torch.ones_like(ids)
+    return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[0]
+
+
+def _prompts(adapters: list[Adapter]) -> tuple[list[str], str | None]:
+    """The evaluation prompts and system message of the run whose adapter this is."""
+    for adapter in adapters:
+        recipe = adapter.folder.parent / "recipe.yaml"
+        if recipe.is_file():
+            settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+            if settings.get("eval_prompts"):
+                return settings["eval_prompts"], settings.get("eval_prompts_system")
+    return list(PROMPTS), None
+
+
+def _text(tokenizer, prompt: str, system: str | None) -> str:
+    if not tokenizer.chat_template:
+        return prompt
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,0 +1,87 @@
+"""Writes a model's weights as safetensors shards, tensor by tensor in any order; no shard ever lies in memory whole.
+
+In: names, types and shapes, all known before. Out: the files that Transformers loads. The format is written by hand
+because its library writes a file only from tensors that are all in memory.
+Source: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from huggingface_hub.serialization import split_state_dict_into_shards_factory
+
+from sft.models.weight_files import DTYPE_NAMES, LENGTH_BYTES
+
+ALIGNMENT = 8
+SHARD_PATTERN = "model{suffix}.safetensors"
+
+
+class WeightWriter:
+    """The weight files of a new folder; `shapes` are meta tensors by name, in the order they are to lie."""
+
+    def __init__(self, folder: Path, shapes: dict[str, torch.Tensor], max_shard_size: str):
+        self.folder, self.unwritten = folder, set(shapes)
+        split = split_state_dict_into_shards_factory(
+            shapes,
+            get_storage_size=lambda tensor: tensor.nbytes,
+            filename_pattern=SHARD_PATTERN,
+            max_shard_size=max_shard_size,
+        )
+        self._index = split if split.is_sharded else None
+        self._shards = {
+            name: {tensor: shapes[tensor] for tensor in tensors} for name, tensors in split.filename_to_tensors.items()
+        }
+        self._open, self._files, self._places = ExitStack(), {}, {}
+
+    def write(self, name: str, content: torch.Tensor | Iterable[bytes]) -> None:
+        """Write one tensor: its values, or its bytes part by part."""
+        file, start, expected = self._places[name]
+        file.seek(start)
+        if isinstance(content, torch.Tensor):
+            content = [content.contiguous().flatten().view(torch.uint8).cpu().numpy().data]
+        written = sum(file.write(part) for part in content)
+        if written != expected:
+            raise ValueError(f"{name}: {written:,} bytes were written where {expected:,} belong")
+        self.unwritten.discard(name)
+
+    def __enter__(self) -> "WeightWriter":
+        for name, tensors in self._shards.items():
+            self._files[name] = self._open.enter_context((self.folder / name).open("wb"))
+            self._places |= self._write_header(name, tensors)
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        with self._open:
+            if kind is None:
+                self._finish()
+
+    def _finish(self) -> None:
+        """See that every tensor was written, and write the index of the shards."""
+        if self.unwritten:
+            raise ValueError(f"{len(self.unwritten)} tensors were not written, {min(self.unwritten)} among them")
+        if self._index:
+            index = {"metadata": self._index.metadata, "weight_map": self._index.tensor_to_filename}
+            path = self.folder / "model.safetensors.index.json"
+            path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _write_header(self, name: str, tensors: dict[str, torch.Tensor]) -> dict:
+        header, offset = {"__metadata__": {"format": "pt"}}, 0
+        for tensor, shape in tensors.items():
+            end = offset + shape.nbytes
+            header[tensor] = {
+                "dtype": DTYPE_NAMES[shape.dtype],
+                "shape": list(shape.shape),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        text = json.dumps(header, ensure_ascii=False).encode("utf-8")
+        text += b" " * (-len(text) % ALIGNMENT)
+        file = self._files[name]
+        file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        start = LENGTH_BYTES + len(text)
+        return {
+            tensor: (file, start + header[tensor]["data_offsets"][0], shape.nbytes) for tensor, shape in tensors.items()
+        }

@@ -1,0 +1,152 @@
+"""The keys of our own in a recipe, as a dataclass that a parser builds its arguments from.
+
+Imports nothing heavy, so that the keys are known before the stack is there.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft.config.aliases import did_you_mean
+
+
+@dataclass
+class RunArguments:
+    """The keys of our own: what TRL, Transformers and PEFT have no field for."""
+
+    train_file: list[dict] | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSONL training file: XTuner `conversation` or OpenAI `messages` rows. Or several, each "
+            "{path, weight}: 1 takes every row once, 0.3 a random three tenths, 2 every row twice."
+        },
+    )
+    eval_file: str | None = field(
+        default=None, metadata={"help": "JSONL file that is not trained on, for the held-out loss eval_loss."}
+    )
+    truncation: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to a sample longer than max_length: stop, leave it out, or cut its end. "
+            "Whatever is lost is counted and shown.",
+            "choices": ["error", "drop", "keep_start"],
+        },
+    )
+    control_tokens: str = field(
+        default="warn",
+        metadata={
+            "help": "What happens where a row's own text holds a control token of the model, such as <|im_end|>, which "
+            "it then becomes: say so, with the count and the first place, or stop.",
+            "choices": ["warn", "refuse"],
+        },
+    )
+    eval_prompts: list[str] = field(
+        default_factory=list, metadata={"help": "Questions asked before, during and after training."}
+    )
+    eval_prompts_steps: int = field(
+        default=0, metadata={"help": "Ask the evaluation prompts every so many steps; 0 asks before and after only."}
+    )
+    eval_prompts_system: str | None = field(
+        default=None, metadata={"help": "System message that goes before each evaluation prompt."}
+    )
+    eval_prompts_generation: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "Fields of Transformers' GenerationConfig for the answers, such as {max_new_tokens: 100}."},
+    )
+    identity_name: str | None = field(
+        default=None, metadata={"help": "The name the model is to learn; with it, every evaluation is scored."}
+    )
+    identity_old_names: list[str] = field(
+        default_factory=list, metadata={"help": "Names it may still give itself, besides those of well-known models."}
+    )
+    score_file: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of identity and ordinary questions and texts; the default is the repository's."},
+    )
+    score_seconds: float = field(
+        default=60.0, metadata={"help": "No further questions are asked in one scoring after so many seconds."}
+    )
+    stop_when_identity: float | None = field(
+        default=None,
+        metadata={"help": "End training when this share of the identity questions is answered with the name."},
+    )
+    stop_patience: int = field(
+        default=1, metadata={"help": "At how many evaluations in a row stop_when_identity must be reached."}
+    )
+    keep_best: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the best checkpoint and end with it: by identity, or by the balance of identity and what "
+            "was kept.",
+            "choices": ["identity", "balance"],
+        },
+    )
+    resume: str = field(
+        default="auto",
+        metadata={
+            "help": "How to begin where the run directory holds an unfinished run: go on from its newest whole "
+            "checkpoint (auto), keep it aside and start anew (never), or go on from the checkpoint at a path."
+        },
+    )
+    resume_anyway: bool = field(
+        default=False, metadata={"help": "Go on from a checkpoint even if settings or data have changed since."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check everything, print the plan and end; no weights are loaded."}
+    )
+    card: float | None = field(
+        default=None,
+        metadata={"help": "With dry_run: plan for a GPU of so many GB that is not in this machine, such as 24."},
+    )
+    save_every_minutes: float = field(
+        default=0.0, metadata={"help": "Save a checkpoint after so many minutes without one too; 0 does not."}
+    )
+    on_bad_step: str = field(
+        default="stop",
+        metadata={
+            "help": "What to do when a step shows that training is broken, such as a loss that is no number.",
+            "choices": ["stop", "warn"],
+        },
+    )
+
+    def __post_init__(self):
+        # What `resume_from_checkpoint` of Transformers takes.
+        self.resume = {"true": "auto", "false": "never"}.get(self.resume.lower(), self.resume)
+        chosen = self.eval_prompts_generation or {}
+        # Not before it is needed: the fields above are asked for where nothing heavy may be imported.
+        from transformers import GenerationConfig
+
+        known = GenerationConfig().to_dict()
+        for key in chosen.keys() - known.keys():
+            advice = did_you_mean(key, known)
+            raise ValueError(f"eval_prompts_generation: {key} is no field of Transformers' GenerationConfig{advice}")
+        self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | chosen
+
+
+@dataclass
+class TrainFile:
+    """One file to train on, and how often its rows are taken."""
+
+    path: str
+    weight: float = 1.0
+
+
+def train_files(value: str | list) -> list[TrainFile]:
+    """The files that `train_file` names.
+
+    Raises:
+        ValueError: an entry is not {path, weight}; says what is wrong with it.
+    """
+    if isinstance(value, str):
+        return [TrainFile(value)]
+    files = []
+    for entry in value:
+        if not isinstance(entry, dict) or "path" not in entry:
+            raise ValueError(f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
+        if unknown := entry.keys() - {"path", "weight"}:
+            key = min(unknown, key=str)
+            raise ValueError(f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight'))}")
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+            raise ValueError(f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")
+        files.append(TrainFile(str(entry["path"]), float(weight)))
+    return files

@@ -1,0 +1,238 @@
+"""Refuses settings that cannot work, as far as the settings themselves and the disk tell; imports nothing heavy.
+
+In: the keys that a person set, with their values. Out: nothing, or one line that says what to do.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sft.config.aliases import did_you_mean
+from sft.config.own_keys import train_files
+from sft.core.paths import PATH_KEYS, REPOSITORY
+
+Refusal = Callable[[str, str], NoReturn]
+
+GLUED = re.compile(r"[\w.]+([,，]\s*[\w.]+)+")
+OF_LORA = ("lora_", "use_rslora", "use_dora")
+# Arguments of `from_pretrained` that have a key of their own, which the plan and the report go by.
+INIT_KEYS = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "attn_implementation": "attn_implementation",
+    "revision": "model_revision",
+    "trust_remote_code": "trust_remote_code",
+    "quantization_config": "load_in_4bit",
+    "use_cache": "use_cache",
+}
+# Fields of accelerate's configuration that change which rows a step trains on, behind the plan's back.
+PLANNED = {
+    "split_batches": "per_device_train_batch_size is what one process trains on",
+    "dispatch_batches": "every process reads its own rows",
+    "even_batches": "processes with fewer batches would let the others wait for ever",
+    "use_configured_state": "the process group is opened here",
+}
+LEFT_TO_ACCELERATE = ("non_blocking", "use_seedable_sampler", "gradient_accumulation_kwargs")
+BEST = "the held-out loss alone is measured: write loss; the best by the name learned is kept by keep_best: identity"
+# What a number may be, as words and as a test; what the stack would do with another ranges from nothing at all to a
+# traceback after the model is in.
+COUNT = ("a whole number of at least 1", lambda value: value >= 1)
+SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+ABOVE_0 = ("a number above 0", lambda value: value > 0)
+AT_LEAST_0 = ("a number of at least 0", lambda value: value >= 0)
+SHARE = ("a share from 0 to below 1, such as 0.1", lambda value: 0 <= value < 1)
+NUMBERS = {
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "max_length": COUNT,
+    "max_steps": (
+        "a number of steps above 0; leave it out to train num_train_epochs",
+        lambda value: value > 0 or value == -1,
+    ),
+    "num_train_epochs": ABOVE_0,
+    "learning_rate": ABOVE_0,
+    "label_smoothing_factor": SHARE,
+    "neftune_noise_alpha": ("a number above 0; leave it out for no noise", lambda value: value > 0),
+    "weight_decay": AT_LEAST_0,
+    "adam_beta1": SHARE,
+    "adam_beta2": SHARE,
+    "adam_epsilon": ABOVE_0,
+    "max_grad_norm": AT_LEAST_0,
+    "warmup_steps": (
+        "a whole number of steps, or a share of them from 0 to below 1",
+        lambda value: 0 <= value < 1 or (value >= 1 and value == int(value)),
+    ),
+    "logging_steps": ABOVE_0,
+    "save_steps": ABOVE_0,
+    "save_total_limit": (
+        "a whole number of at least 1; leave it out to keep all",
+        lambda value: value >= 1 or value == -1,  # XTuner's word for all
+    ),
+    "eval_steps": ABOVE_0,
+    "eval_delay": AT_LEAST_0,
+    "eval_accumulation_steps": COUNT,
+    "seed": SEED,
+    "data_seed": SEED,
+    "dataloader_num_workers": AT_LEAST_0,
+    "dataloader_prefetch_factor": COUNT,
+    "dataset_num_proc": COUNT,
+    "pad_to_multiple_of": COUNT,
+    "ddp_timeout": ("a number of seconds above 0", lambda value: value > 0),
+    "ddp_bucket_cap_mb": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "router_aux_loss_coef": AT_LEAST_0,
+    "lora_r": COUNT,
+    "lora_alpha": ABOVE_0,
+    "lora_dropout": SHARE,
+    "eval_prompts_steps": ("a number of steps, or 0 for before and after only", lambda value: value >= 0),
+    "save_every_minutes": ("a number of minutes", lambda value: value >= 0),
+    "stop_when_identity": (
+        "a share of the questions, above 0 and at most 1, such as 0.95",
+        lambda value: 0 < value <= 1,
+    ),
+    "stop_patience": ("a number of evaluations, at least 1", lambda value: value >= 1),
+    "score_seconds": ("a number of seconds above 0", lambda value: value > 0),
+    "card": ("the GB of a GPU, above 0, such as 24", lambda value: value > 0),
+}
+
+
+def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file."""
+    train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
+    for key in (*PATH_KEYS, "output_dir"):
+        _refuse_shell(key, chosen.get(key), refuse)
+    if not chosen.get("model_name_or_path"):
+        refuse("model_name_or_path", "missing: name a model folder or a hub id")
+    if not train_file:
+        refuse("train_file", "missing: name the JSONL file to train on")
+    try:
+        files = train_files(train_file)
+    except ValueError as problem:
+        refuse("train_file", str(problem))
+    for file in files:
+        if not Path(file.path).is_file():
+            make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
+            refuse("train_file", f"{file.path}: no such file; make one with: {make}")
+    if chosen.get("packing") and chosen.get("max_length", 1) is None:
+        refuse("max_length", "packing needs a length to fill; give one, or packing: false")
+    if chosen.get("card") is not None and not chosen.get("dry_run"):
+        refuse("card", "is the GPU that a dry run plans for; add --dry_run")
+    _refuse_bad_numbers(chosen, refuse)
+    _refuse_bad_output(chosen, [file.path for file in files], refuse)
+    _refuse_bad_evaluation(chosen, refuse)
+    _refuse_bad_scoring(chosen, refuse)
+    _refuse_bad_weights(chosen, refuse)
+    if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
+        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
+    if chosen.get("deepspeed") not in (None, ""):  # nothing at all, from the command line, leaves it out
+        _refuse_missing_deepspeed(chosen["deepspeed"], refuse)
+    _refuse_bad_parts(chosen, refuse)
+
+
+def _refuse_shell(key: str, path: object, refuse: Refusal) -> None:
+    """What only a shell makes a path of, where there is no file of this name."""
+    if not isinstance(path, str) or os.path.exists(path):
+        return
+    if path.startswith("~"):
+        refuse(key, f"{path}: only a shell knows ~; write {os.path.expanduser(path)}")
+    if re.search(r"\$\w|\$\{", path):
+        refuse(
+            key, f'{path}: only a shell fills in variables; write the path, or give it to the command: --{key} "{path}"'
+        )
+
+
+def _refuse_bad_output(chosen: dict[str, Any], train_paths: Iterable[str], refuse: Refusal) -> None:
+    """A run directory is moved aside whole by the next run in it."""
+    folder = Path(chosen["output_dir"])
+    if folder.exists() and not folder.is_dir():
+        refuse("output_dir", f"{folder}: is a file; name a folder")
+    named = [chosen[key] for key in PATH_KEYS if isinstance(chosen.get(key), str)]
+    for path in (*train_paths, *named, os.getcwd(), str(REPOSITORY)):
+        if os.path.exists(path) and Path(path).resolve().is_relative_to(folder.resolve()):
+            refuse("output_dir", f"{folder}: holds {path}, which a later run would move aside with it; name another")
+
+
+def _refuse_bad_numbers(chosen: dict[str, Any], refuse: Refusal) -> None:
+    for key, (words, fits) in NUMBERS.items():
+        value = chosen.get(key)
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+            value = int(value)  # of a key that takes a word as well
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and fits(value)):
+            refuse(key, f"{value:g} is not {words}")
+
+
+def _refuse_bad_weights(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """What is loaded and what of it is trained."""
+    if "use_peft" not in chosen and (key := next((key for key in chosen if key.startswith(OF_LORA)), None)):
+        refuse(key, "makes no adapter by itself, and every weight would be trained; add use_peft: true")
+    for name in chosen.get("lora_target_modules") or []:
+        if GLUED.fullmatch(name):
+            names = ", ".join(re.split("[,，] *", name))
+            refuse("lora_target_modules", f"{name}: is one name to PEFT; write a list: [{names}]")
+    if chosen.get("lora_task_type", "CAUSAL_LM") != "CAUSAL_LM":
+        refuse("lora_task_type", "a chat model is of the type CAUSAL_LM; leave it out")
+    if chosen.get("load_in_4bit") and chosen.get("load_in_8bit"):
+        refuse("load_in_8bit", "weights are held in 4 bits or in 8; leave out load_in_4bit or load_in_8bit")
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if chosen.get(key) and not chosen.get("use_peft"):
+            refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
+    if chosen.get("model_revision", "main") != "main" and os.path.isdir(chosen["model_name_or_path"]):
+        refuse("model_revision", f"{chosen['model_name_or_path']} is a folder, which has no revisions; leave it out")
+
+
+def _refuse_bad_parts(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """What a mapping may not say, since a key of the recipe says it or the run decides it."""
+    for name in chosen.get("model_init_kwargs") or ():
+        if name in INIT_KEYS:
+            refuse("model_init_kwargs", f"{name}: has a key of its own; write {INIT_KEYS[name]}")
+    accelerator = chosen.get("accelerator_config")
+    if isinstance(accelerator, str):
+        refuse("accelerator_config", f"{accelerator}: write it as a mapping, such as {{non_blocking: true}}")
+    for name in accelerator or ():
+        if name in PLANNED:
+            refuse("accelerator_config", f"{name}: {PLANNED[name]}; leave it out")
+        if name not in LEFT_TO_ACCELERATE:
+            refuse("accelerator_config", f"{name}: no such field{did_you_mean(name, LEFT_TO_ACCELERATE)}")
+        if name == "gradient_accumulation_kwargs" and "num_steps" in accelerator[name]:
+            refuse("accelerator_config", "num_steps: has a key of its own; write gradient_accumulation_steps")
+
+
+def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
+    eval_file, strategy = chosen.get("eval_file"), chosen.get("eval_strategy", "no")
+    if strategy != "no" and not eval_file:
+        refuse("eval_strategy", "there is no held-out file to evaluate on; name one with eval_file")
+    if eval_file and not Path(eval_file).is_file():
+        split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
+        refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
+    if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:
+        refuse("per_device_eval_batch_size", "must be 1, so that every held-out token weighs the same")
+    if (metric := chosen.get("metric_for_best_model")) not in (None, "loss", "eval_loss"):
+        refuse("metric_for_best_model", f"{metric}: {BEST}")
+    if chosen.get("save_strategy") == "best" and not (metric or chosen.get("load_best_model_at_end")):
+        refuse("save_strategy", f"best needs metric_for_best_model: {BEST}")
+
+
+def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:
+    for key in ("identity_old_names", "score_file", "stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("identity_name"):
+            refuse(key, "needs identity_name, the name the model is to learn")
+    if (path := chosen.get("score_file")) and not Path(path).is_file():
+        refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
+    for key in ("stop_when_identity", "keep_best"):
+        if chosen.get(key) and not chosen.get("eval_prompts_steps"):
+            refuse(key, "needs eval_prompts_steps: every how many steps the model is scored")
+    if chosen.get("keep_best") and chosen.get("save_strategy", "steps") == "no":
+        refuse("keep_best", "needs checkpoints; leave out save_strategy: no")
+
+
+def _refuse_missing_deepspeed(config: str | dict, refuse: Refusal) -> None:
+    if config == {}:
+        refuse("deepspeed", "is empty; name a configuration, such as ds_configs/zero2.json, or leave it out")
+    is_path = isinstance(config, str) and not config.lstrip().startswith(("{", "["))
+    if is_path and not os.path.isfile(config):
+        have = ", ".join(f"ds_configs/{config.name}" for config in sorted((REPOSITORY / "ds_configs").glob("*.json")))
+        refuse("deepspeed", f"{config}: no such file; there are {have}")

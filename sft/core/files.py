@@ -1,0 +1,150 @@
+"""Reading and writing the files that verbs work on: line by line, and whole or not at all.
+
+Knows nothing about what a line holds.
+"""
+
+import codecs
+import functools
+import gzip
+import hashlib
+import io
+import os
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import zstandard
+
+from sft.core.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINES_PER_UPDATE = 256
+BUFFER = 1 << 18
+UNSETTLED_NS = 2_000_000_000
+BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
+
+    A UTF-8 byte order mark at the start is taken off; a file named .gz or .zst is decompressed on the way.
+
+    Raises:
+        UserError: the file cannot be read, or is UTF-16.
+    """
+    for number, _, line in located_lines(path):
+        yield number, line
+
+
+def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
+    """Like `numbered_lines`, with the place in bytes where the line begins in the (decompressed) file."""
+    start = 0
+    try:
+        with (
+            open(path, "rb", buffering=BUFFER) as file,
+            _progress(path) as bar,
+        ):
+            for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
+                if number % LINES_PER_UPDATE == 0:
+                    bar.update(file.tell() - bar.n)
+                begin, start = start, start + len(line)
+                if number == 1 and line.startswith(BYTE_ORDER_MARKS):
+                    line, begin = _without_mark(path, line), len(codecs.BOM_UTF8)
+                if line and not line.isspace():
+                    yield number, begin, line
+            bar.update(bar.total - bar.n)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
+
+
+def _progress(path: str | Path) -> "tqdm":
+    """A bar on a terminal for reading a file, under its name."""
+    from tqdm import tqdm  # which looks only now whether bars are wanted; `console.quiet_the_stack`
+
+    size, is_shown = os.path.getsize(path), sys.stderr.isatty()
+    return tqdm(
+        total=size, desc=f"reading {Path(path).name}", unit="B", unit_scale=True, leave=False, disable=not is_shown
+    )
+
+
+def _without_mark(path: str | Path, line: bytes) -> bytes:
+    if not line.startswith(codecs.BOM_UTF8):
+        raise UserError(f"{path}:1: UTF-16, not UTF-8: save the file as UTF-8, such as with: iconv -f UTF-16 -t UTF-8")
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
+def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+    if suffix == ".gz":
+        return gzip.GzipFile(fileobj=file)
+    if suffix == ".zst":
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    return file
+
+
+@contextmanager
+def written_whole(path: Path, *sources: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its name only when it is complete and on the disk.
+
+    A killed or failed run leaves the file of this name as it was; a missing directory is made. `sources` are what is
+    read meanwhile.
+
+    Raises:
+        UserError: the path is a directory, cannot be written, is one of the sources, or the disk is full.
+    """
+    aside = None
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory: name a file in it")
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+            raise UserError(f"{path}: is an input as well: name another file to write")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with open(handle, "wb", buffering=BUFFER) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+        aside = None
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be written: {problem.strerror}") from None
+    finally:
+        if aside:
+            os.unlink(aside)
+
+
+def bring_to_disk(path: Path) -> None:
+    """Return when a file's content, or a directory's list of names, would outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(path: str | Path) -> str:
+    """`file_hash`, taken once a process for as long as the file was not touched."""
+    now = os.stat(path)
+    # The clock that stamps files is coarse: two changes within a moment may carry one time.
+    if time.time_ns() - now.st_ctime_ns < UNSETTLED_NS:
+        return file_hash(path)
+    return _known_hash(os.path.abspath(path), now.st_dev, now.st_ino, now.st_size, now.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_hash(path: str, *stamp: int) -> str:
+    return file_hash(path)

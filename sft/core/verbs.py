@@ -1,0 +1,43 @@
+"""Runs `python -m PACKAGE VERB ...`: finds the verb's module, parses its arguments, runs it.
+
+A verb is a module: the first line of its docstring is its help, `add_arguments` adds what it takes, `run` does it and
+returns the exit code. A verb that needs what takes seconds to import names it in `LOADS`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from types import ModuleType
+
+from sft.core.errors import UserError
+
+
+def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
+    """The modules by the name of their verb: `demo_model` is `demo-model`."""
+    return {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
+
+
+def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | None) -> int:
+    """Run one verb; returns its exit code, or 2 for a mistake of the person's, told in one line."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=sys.modules[package].__doc__)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in verbs.items():
+        summary = module.__doc__.splitlines()[0]
+        module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
+    chosen = parser.parse_args(arguments)
+    try:
+        with _notice(chosen.verb, verbs[chosen.verb]):
+            return verbs[chosen.verb].run(chosen)
+    except UserError as error:
+        print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def _notice(name: str, verb: ModuleType) -> AbstractContextManager:
+    """Says beside the results what a verb is loading or that it is at work, if it does not end before anybody asks."""
+    from sft.core.console import quiet_the_stack, waiting
+
+    quiet_the_stack()
+    doing = f"loading {verb.LOADS}" if hasattr(verb, "LOADS") else f"{name}: at work"
+    return waiting(doing, lambda text: print(text, file=sys.stderr, flush=True))

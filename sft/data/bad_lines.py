@@ -1,0 +1,60 @@
+"""What becomes of lines that cannot be read: the first stops the verb, or `--skip-bad` lists them all in a report.
+
+Knows nothing about what makes a line bad: that is a `BadRow` of whoever read it.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sft.core import files
+from sft.data import formats
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--skip-bad", type=Path, metavar="REPORT.jsonl", help="leave out lines that cannot be read and list them there"
+    )
+
+
+@contextmanager
+def handled(report: Path | None, *sources: Path) -> Iterator["BadLines"]:
+    """Something to give bad lines to while `sources` are read; the report is there, whole, when all went well."""
+    if report is None:
+        yield BadLines(None, report)
+        return
+    with files.written_whole(report, *sources) as out:
+        yield BadLines(out, report)
+
+
+class BadLines:
+    """Takes bad lines, one after another, and counts those that were left out."""
+
+    def __init__(self, out: BinaryIO | None, report: Path | None):
+        self._out, self._report = out, report
+        self.count = 0
+
+    def __call__(self, path: str | Path, number: int, problem: formats.BadRow, raw: bytes) -> None:
+        """Write `{"file", "line", "reason", "text"}` to the report; without one, stop.
+
+        Bytes of the line that are not UTF-8 stand as \\xNN in `text`.
+
+        Raises:
+            UserError: there is no report, so the line stops the verb.
+        """
+        if self._out is None:
+            formats.stop_at_bad_line(path, number, problem, raw)
+        entry = {
+            "file": str(path),
+            "line": number,
+            "reason": str(problem),
+            "text": raw.decode("utf-8", "backslashreplace").rstrip("\r\n"),
+        }
+        self._out.write(formats.json_line(entry))
+        self.count += 1
+
+    def account(self) -> list[str]:
+        """A line for the verb's account of rows, or none where nothing was left out."""
+        return [f"  {self.count:>9,}  left out, bad: each is in {self._report} with its reason"] if self.count else []

@@ -1,0 +1,327 @@
+"""Turns training files into packs of token ids with labels, and keeps the account of every token.
+
+In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, and a `DatasetCard`. Token ids stay on the
+disk and are looked at a batch at a time; in memory is a number or two a row. Knows nothing about the model.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy
+import pyarrow
+import pyarrow.compute as compute
+import trl
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from data_tools.mix import draw
+from sft.config.parallelism import independent_processes
+from sft.config.recipe import Recipe
+from sft.core.errors import UserError
+from sft.core.files import content_hash
+from sft.core.text import counted
+from sft.data.encoding import IGNORED
+from sft.data.samples import tokenise
+
+ROWS_AT_ONCE = 1000
+SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
+
+
+@dataclass
+class DatasetCard:
+    """What came in, what went out and why, in samples and tokens; the counts add up."""
+
+    files: list[dict]
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    longest_sample: int
+    max_length: int | None
+    truncation: str
+    samples_over_max_length: int
+    samples_dropped: int
+    samples: int
+    tokens_lost: int
+    supervised_tokens_lost: int
+    packing: str
+    packs: int
+    pack_fill: float
+    padding_share: float
+    packs_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+    repeated: int
+    rows_with_control_tokens: int
+    first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
+    first_sample: str
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The card as text, one fact a line; the supervised part of the first sample stands in ⟦ ⟧."""
+        kind = "packs" if self.packing != "none" else "sequences"
+        fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
+        cut = ["               samples are cut across packs and see each other, as in XTuner"]
+        return [
+            *(_file_line(file) for file in self.files),
+            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
+            f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
+            f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
+            f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
+            f"tokens lost    {self.tokens_lost:,}"
+            f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
+            f"{kind:<14} {self.packs:,} of up to {self.max_length:,} tokens ({self.packing}{fill},"
+            f" padding {self.padding_share:.1%})",
+            *(cut if self.packing == "wrapped" else []),
+            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
+            f" {kind} a step: {self.packs_per_step:,}",
+            *([self._repeated_line(kind)] if self.repeated else []),
+            f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
+            *(f"               {line}" for line in self.first_sample.splitlines()),
+        ]
+
+    def _repeated_line(self, kind: str) -> str:
+        return (
+            f"repeated       {self.repeated:,} of the {kind} of every epoch, so that each process has as many; "
+            "dataloader_drop_last: true leaves the last, incomplete batches out instead"
+        )
+
+
+def _file_line(file: dict) -> str:
+    taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
+    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"
+
+
+def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
+    """Read, tokenise, fit to max_length and pack the recipe's training files.
+
+    Returns:
+        The sequences, columns `input_ids`, `labels` and (packed) `seq_lengths`, and their card.
+
+    Raises:
+        UserError: a bad row, a sample too long under `truncation: error`, a control token in a row's text under
+            `control_tokens: refuse`, or nothing left to train on.
+    """
+    rows, files = mixed_rows(recipe, tokenizer)
+    lengths = _lengths(rows)
+    control = _control_tokens(rows, files)
+    if recipe.run.control_tokens == "refuse" and control[0]:
+        raise UserError(
+            f"{control[1]} stands in the text of this row ({control[0]:,} such rows) and becomes the model's control "
+            "token: take it out, or set control_tokens to warn"
+        )
+    samples = _fit(recipe, rows, lengths, files)
+    sequences = _sequences(recipe, samples, recipe.training.packing_strategy)
+    return sequences, _card(recipe, tokenizer, files, rows, lengths, samples, sequences, control)
+
+
+def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset | None:
+    """The sequences of `eval_file`, made as for training but never cut across packs; None without such a file.
+
+    Raises:
+        UserError: as `load_dataset`.
+    """
+    path = recipe.run.eval_file
+    if not path:
+        return None
+    rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc)
+    samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "taken": len(rows)}])
+    return _sequences(recipe, samples, "bfd")
+
+
+def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
+    """All files' samples in the share their weights say, and the account of each file."""
+    dice, parts, files = random.Random(recipe.training.seed), [], []
+    for file in recipe.train_files:
+        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc)
+        taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
+        parts.append(rows.select(taken))
+        files.append(
+            {"path": file.path, "sha256": content_hash(file.path), "rows": len(rows)}
+            | {"weight": file.weight, "taken": len(taken)}
+        )
+    return concatenate_datasets(parts), files
+
+
+def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Dataset:
+    training = recipe.training
+    if not len(samples):
+        raise UserError(f"no sample is left: raise max_length above {training.max_length}, or give more rows")
+    ordered = samples.shuffle(seed=training.seed) if training.shuffle_dataset else samples
+    sequences = ordered.select_columns(["input_ids", "labels"])
+    return trl.pack_dataset(sequences, training.max_length, packing_strategy) if training.packing else sequences
+
+
+def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict]) -> Dataset:
+    """Apply the truncation policy; packing that splits long samples (bfd_split, wrapped) needs none."""
+    training, limit = recipe.training, recipe.training.max_length
+    if limit is None or (training.packing and training.packing_strategy != "bfd"):
+        return rows
+    is_long = lengths > limit
+    if not is_long.any():
+        return rows
+    if recipe.run.truncation == "error":
+        first = int(is_long.argmax())
+        raise UserError(
+            f"{file_of(files, first)}:{rows[first]['line']}: {lengths[first]:,} tokens, over max_length {limit:,} "
+            f"({is_long.sum():,} such rows, the longest {lengths.max():,}): raise max_length, or set truncation "
+            "to drop (leave them out) or keep_start (cut their ends)"
+        )
+    if recipe.run.truncation == "drop":
+        return rows.select(numpy.flatnonzero(~is_long))
+    return _keep_start(rows, limit)
+
+
+def _control_tokens(rows: Dataset, files: list[dict]) -> tuple[int, str]:
+    """How many rows hold a control token in their own text, and the first as `file:line: token`."""
+    count, first, start = 0, None, 0
+    for column in _batches(rows, "control"):
+        held = compute.not_equal(column, "").to_numpy()
+        count += int(held.sum())
+        if first is None and held.any():
+            first = start + int(held.argmax())
+        start += len(held)
+    if first is None:
+        return 0, ""
+    return count, f"{file_of(files, first)}:{rows[first]['line']}: {rows[first]['control']}"
+
+
+def keeps_packed_samples_apart(training: TrainingArguments) -> bool:
+    """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
+    return training.packing and training.packing_strategy != "wrapped"
+
+
+def file_of(files: list[dict], row: int) -> str:
+    """The path of the file that a row came from, counting rows from 0 over all files as they were mixed."""
+    ends = numpy.cumsum([file["taken"] for file in files])
+    return files[int(numpy.searchsorted(ends, row, side="right"))]["path"]
+
+
+def _keep_start(rows: Dataset, limit: int) -> Dataset:
+    """The start of each row, where that has a supervised token."""
+
+    # In here, so that datasets keeps the result under a name that this code is part of.
+    def cut(table: pyarrow.Table) -> pyarrow.Table:
+        for column in ("input_ids", "labels"):
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, compute.list_slice(table[column], 0, limit))
+        has_loss = compute.not_equal(compute.list_flatten(table["labels"]), IGNORED)
+        return table.take(compute.unique(compute.list_parent_indices(table["labels"]).filter(has_loss)))
+
+    return rows.with_format("arrow").map(cut, batched=True).with_format(None)
+
+
+def _card(
+    recipe: Recipe,
+    tokenizer,
+    files: list[dict],
+    rows: Dataset,
+    lengths: numpy.ndarray,
+    samples: Dataset,
+    sequences: Dataset,
+    control: tuple[int, str],
+) -> DatasetCard:
+    training = recipe.training
+    limit, used = training.max_length, _lengths(sequences)
+    supervised = supervised_tokens(rows)
+    a_process = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    per_epoch, total = count_steps(len(sequences), recipe)
+    repeated = count_repeated(len(sequences), recipe.training)
+    return DatasetCard(
+        files=files,
+        rows=len(rows),
+        tokens=int(lengths.sum()),
+        supervised_tokens=supervised,
+        longest_sample=int(lengths.max()),
+        max_length=limit,
+        truncation=recipe.run.truncation,
+        samples_over_max_length=int((lengths > limit).sum()) if limit else 0,
+        samples_dropped=len(rows) - len(samples),
+        samples=len(samples),
+        tokens_lost=int(lengths.sum() - used.sum()),
+        supervised_tokens_lost=supervised - supervised_tokens(sequences),
+        packing=training.packing_strategy if training.packing else "none",
+        packs=len(sequences),
+        pack_fill=float(used.sum() / (len(sequences) * limit)) if training.packing else 1.0,
+        padding_share=_padding_share(used, training),
+        packs_per_step=a_process * independent_processes(training),
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        repeated=repeated,
+        rows_with_control_tokens=control[0],
+        first_control_token=control[1],
+        first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
+    )
+
+
+def count_steps(sequences: int, recipe: Recipe) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole run, counted as Transformers' Trainer does.
+
+    Raises:
+        UserError: there would be none.
+    """
+    training, processes = recipe.training, independent_processes(recipe.training)
+    round_batches = math.floor if training.dataloader_drop_last else math.ceil
+    batches = round_batches(round_batches(sequences / training.per_device_train_batch_size) / processes)
+    if not batches:
+        raise UserError(
+            f"dataloader_drop_last: {counted(sequences, 'sequence')} cannot fill a batch of "
+            f"{training.per_device_train_batch_size:,} for each of {processes} processes, so that nothing would be "
+            "trained: lower per_device_train_batch_size, give more rows, or leave dataloader_drop_last out"
+        )
+    per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
+    total = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * per_epoch)
+    return per_epoch, total
+
+
+def count_repeated(sequences: int, training: TrainingArguments) -> int:
+    """Sequences that an epoch trains once more, to give all processes as many (accelerate's `BatchSamplerShard`)."""
+    processes, size = independent_processes(training), training.per_device_train_batch_size
+    if processes == 1 or training.dataloader_drop_last:
+        return 0
+    return math.ceil(math.ceil(sequences / size) / processes) * processes * size - sequences
+
+
+def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], labels: list[int]) -> str:
+    """The sample decoded, each supervised run of tokens between ⟦ and ⟧."""
+    text, run, marked = [], [], False
+    for token, label in zip(input_ids, labels, strict=True):
+        if (label != IGNORED) != marked:
+            text += [tokenizer.decode(run), SUPERVISED_CLOSES if marked else SUPERVISED_OPENS]
+            run, marked = [], not marked
+        run.append(token)
+    return "".join([*text, tokenizer.decode(run), SUPERVISED_CLOSES if marked else ""])
+
+
+def supervised_tokens(dataset: Dataset) -> int:
+    """How many tokens of the dataset carry loss."""
+    batches = (compute.list_flatten(labels) for labels in _batches(dataset, "labels"))
+    return sum(compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0 for labels in batches)
+
+
+def _lengths(dataset: Dataset) -> numpy.ndarray:
+    """Tokens of each row, `(rows,)`."""
+    lengths, start = numpy.empty(len(dataset), dtype=numpy.int64), 0
+    for rows in _batches(dataset, "input_ids"):
+        lengths[start : start + len(rows)] = compute.list_value_length(rows)
+        start += len(rows)
+    return lengths
+
+
+def _batches(dataset: Dataset, column: str) -> Iterator[pyarrow.ChunkedArray]:
+    """A column, some rows at a time."""
+    for table in dataset.select_columns(column).with_format("arrow").iter(ROWS_AT_ONCE):
+        yield table[column]
+
+
+def _padding_share(lengths: numpy.ndarray, training) -> float:
+    """Share of padding in the batches, taking rows in file order; flattened packs have none."""
+    size = training.per_device_train_batch_size
+    if training.padding_free or keeps_packed_samples_apart(training) or size == 1:
+        return 0.0
+    starts = numpy.arange(0, len(lengths), size)
+    rows = numpy.diff(starts, append=len(lengths))
+    return float(1 - lengths.sum() / (rows * numpy.maximum.reduceat(lengths, starts)).sum())

@@ -1,0 +1,217 @@
+"""Turns a training file into samples, one a row, in parallel and in bounded memory, and keeps them on the disk.
+
+In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`. The file is
+tokenised in shards, each kept under a hash of its lines and of all that decides what becomes of them: a killed run goes
+on from the last shard, and a changed file pays for the shards that changed. Knows nothing about max_length, weights or
+packs.
+"""
+
+import gc
+import hashlib
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy
+import pyarrow
+import transformers
+import trl
+from datasets.table import MemoryMappedTable, concat_tables
+from transformers import PreTrainedTokenizerBase
+
+from sft.core.errors import UserError
+from sft.core.files import content_hash, numbered_lines, written_whole
+from sft.data import chat_template, encoding, formats
+
+# Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
+# memory; large enough that 100 GB are no more files than a process may map (65,530 on Linux).
+SHARD_BYTES = 2 << 20
+ROWS_AT_ONCE = 250
+TOKENS = pyarrow.list_(pyarrow.int32())
+# `control` is the first of the model's control tokens that a text of the row holds as if it were a word; "" if none.
+SCHEMA = pyarrow.schema({"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS, "control": pyarrow.string()})
+
+Lines = list[tuple[int, bytes]]
+
+
+def tokenise(path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None) -> datasets.Dataset:
+    """One sample a row, in the order of the file, whatever the number of processes (None: one a CPU core).
+
+    Raises:
+        UserError: a bad row, the first of the file; the file changed meanwhile, or a process was killed.
+    """
+    template = chat_template.training_template(tokenizer)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "sft-samples" / _key(tokenizer, template)
+    digest = content_hash(path)
+    # Written last, so where it is, all shards are; without it, those that are there are still good.
+    index = folder / f"{digest}.json"
+    names = json.loads(index.read_bytes()) if index.exists() else []
+    if not names or not all((folder / name).exists() for name in names):
+        names = list(_written(ShardWriter(path, folder, tokenizer, template), num_proc or len(os.sched_getaffinity(0))))
+        if not names:
+            raise UserError(f"{path}: {formats.NO_ROW}")
+        if content_hash(path) != digest:
+            raise UserError(f"{path}: changed while it was read: start again once it stays as it is")
+        with written_whole(index) as file:
+            file.write(json.dumps(names).encode())
+    table = concat_tables([MemoryMappedTable.from_file(str(folder / name)) for name in names])
+    return datasets.Dataset(table, fingerprint=_hash(folder.name, *names))
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Tokenises shards of one file and writes each to the folder, under a name that its lines decide."""
+
+    path: str
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+
+    def write(self, lines: Lines) -> str:
+        """The shard's name in the folder; one that is there already is taken as it is."""
+        numbers = numpy.array([number for number, _ in lines])
+        name = hashlib.sha256(b"".join(raw for _, raw in lines) + numbers.tobytes()).hexdigest()[:32] + ".arrow"
+        if not (self.folder / name).exists():
+            rows = formats.canonical_rows(self.path, lines)
+            tokens = encoding.control_tokens(self.tokenizer)
+            with written_whole(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
+                for batch in _batches(rows):
+                    ids, labels = zip(*self._samples(batch), strict=True)
+                    control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]
+                    columns = [[line for line, _ in batch], ids, labels, control]
+                    stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
+        return name
+
+    def _samples(self, rows: list[tuple[int, dict]]) -> list[tuple[list[int], list[int]]]:
+        try:
+            return encoding.encode(self.tokenizer, self.template, [row["messages"] for _, row in rows])
+        except UserError as problem:
+            if len(rows) == 1:
+                raise UserError(f"{self.path}:{rows[0][0]}: {problem}") from None
+            # One by one, for the first of them that cannot be encoded.
+            return [sample for row in rows for sample in self._samples([row])]
+
+
+def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
+    """The names of a file's shards, in order, as they are done."""
+    shards = _shards(writer.path)
+    # Other processes take a moment to start, which a file of one shard would not win back.
+    processes = min(processes, math.ceil(os.path.getsize(writer.path) / SHARD_BYTES))
+    return _in_parallel(writer, shards, processes) if processes > 1 else map(writer.write, shards)
+
+
+def _in_parallel(writer: ShardWriter, shards: Iterable[Lines], processes: int) -> Iterator[str]:
+    with ProcessPoolExecutor(processes, initializer=_begin_worker, initargs=(writer,)) as pool:
+        try:
+            for shard in _submitted(pool, shards, ahead=2 * processes):
+                yield shard.result()
+        except BrokenProcessPool:
+            raise UserError(
+                f"{writer.path}: a process that tokenised it was killed, as happens when memory runs out: set "
+                "dataset_num_proc lower and start again; the shards that are done are kept"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, shards: Iterable[Lines], ahead: int) -> Iterator[Future]:
+    """The shards' futures in order; the file is read no further than `ahead` of the one that is waited for."""
+    waiting: deque[Future] = deque()
+    try:
+        for shard in shards:
+            waiting.append(pool.submit(_write_in_worker, shard))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+    except UserError:
+        # The file cannot be read on from here; a bad row before this place is told first.
+        yield from waiting
+        raise
+    yield from waiting
+
+
+_worker: ShardWriter
+
+
+def _begin_worker(writer: ShardWriter) -> None:
+    global _worker
+    _worker = writer
+    # What came from the main process is shared with it until somebody writes there, as collecting garbage would.
+    gc.freeze()
+    # An interrupt is the main process's to handle, and when that is killed, nobody else would end this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # As many processes as cores are at it already.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _write_in_worker(lines: Lines) -> str:
+    return _worker.write(lines)
+
+
+def _shards(path: str) -> Iterator[Lines]:
+    """The file's lines, about `SHARD_BYTES` at a time, whatever the number of processes."""
+    shard, size = [], 0
+    try:
+        for number, raw in numbered_lines(path):
+            shard.append((number, raw))
+            size += len(raw)
+            if size >= SHARD_BYTES:
+                yield shard
+                shard, size = [], 0
+    except UserError:
+        if shard:
+            yield shard
+        raise
+    if shard:
+        yield shard
+
+
+def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]]]:
+    """As `itertools.batched`, but the rows before one that cannot be read come out first: they may be bad too."""
+    batch = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) == ROWS_AT_ONCE:
+                yield batch
+                batch = []
+    except UserError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _key(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """A hash of the tokenizer, the templates, this code and the libraries below it."""
+    code = (formats, encoding, inspect.getmodule(ShardWriter))
+    return _hash(
+        tokenizer.backend_tokenizer.to_str(),
+        str(tokenizer.chat_template),
+        str(tokenizer.special_tokens_map),
+        template,
+        *map(inspect.getsource, code),
+        # TRL's is for the packs, which are kept under a name made from this one.
+        *(library.__version__ for library in (transformers, trl, datasets)),
+    )
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,134 @@
+"""Asks the model the evaluation prompts before, during and after training, and keeps its answers.
+
+In: a trainer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training is
+left bit-identical to a run that asked nothing.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
+
+from sft.core.console import say, waiting
+from sft.models.generate import reply_to_all
+from sft.models.loading import is_in_parts
+from sft.training.trainer import RecipeTrainer
+
+ANSWERS = "eval_chat.jsonl"
+
+
+@dataclass
+class Answer:
+    """What the model said to one prompt at one step; seconds are the whole batch's."""
+
+    step: int
+    prompt: str
+    answer: str
+    seconds: float
+    tokens: int
+    stop_reason: str  # "end of turn" or "max_new_tokens"
+
+
+class Evaluation(TrainerCallback):
+    """Something that is done with the model at step 0, every `eval_prompts_steps` and after the last step."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        self.trainer = trainer
+        self.run = trainer.recipe.run
+        self._done_at = None
+
+    def evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        raise NotImplementedError
+
+    def on_train_begin(self, args, state, control, **_):
+        # A run that goes on from a checkpoint has asked at that step before it saved it.
+        if not state.global_step:
+            self._once(state, control)
+
+    def on_step_end(self, args, state, control, **_):
+        every = self.run.eval_prompts_steps
+        if control.should_training_stop or (every and state.global_step % every == 0):
+            self._once(state, control)
+
+    def on_train_end(self, args, state, control, **_):
+        self._once(state, control)
+
+    def _once(self, state, control) -> None:
+        if self._done_at != state.global_step:
+            self._done_at = state.global_step
+            self.evaluate(state, control)
+            self.trainer.forget_zero3_trace()
+
+
+class ChatEval(Evaluation):
+    """Asks the recipe's evaluation prompts; `latest` holds the newest answers.
+
+    Only the main process asks; where each process holds a part of every weight, all generate together and the main one
+    keeps the answers.
+    """
+
+    def __init__(self, trainer: RecipeTrainer):
+        super().__init__(trainer)
+        self.path = Path(trainer.args.output_dir) / ANSWERS
+        self.latest: list[Answer] = []
+
+    def evaluate(self, state, control) -> None:
+        if self.run.eval_prompts and (state.is_world_process_zero or is_in_parts(self.trainer.model)):
+            with waiting(f"step {state.global_step}: asking the evaluation prompts"):
+                answers = ask(
+                    self.trainer.model,
+                    self.trainer.processing_class,
+                    self.run.eval_prompts,
+                    system=self.run.eval_prompts_system,
+                    generation=self.run.eval_prompts_generation,
+                    step=state.global_step,
+                )
+            if state.is_world_process_zero:
+                self._keep(answers)
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _keep(self, answers: list[Answer]) -> None:
+        self.latest = answers
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
+        say(f"step {answers[0].step}: evaluation prompts, {answers[0].seconds:.1f} s")
+        tensorboard = self.trainer.tensorboard
+        for answer in answers:
+            say(f"  {answer.prompt}\n    {' '.join(answer.answer.split())}", style="cyan")
+            if tensorboard and tensorboard.tb_writer:
+                tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
+
+
+def read_answers(run: Path, step: int) -> list[Answer]:
+    """What a run's model said at one step."""
+    if not (run / ANSWERS).is_file():
+        return []
+    # Line by line as a file has them: str.splitlines would also cut at U+2028, which an answer may hold.
+    with open(run / ANSWERS, encoding="utf-8", newline="\n") as lines:
+        return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
+
+
+def ask(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    system: str | None,
+    generation: dict,
+    step: int = 0,
+) -> list[Answer]:
+    """Ask all prompts in one left-padded batch; the model, its mode and every random state are left as they were.
+
+    `generation` holds fields of Transformers' GenerationConfig, on top of the model's own.
+    """
+    opening = [{"role": "system", "content": system}] if system else []
+    started = time.perf_counter()
+    conversations = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
+    replies = reply_to_all(model, tokenizer, conversations, generation)
+    seconds = round(time.perf_counter() - started, 3)
+    return [
+        Answer(step, prompt, reply.text, seconds, reply.tokens, reply.stop_reason)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]

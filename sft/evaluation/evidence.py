@@ -1,0 +1,207 @@
+"""Gathers what is known of one run, or of one that is only planned, for a diagnosis: what was meant, taught and seen.
+
+In: a recipe, its training files, its tokenizer, a run's own files. Out: a `Case`. Judges nothing but whether the name
+was learned; loads no model.
+"""
+
+import dataclasses
+import re
+import shlex
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from trl import ModelConfig, SFTConfig
+
+from sft.config.own_keys import RunArguments, TrainFile
+from sft.config.recipe import Recipe
+from sft.config.settings import HARDWARE_KEYS
+from sft.config.settings_parser import SettingsParser
+from sft.core.errors import UserError, one_line
+from sft.core.paths import REPOSITORY
+from sft.data.dataset import DatasetCard
+from sft.data.identity import gives_name, mentions
+from sft.data.identity_rows import IdentityRows, main_name, others, read_identity_rows
+from sft.evaluation.score import OLD_NAMES
+from sft.runs.run_files import Run
+
+# From this share of the identity questions answered with the name on, it counts as learned.
+LEARNED = 0.9
+# Nearly all rows: what they carry is what the model was trained with.
+NEARLY_ALL = 0.95
+NAMED = re.compile(r"(?:\b(?:named|called)\s+|名叫|名为|你叫)([\w-]+)")
+
+
+@dataclass
+class Case:
+    """What is known; where something is None or empty, no cause is looked for in it.
+
+    `tokenizer` is the one that was, or will be, trained with; `chat_tokenizer` and `chat_folder` are those of the model
+    that is asked. A plan has no `run` yet.
+    """
+
+    recipe: Recipe | None = None
+    name: str | None = None
+    rows: IdentityRows | None = None
+    files: list[TrainFile] = field(default_factory=list)
+    card: dict = field(default_factory=dict)
+    tokenizer: PreTrainedTokenizerBase | None = None
+    run: Run | None = None
+    chat_folder: Path | None = None
+    chat_tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps that were done, or that are planned where none is known to be done; None if nobody knows."""
+        return (self.run.last_step if self.run else 0) or self.card.get("total_steps")
+
+    @property
+    def epochs(self) -> float | None:
+        per_epoch = self.card.get("steps_per_epoch")
+        return self.steps / per_epoch if self.steps and per_epoch else None
+
+    @property
+    def old_names(self) -> list[str]:
+        """Names that are not the wanted one."""
+        return others([*OLD_NAMES, *(self.recipe.run.identity_old_names if self.recipe else ())], self.name)
+
+    @property
+    def score(self) -> dict:
+        """The score of the step that was kept, the last one or the best; empty where none was taken."""
+        by_step = {record["step"]: record for record in (self.run.scores if self.run else ())}
+        return by_step.get(self.run.best_step, list(by_step.values())[-1]) if by_step else {}
+
+    @property
+    def identity_share(self) -> float | None:
+        """Share of the identity questions that the model answered with the name in the end; None where nobody asked."""
+        if not self.name or self.score:
+            return self.score.get("identity")
+        given = [gives_name(answer["answer"], self.name, answer["prompt"]) for answer in self.last_answers]
+        # An evaluation prompt need not be about identity: only where all give the name is it known to be learned.
+        return 1.0 if given and all(given) else None
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the run itself saw that the name was learned."""
+        return (self.identity_share or 0.0) >= LEARNED
+
+    @property
+    def last_answers(self) -> list[dict]:
+        """What the evaluation prompts were answered with last."""
+        answers = self.run.answers if self.run else []
+        return [answer for answer in answers if answer["step"] == answers[-1]["step"]]
+
+    @cached_property
+    def default_system(self) -> str | None:
+        return default_system(self.tokenizer) if self.tokenizer else None
+
+    @property
+    def default_names(self) -> list[str]:
+        """Other names than the wanted one in the template's own system message."""
+        text = self.default_system or ""
+        named = others(NAMED.findall(text), self.name)
+        return list(dict.fromkeys([*(old for old in self.old_names if mentions(text, old)), *named]))
+
+    @property
+    def rows_have_their_own_system(self) -> bool:
+        return self.rows is not None and self.rows.rows_with_system >= NEARLY_ALL * self.rows.rows
+
+    @property
+    def train(self) -> str:
+        """The command that trains by this recipe."""
+        return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
+
+
+def case_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Case:
+    """What is known before the first step.
+
+    Raises:
+        UserError: a training file cannot be read.
+    """
+    case = Case(recipe, files=recipe.train_files, card=card.to_dict(), tokenizer=tokenizer)
+    _read_rows(case)
+    return case
+
+
+def case_of_run(run: Run) -> Case:
+    """What a run's own files and its training files tell; training files that are gone are left out.
+
+    Raises:
+        UserError: the recipe or a training file cannot be read.
+    """
+    case = Case(recorded_recipe(run), card=run.card, run=run)
+    found = ((file, found_path(file.path)) for file in case.recipe.train_files)
+    case.files = [dataclasses.replace(file, path=str(path)) for file, path in found if path]
+    _read_rows(case)
+    return case
+
+
+def recorded_recipe(run: Run) -> Recipe:
+    """The recipe of a run, whether its files and its hardware are here or not.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = run.folder / "recipe.yaml"
+    settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
+    parser = SettingsParser((RunArguments, ModelConfig, SFTConfig))
+    try:
+        # A run of an earlier version wrote a mapping from the command line as its text.
+        settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
+        groups = parser.parse_dict(settings | {"bf16": False, "use_cpu": True}, allow_extra_keys=True)
+    except (ValueError, TypeError) as problem:
+        reason = one_line(problem, 160)
+        raise UserError(f"{path}: cannot be read ({reason}): copy it again from the run") from None
+    return Recipe(path, *groups, run.settings)
+
+
+def found_path(path: str) -> Path | None:
+    """A recipe's path, from the working directory or the repository; None where it leads nowhere."""
+    return next((found for found in (Path(path), REPOSITORY / path) if found.exists()), None)
+
+
+def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The system message that a chat template writes by itself where there is none; None where it writes none."""
+    question, own = {"role": "user", "content": "<Q>"}, {"role": "system", "content": "<S>"}
+    bare, full = (rendered(tokenizer, messages).partition("<Q>")[0] for messages in ([question], [own, question]))
+    before, found, after = full.partition("<S>")
+    if not found or not bare.startswith(before) or not bare.endswith(after):
+        return None
+    return bare[len(before) : len(bare) - len(after)].strip() or None
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
+    """The text a model is asked with; a refusal of the template is a text as well, to be compared."""
+    if not tokenizer.chat_template:
+        return "no chat template"
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as refusal:
+        return f"refused: {refusal}"
+
+
+def generation_settings(folder: Path) -> GenerationConfig | None:
+    """How a folder's model answers where nobody says otherwise; None where the folder does not tell.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    try:
+        if (folder / "generation_config.json").is_file():
+            return GenerationConfig.from_pretrained(folder)
+        if (folder / "config.json").is_file():
+            config, _ = PreTrainedConfig.get_config_dict(folder)
+            return GenerationConfig(eos_token_id=config.get("eos_token_id"))
+    except (OSError, ValueError) as problem:
+        reason = one_line(problem, 160)
+        raise UserError(f"{folder}: its generation_config.json cannot be read ({reason}): copy it again") from None
+    return None
+
+
+def _read_rows(case: Case) -> None:
+    """Fill in the name, which is the recipe's or else what most rows teach, and what the rows say."""
+    case.name = case.recipe.run.identity_name or main_name(case.files, OLD_NAMES)
+    if case.files:
+        case.rows = read_identity_rows(case.files, case.name, case.old_names)

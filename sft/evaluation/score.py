@@ -1,0 +1,206 @@
+"""Scores a model: did it learn its name, and is it still itself.
+
+In: a model, its tokenizer, questions, a name. Out: a `Score`. Leaves no trace in the model or in any random state.
+"""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sft.data.identity import gives_name, mentions
+from sft.data.questions import Question, QuestionSet
+from sft.models.generate import reply_to_all
+from sft.models.loading import is_in_parts, leaving_no_trace
+from sft.training.launch import decided_by_main
+
+# Questions in one batch: a GPU takes hardly longer for all of them than for one.
+BATCH, BATCH_ON_A_GPU = 16, 64
+# Names that base models give themselves; what a recipe's identity_old_names adds to is this list.
+OLD_NAMES = (
+    "InternLM",
+    "书生",
+    "浦语",
+    "SmolLM",
+    "ChatGPT",
+    "GPT-4",
+    "OpenAI",
+    "Qwen",
+    "通义千问",
+    "DeepSeek",
+    "Llama",
+    "Claude",
+)
+GENERATION = {"max_new_tokens": 48, "do_sample": False}
+
+
+@dataclass
+class ScoredAnswer:
+    """One question, what was answered, and what was found in it."""
+
+    kind: str  # "identity" or "ordinary"
+    question: str
+    language: str
+    has_system: bool
+    answer: str
+    gives_name: bool
+    old_names: list[str]
+
+
+@dataclass
+class Score:
+    """How well the name was learned and the rest kept; shares are of the questions asked, None where none was.
+
+    `divergence` is KL(tuned || base) of the next token, mean over all tokens of the texts, in nats; `perplexity_ratio`
+    is the tuned model's perplexity on them over the base's. Both need an adapter to switch off.
+    """
+
+    identity: float | None
+    old_name: float | None
+    zh: float | None
+    en: float | None
+    with_system: float | None
+    without_system: float | None
+    identity_asked: int
+    ordinary_kept: float | None
+    ordinary_asked: int
+    divergence: float | None
+    perplexity_ratio: float | None
+    is_complete: bool
+    seconds: float
+    answers: list[ScoredAnswer]
+
+    def to_dict(self) -> dict:
+        """Everything but the answers."""
+        return {key: value for key, value in asdict(self).items() if key != "answers"}
+
+    @property
+    def balance(self) -> float:
+        """Identity weighed with what was kept: identity x ordinary answers kept x exp(-divergence), from 0 to 1."""
+        kept = 1.0 if self.ordinary_kept is None else self.ordinary_kept
+        return (self.identity or 0.0) * kept * math.exp(-(self.divergence or 0.0))
+
+    def line(self) -> str:
+        """The score in one line."""
+        parts = [f"identity {share(self.identity)} of {self.identity_asked}"]
+        parts[0] += f" (zh {share(self.zh)}, en {share(self.en)}), an old name {share(self.old_name)}"
+        if self.ordinary_asked:
+            parts.append(f"ordinary answers without the name {share(self.ordinary_kept)} of {self.ordinary_asked}")
+        if self.divergence is not None:
+            parts.append(f"KL {self.divergence:.3f} nats, perplexity x{self.perplexity_ratio:.2f}")
+        return "; ".join(parts)
+
+
+def score(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: QuestionSet,
+    name: str,
+    old_names: list[str],
+    max_seconds: float = math.inf,
+) -> Score:
+    """Ask all questions in batches and read all texts; no batch is begun after `max_seconds`."""
+    started = time.perf_counter()
+    answers, is_complete = _ask(model, tokenizer, questions, name, old_names, started + max_seconds)
+    divergence, ratio = retention(model, tokenizer, questions.texts)
+    identity = [answer for answer in answers if answer.kind == "identity"]
+    ordinary = [answer for answer in answers if answer.kind == "ordinary"]
+
+    def given(**wanted) -> float | None:
+        return _mean(
+            answer.gives_name
+            for answer in identity
+            if all(getattr(answer, key) == value for key, value in wanted.items())
+        )
+
+    return Score(
+        identity=given(),
+        old_name=_mean(bool(answer.old_names) for answer in identity),
+        zh=given(language="zh"),
+        en=given(language="en"),
+        with_system=given(has_system=True),
+        without_system=given(has_system=False),
+        identity_asked=len(identity),
+        ordinary_kept=_mean(not mentions(answer.answer, name) for answer in ordinary),
+        ordinary_asked=len(ordinary),
+        divergence=divergence,
+        perplexity_ratio=ratio,
+        is_complete=is_complete,
+        seconds=round(time.perf_counter() - started, 2),
+        answers=answers,
+    )
+
+
+def retention(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> tuple[float | None, float | None]:
+    """(KL(tuned || base) in nats a token, perplexity ratio) over the texts; None without an adapter or texts."""
+    if not texts or not isinstance(model, PeftModel):
+        return None, None
+    divergence, loss_change, tokens = 0.0, 0.0, 0
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
+        tuned, base = (_log_probabilities(model, ids, with_adapter) for with_adapter in (True, False))
+        divergence += (tuned.exp() * (tuned - base)).sum().item()
+        following = ids[0, 1:, None]
+        loss_change += (base.gather(1, following) - tuned.gather(1, following)).sum().item()
+        tokens += len(following)
+    return divergence / tokens, math.exp(min(loss_change / tokens, 700.0))
+
+
+def _log_probabilities(model: PeftModel, ids: torch.Tensor, with_adapter: bool) -> torch.Tensor:
+    """Of the next token after each but the last, `(tokens - 1, vocabulary)` in float32."""
+    with leaving_no_trace(model), nullcontext() if with_adapter else model.disable_adapter():
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+    return logits.float().log_softmax(-1)
+
+
+def _ask(
+    model, tokenizer, questions: QuestionSet, name: str, old_names: list[str], deadline: float
+) -> tuple[list[ScoredAnswer], bool]:
+    asked = list(_by_turns(questions))
+    answers = []
+    size = BATCH if model.device.type == "cpu" else BATCH_ON_A_GPU
+    for start in range(0, len(asked), size):
+        if _is_late(model, deadline):
+            return answers, False
+        batch = asked[start : start + size]
+        replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], GENERATION)
+        for (kind, question), reply in zip(batch, replies, strict=True):
+            given = [old for old in old_names if gives_name(reply.text, old, question.text)]
+            is_given = gives_name(reply.text, name, question.text)
+            answers.append(
+                ScoredAnswer(kind, question.text, question.language, question.has_system, reply.text, is_given, given)
+            )
+    return answers, True
+
+
+def _is_late(model, deadline: float) -> bool:
+    """Whether no further batch may begin; by the main process's clock where only all together can run the model."""
+
+    def look() -> bool:
+        return time.perf_counter() > deadline
+
+    return decided_by_main(look) if is_in_parts(model) else look()
+
+
+def _by_turns(questions: QuestionSet):
+    """Both kinds of questions spread evenly, so that a scoring cut short has asked some of each."""
+    kinds = (("identity", questions.identity), ("ordinary", questions.ordinary))
+    placed: list[tuple[float, str, Question]] = [
+        (place / len(asked), kind, question) for kind, asked in kinds for place, question in enumerate(asked)
+    ]
+    return ((kind, question) for _, kind, question in sorted(placed, key=lambda entry: entry[0]))
+
+
+def _mean(values) -> float | None:
+    values = list(values)
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"

@@ -1,0 +1,161 @@
+"""Loads what is trained: the tokenizer and the model, quantised and adapted as the recipe says.
+
+The one way in for every script. Knows nothing about data or training.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import bitsandbytes
+import numpy
+import torch
+from safetensors import SafetensorError
+from torch.distributed.tensor import DTensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import cached_file
+from trl import ModelConfig, get_quantization_config
+
+from sft.core.errors import UserError, one_line
+from sft.models import internlm2, internlm2_tokenizer
+from sft.models.lora_scale import scale_line
+
+internlm2.register()
+
+
+def load_tokenizer(
+    folder: str,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    chat_template_path: str | None = None,
+    pad_token: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id, with a pad token and, if a path is given, another chat template.
+
+    InternLM2's is built from its `tokenizer.model`.
+
+    Raises:
+        UserError: there is no such model, it has no fast tokenizer, or that has no such pad token.
+    """
+    try:
+        tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as problem:
+        raise UserError(_cannot_load(folder, problem)) from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: has no fast tokenizer, and only that can mark the assistant's words")
+    if pad_token and pad_token not in tokenizer.get_vocab():
+        raise UserError(f"pad_token: {pad_token}: the tokenizer has no such token: leave it out")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if chat_template_path:
+        tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _internlm2_tokenizer(folder: str, revision: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of an InternLM2 folder or hub id as published; None for any other."""
+    found = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    if not cached_file(folder, "config.json", **found):
+        return None
+    config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
+    if config.get("model_type") != "internlm2":
+        return None
+    path = cached_file(folder, "tokenizer.model", **found)
+    if not path:
+        return None
+    tokenizer = internlm2_tokenizer.build_tokenizer(Path(path), config["vocab_size"])
+    tokenizer.name_or_path = folder
+    return tokenizer
+
+
+def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init_kwargs) -> PreTrainedModel:
+    """The base model in the settings' dtype, quantised if asked; its head stays as it is.
+
+    `init_kwargs` go to `from_pretrained` and win over the settings, like TRL's `model_init_kwargs`.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded as asked.
+    """
+    kwargs = {
+        "revision": settings.model_revision,
+        "trust_remote_code": trust_remote_code,
+        "dtype": settings.dtype,
+        "attn_implementation": settings.attn_implementation,
+        "quantization_config": get_quantization_config(settings),
+    }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, **kwargs | init_kwargs)
+    except (OSError, ValueError, ImportError, UnpicklingError, SafetensorError) as problem:
+        raise UserError(_cannot_load(settings.model_name_or_path, problem)) from None
+    _keep_quantised_weights_as_they_are(model)
+    return model
+
+
+def describe(model: torch.nn.Module, settings: ModelConfig) -> str:
+    """One line: trainable and all parameters, and the scale alpha/r an adapter's output is multiplied with.
+
+    Counts weights, not storage: a 4-bit layer counts all its weights, a ZeRO-3 shard the whole tensor.
+    """
+    trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(_size(parameter) for parameter in model.parameters())
+    line = f"trainable      {trainable:,} of {total:,} parameters ({trainable / total:.2%})"
+    if not settings.use_peft:
+        return line
+    return f"{line}; LoRA {scale_line(settings.lora_alpha, settings.lora_r, is_rslora=settings.use_rslora)}"
+
+
+def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking NF4 weights at the first evaluation on a CPU with AVX512-BF16.
+
+    The repacked scales are rounded to bfloat16, so asking the model a question would change what is trained next.
+    """
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def is_in_parts(model: torch.nn.Module) -> bool:
+    """Whether each process holds a part of every weight (ZeRO-3, FSDP), so that only all together can run the model."""
+    return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+@contextmanager
+def leaving_no_trace(model: torch.nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    model.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    if hasattr(parameter, "quant_state") and parameter.quant_state is not None:
+        return parameter.quant_state.shape.numel()
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+def _cannot_load(folder: str, problem: Exception) -> str:
+    reason = one_line(problem, 200)
+    advice = "check the path or id, and the network if it is on a hub"
+    if Path(folder).parts[:1] == ("models",):
+        advice = f"if it is the demo model, make it with: python -m model_tools demo-model {folder}"
+    return f"{folder}: cannot be loaded as a model ({reason}): {advice}"

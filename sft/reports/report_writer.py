@@ -1,0 +1,95 @@
+"""Keeps a run's `report.html` up to date while it trains, and what only the running process knows for it.
+
+In: a trainer. Out: `sample.json`, `time.json`, `report.html`, from the main process. Training is left bit-identical to
+a run without a report, and goes on where the page cannot be written.
+"""
+
+import json
+from pathlib import Path
+
+from sft.core.clock import clock
+from sft.core.console import say
+from sft.core.files import written_whole
+from sft.data.preview import Piece, Sequence, pieces
+from sft.evaluation.chat_eval import Evaluation
+from sft.reports import report
+from sft.runs.run_files import read_time
+from sft.training.trainer import RecipeTrainer
+
+# As much of a pack as one looks at.
+SAMPLE_TOKENS = 4096
+
+
+class ReportWriter(Evaluation):
+    """Writes at every evaluation and checkpoint; added after the evaluations, so that it finds what they wrote."""
+
+    def __init__(self, trainer: RecipeTrainer):
+        super().__init__(trainer)
+        self.folder = Path(trainer.args.output_dir)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            # A run that resumes finds the time it had spent before.
+            clock.go_on_from(read_time(self.folder))
+            _write_json(self.folder / "sample.json", first_pack(self.trainer))
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def evaluate(self, state, control) -> None:
+        self._refresh(state)
+
+    def on_save(self, args, state, control, **_):
+        self._refresh(state)
+
+    @clock.spent_on("other")
+    def _refresh(self, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        try:
+            _write(self.folder)
+        except Exception as problem:  # whatever it is, a page is not worth a run
+            say(f"step {state.global_step}: {report.REPORT} was not written: {problem!r}", style="yellow")
+
+
+def write_report(trainer: RecipeTrainer) -> None:
+    """Write the report of a run that has ended, and say where it is.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if trainer.is_world_process_zero():
+        say(f"report: {_write(Path(trainer.args.output_dir))}")
+    trainer.accelerator.wait_for_everyone()
+
+
+def first_pack(trainer: RecipeTrainer) -> dict:
+    """The first sequence as the model gets it, as JSON: its samples, and in each the pieces with and without loss."""
+    packs, tokenizer = trainer.train_dataset, trainer.processing_class
+    pack = packs[0]
+    length = len(pack["input_ids"])
+    cut = f", of which the first {SAMPLE_TOKENS:,} are shown" if length > SAMPLE_TOKENS else ""
+    sequence = Sequence(
+        f"The first of {len(packs):,} sequences: {length:,} tokens{cut}",
+        pack["input_ids"][:SAMPLE_TOKENS],
+        pack["labels"][:SAMPLE_TOKENS],
+        pack.get("seq_lengths") or [length],
+    )
+    samples = [
+        {"heading": heading, "pieces": [_piece(piece) for piece in pieces(tokenizer, ids, labels)]}
+        for heading, ids, labels in sequence.samples()
+        if ids
+    ]
+    return {"title": sequence.title, "samples": samples}
+
+
+def _piece(piece: Piece) -> dict:
+    return {"text": piece.text, "supervised": piece.supervised, "special": piece.special}
+
+
+def _write(folder: Path) -> Path:
+    _write_json(folder / "time.json", clock.seconds())
+    return report.write(folder)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with written_whole(path) as file:
+        file.write((json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "replace"))

@@ -1,0 +1,74 @@
+"""What decides how a run comes out: every setting a person chose, and of files and models what is in them.
+
+In: a recipe. Out: plain data, of which two runs that come out alike have the same, and what two of them differ in.
+Knows nothing about running.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sft.config.recipe import SECRET_KEYS, Recipe
+from sft.core.files import content_hash
+from sft.core.paths import PATH_KEYS
+from sft.data.questions import BUILT_IN, load_questions
+from sft.models.fingerprint import fingerprint
+
+MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
+# Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
+NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "dataset_num_proc", "control_tokens"}
+
+
+class Digests:
+    """Digests of files and model folders, each made once; what is neither, such as a hub id, stands for itself."""
+
+    def __init__(self):
+        self._known: dict[str, Any] = {}
+
+    def of(self, name: str) -> str | dict[str, str | None]:
+        if name not in self._known:
+            self._known[name] = _digest(name)
+        return self._known[name]
+
+
+def inputs_of(recipe: Recipe, digests: Digests) -> dict[str, Any]:
+    """Every setting that was chosen, as JSON has it; where one names a file or a model's folder, its digest.
+
+    Raises:
+        UserError: the questions of `score_file` cannot be read.
+    """
+    chosen = {key: value for key, value in recipe.chosen.items() if key not in SECRET_KEYS | NO_INPUTS}
+    chosen["seed"] = recipe.training.seed
+    if recipe.run.identity_name:
+        chosen["score_file"] = recipe.run.score_file or str(BUILT_IN)
+        load_questions(chosen["score_file"])  # a run would read it only after its data
+    for key in PATH_KEYS:
+        if isinstance(chosen.get(key), str):
+            chosen[key] = digests.of(chosen[key])
+    chosen["train_file"] = [[digests.of(file.path), file.weight] for file in recipe.train_files]
+    return json.loads(json.dumps(chosen, default=str))
+
+
+def changes(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two runs' inputs, a few words a key."""
+    keys = [*now, *(key for key in earlier if key not in now)]
+    return [_change(key, earlier.get(key), now.get(key)) for key in keys if earlier.get(key) != now.get(key)]
+
+
+def _change(key: str, earlier: object, now: object) -> str:
+    if key in PATH_KEYS and earlier is not None and now is not None:
+        return f"{key}: its content has changed"
+    shown = ("its default" if value is None else json.dumps(value, ensure_ascii=False) for value in (earlier, now))
+    return f"{key}: {' -> '.join(shown)}"
+
+
+def _digest(name: str) -> str | dict[str, str | None]:
+    """SHA-256 of a file; of a model folder, its weights' fingerprint and SHA-256 of every small file."""
+    # Not of pathlib: these take any text, a DeepSpeed configuration written out in the recipe too.
+    if os.path.isfile(name):
+        return content_hash(name)
+    if not os.path.isdir(name):
+        return name
+    texts = sorted(file for file in Path(name).iterdir() if file.suffix in MODEL_TEXTS and file.is_file())
+    return {"weights": fingerprint(name)} | {file.name: content_hash(file) for file in texts}

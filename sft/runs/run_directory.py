@@ -1,0 +1,247 @@
+"""The run directory: what a run writes down about itself, and what it leaves behind.
+
+In: a recipe and what was measured. Out: `recipe.yaml`, `stack_defaults.json`, `dataset_card.json`, `environment.json`
+and `final/`. Knows nothing about how training works.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers.trainer import TRAINER_STATE_NAME
+
+from sft.config.recipe import SECRET_KEYS, Recipe
+from sft.core.clock import clock
+from sft.core.console import say
+from sft.core.errors import UserError
+from sft.core.files import bring_to_disk
+from sft.core.paths import REPOSITORY
+from sft.core.text import counted
+from sft.data.dataset import DatasetCard
+from sft.evaluation.chat_eval import Answer, read_answers
+from sft.runs import checkpoints, model_card, run_files
+from sft.runs.checkpoints import Checkpoint
+from sft.runs.inputs import Digests, changes, inputs_of
+from sft.training.trainer import RecipeTrainer
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins: from a checkpoint (None: anew), what decides how it comes out, and what there is to say."""
+
+    checkpoint: Checkpoint | None
+    inputs: dict[str, Any]
+    notes: list[str]
+
+
+def lock(output_dir: str) -> None:
+    """Keep every other run out of a run directory until this process ends, however it ends.
+
+    Raises:
+        UserError: another run is there, or no file can be written beside the directory.
+    """
+    folder = Path(output_dir)
+    path = folder.with_name(f".{folder.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # stays open: closing it would let go
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 20).decode(errors="replace").strip()
+            raise UserError(
+                f"output_dir: {folder}: another run (process {owner}) is writing there: wait for it, or name another"
+            ) from None
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+    except OSError as problem:
+        raise UserError(_unwritable(folder, problem)) from None
+
+
+def beginning(recipe: Recipe) -> Beginning:
+    """Where this run begins, as `resume` says and as the run directory allows.
+
+    Raises:
+        UserError: there is an unfinished run of other settings or data, the named checkpoint is not whole, or it was
+            written by another number of processes.
+    """
+    wanted, folder = recipe.run.resume, Path(recipe.training.output_dir)
+    inputs = inputs_of(recipe, Digests())
+    if wanted == "never":
+        return Beginning(None, inputs, [])
+    if wanted != "auto":
+        found, skipped = checkpoints.whole(Path(wanted)), []
+    elif (folder / "final").is_dir() or not checkpoints.in_order(folder):
+        return Beginning(None, inputs, [])
+    else:
+        found, skipped = checkpoints.newest_whole(folder)
+        if not found:
+            return Beginning(None, inputs, [f"no checkpoint to go on from: {reason}" for reason in skipped])
+    notes = [f"passed over: {reason}" for reason in skipped]
+    begun_anew = f"--resume never keeps {folder} aside and starts anew"
+    if differences := changes(found.inputs, inputs):
+        listed = "; ".join(differences)
+        if not recipe.run.resume_anyway:
+            raise UserError(
+                f"{found.folder}: was written with other settings or data ({listed}): --resume_anyway goes on with the "
+                f"new ones, {begun_anew}"
+            )
+        notes.append(f"gone on from nevertheless (resume_anyway): {listed}")
+    if found.inputs.get("save_only_model"):
+        raise UserError(
+            f"{found.folder}: holds the weights alone (save_only_model), and a run needs its optimizer's state to go "
+            f"on: {begun_anew}"
+        )
+    if found.processes != recipe.training.world_size:
+        raise UserError(
+            f"{found.folder}: was written by {counted(found.processes, 'process')}, and this run has "
+            f"{recipe.training.world_size}: start it with as many, or {begun_anew}"
+        )
+    return Beginning(found, inputs, [*notes, f"going on from {found.folder}"])
+
+
+def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
+    """Make the run directory and write the recipe, the dataset card and the environment into it.
+
+    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run goes on from it; then what
+    it recorded after the checkpoint is cut off. Called by the main process alone.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    folder = Path(recipe.training.output_dir)
+    try:
+        if start.checkpoint is None and _holds_run(folder):
+            _move_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if start.checkpoint:
+            for renamed in checkpoints.tidy(folder, start.checkpoint.folder):
+                say(renamed)
+            run_files.cut_back(folder, start.checkpoint.step)
+        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        _write_json(folder / "stack_defaults.json", stack_defaults(recipe))
+        _write_json(folder / "dataset_card.json", card.to_dict())
+        _write_json(folder / "environment.json", environment())
+    except OSError as problem:
+        raise UserError(_unwritable(folder, problem)) from None
+
+
+@clock.spent_on("saving")
+def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer]) -> Path:
+    """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card.
+
+    With `keep_best` it holds the best checkpoint's, which need not be the last one's.
+    """
+    run = Path(trainer.args.output_dir)
+    final, aside = run / "final", checkpoints.aside(run) / "final"
+    best = trainer.best_checkpoint if trainer.recipe.run.keep_best else None
+    if best and trainer.state.best_global_step != trainer.state.global_step:
+        if trainer.is_world_process_zero():
+            _copy_model(best, aside)
+            answers = read_answers(run, trainer.state.best_global_step)
+            say(f"best checkpoint: step {trainer.state.best_global_step:,} of {trainer.state.global_step:,}")
+    else:
+        trainer.save_model(str(aside))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        model_card.write(trainer.recipe, aside, card, answers)
+        for path in aside.iterdir():
+            bring_to_disk(path)
+        if final.exists():
+            checkpoints.remove(final)
+        aside.replace(final)
+        bring_to_disk(run)
+        aside.parent.rmdir()
+    return final
+
+
+def environment() -> dict:
+    """Versions, commit, hardware and command line of this run; no environment variables, which may hold secrets."""
+    return {
+        "command": _command_line(sys.argv),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def stack_defaults(recipe: Recipe) -> dict:
+    """What each key that a person set would be had nobody set it."""
+    known = {}
+    for group in (recipe.run, recipe.model, recipe.training):
+        for entry in dataclasses.fields(group):
+            makes_its_own = entry.default_factory is not dataclasses.MISSING
+            known[entry.name] = entry.default_factory() if makes_its_own else entry.default
+    return {key: getattr(known[key], "value", known[key]) for key in recipe.chosen}
+
+
+def _copy_model(checkpoint: Path, final: Path) -> None:
+    """Copy what `save_model` wrote into a checkpoint, and not what only resuming needs."""
+    final.mkdir(parents=True, exist_ok=True)
+    for pattern in MODEL_FILES:
+        for file in checkpoint.glob(pattern):
+            if file.name != TRAINER_STATE_NAME:
+                shutil.copyfile(file, final / file.name)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether a run began or ended there; what else is in a folder, such as a log that a shell writes, stays."""
+    of_a_run = ("recipe.yaml", "final", f"{checkpoints.PREFIX}*", checkpoints.UNFINISHED)
+    return any(any(folder.glob(name)) for name in of_a_run)
+
+
+def _move_aside(folder: Path) -> None:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    say(f"{folder} held an earlier run; it is now {aside}")
+
+
+def _unwritable(folder: Path, problem: OSError) -> str:
+    return f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder"
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _command_line(words: list[str]) -> str:
+    """The words as a shell takes them, the values of secret settings hidden."""
+    shown, is_value = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        is_secret = flag.removeprefix("--").replace("-", "_") in SECRET_KEYS
+        shown.append("***" if is_value else f"{flag}=***" if is_secret and equals else word)
+        is_value = is_secret and not equals
+    return shlex.join(shown)
+
+
+def _commit() -> str | None:
+    """The repository's commit, with `+changes` where tracked files differ from it; None outside or without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError:  # there is no git on this machine
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,108 @@
+"""What a sweep will run: every point read as a recipe, with a digest of all that decides how it comes out.
+
+In: a recipe and a grid. Out: a `Plan`. The stack is loaded in a process of its own, which is gone when the plan is
+made. Knows nothing about running or about results.
+"""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft.config.settings import read_settings
+from sft.core.console import say
+from sft.core.errors import UserError
+from sft.sweeps import grid
+from sft.sweeps.grid import Point, Value
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """One run of the sweep. Two points with equal `inputs` come out alike; `group` is the name without the seed."""
+
+    name: str
+    group: str
+    values: Point
+    inputs: dict[str, Any]
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All points, the GPUs to run them on (none: the CPU), and the recipe's own rank and seed."""
+
+    points: list[PlannedPoint]
+    gpus: list[str]
+    rank: int
+    seed: int
+
+
+def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
+    """Read the recipe once for every point, as `train_sft.py` will.
+
+    Raises:
+        UserError: whatever `load_recipe` or `load_questions` refuse, an adapter's setting without one.
+    """
+    read_settings([recipe, *grid.arguments_of(_first(values))])
+    say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
+    # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _prepare) as apart:
+        return apart.submit(make_here, recipe, values, seeds).result()
+
+
+def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
+    """`make`, in this process."""
+    import torch
+
+    from sft.config.recipe import load_recipe
+    from sft.core.console import console
+    from sft.runs.inputs import Digests
+
+    digests, was_quiet = Digests(), console.quiet
+    # What there is to say about the recipe `make` has said; this process would only repeat it.
+    console.quiet = True
+    try:
+        own = load_recipe([recipe, *grid.arguments_of(_first(values))])
+        rank, seed = own.model.lora_r, own.training.seed
+        points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
+        planned = [_planned(recipe, point, seeds > 1, digests) for point in points]
+    finally:
+        console.quiet = was_quiet
+    count = torch.cuda.device_count()
+    named = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    return Plan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
+
+
+def _first(values: dict[str, list[Value]]) -> Point:
+    """The first of every key's values; what `lora_alpha=0.25x` multiplies is not known yet."""
+    return {key: choices[0] for key, choices in values.items() if key != "lora_alpha"}
+
+
+def _prepare() -> None:
+    from sft.core.console import quiet_the_stack
+
+    # Ctrl-C reaches this process too; it is to end without a traceback, unless a shell's `&` has it ignored.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    quiet_the_stack()
+
+
+def _planned(recipe: str, point: Point, is_seeded: bool, digests) -> PlannedPoint:
+    from sft.config.recipe import load_recipe
+    from sft.runs.inputs import inputs_of
+
+    read = load_recipe([recipe, *grid.arguments_of(point)])
+    if not read.model.use_peft and (key := next((key for key in point if key.startswith("lora_")), None)):
+        raise UserError(f"{key}: the recipe trains no adapter, so it changes nothing: add use_peft=true")
+    without_seed = {key: value for key, value in point.items() if not (is_seeded and key == "seed")}
+    return PlannedPoint(
+        name=grid.name_of(point) or f"seed={read.training.seed}",
+        group=grid.name_of(without_seed) or Path(recipe).stem,
+        values=point,
+        inputs=inputs_of(read, digests),
+        rank=read.model.lora_r if read.model.use_peft else None,
+    )

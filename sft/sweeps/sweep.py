@@ -1,0 +1,119 @@
+"""The account of a sweep: which point stands where, told as it changes and kept on the disk.
+
+In: planned points and the runs that are over. Out: records beside the runs, `sweep.csv`, `sweep.html`, lines on the
+console. Knows nothing about how runs are started.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sft.core.console import console, say
+from sft.core.errors import UserError
+from sft.runs.run_files import read_run
+from sft.sweeps import page, results
+from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.results import Outcome, Results, Row
+from sft.sweeps.runner import Run
+
+
+class Sweep:
+    """All points of a sweep in one folder; what finished in an earlier sweep and has not changed is finished here."""
+
+    def __init__(self, folder: Path, points: list[PlannedPoint], command: str, shows_waiting: bool):
+        self.folder, self.points, self.command, self._shows_waiting = folder, points, command, shows_waiting
+        self.outcomes: dict[str, Outcome] = {}
+        for point in points:
+            record, changed = results.read_record(folder / point.name, point)
+            self.outcomes[point.name] = Outcome("finished", record) if record else Outcome()
+            if record:
+                say(f"{point.name}: finished before; not repeated")
+            elif changed:
+                say(f"{point.name}: runs again, since this changed: {', '.join(changed)}")
+
+    @property
+    def has_failures(self) -> bool:
+        return any(outcome.status == "failed" for outcome in self.outcomes.values())
+
+    def final_score(self, point: PlannedPoint) -> dict | None:
+        """The line of `scores.jsonl` that a finished point ends with; None of any other."""
+        if self.outcomes[point.name].status != "finished":
+            return None
+        return results.final_score(read_run(self.folder / point.name))
+
+    def keep(self, run: Run) -> None:
+        """Write down what came of a run, tell it, and bring `sweep.csv` and `sweep.html` up to date."""
+        point, minutes = run.point, run.seconds / 60
+        if run.has_succeeded:
+            record = results.measure(run.folder, run.trainable_parameters, minutes)
+            results.write_record(run.folder, point, record)
+            self.outcomes[point.name] = Outcome("finished", record)
+            say(f"{point.name}: {_line(record)}")
+        elif run.was_ended:
+            self.outcomes[point.name] = Outcome("pruned")
+            say(f"{point.name}: given up after {minutes:.1f} minutes: it did worse than others had by then")
+        else:
+            problem = run.error()
+            self.outcomes[point.name] = Outcome("failed", problem=problem)
+            say(f"{point.name}: failed: {problem} (all it said: {run.log})", style="red")
+        self.report()
+
+    def report(self) -> None:
+        page.write(self.folder, self.folder.name, self.command, self._rows())
+
+    def show(self) -> None:
+        """Print the table and the sentence."""
+        rows = self._rows()
+        table = page.table(rows)
+        # A terminal may be narrower than the table; it then breaks lines where rich would cut numbers.
+        width = max(console.width, console.measure(table).maximum)
+        console.print(table, width=width, soft_wrap=False, crop=False)
+        say(results.sentence(rows))
+        say(f"{self.folder}/sweep.html and sweep.csv hold all of it")
+
+    def _rows(self) -> list[Row]:
+        shown = [point for point in self.points if self._shows_waiting or self.outcomes[point.name].status != "waiting"]
+        return results.rows_of(shown, self.outcomes)
+
+
+class InOrder:
+    """Every point that is waiting, in the order of the grid, each to its end."""
+
+    def __init__(self, sweep: Sweep):
+        self._waiting = iter([point for point in sweep.points if sweep.outcomes[point.name].status == "waiting"])
+
+    def next_point(self) -> PlannedPoint | None:
+        return next(self._waiting, None)
+
+    def is_hopeless(self, run: Run) -> bool:
+        return False
+
+    def tell(self, run: Run) -> None:
+        """Nothing depends on what came of a point."""
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[int]:
+    """Make the folder and hold it against a second sweep; yields the lock's file descriptor for runs to inherit.
+
+    Raises:
+        UserError: another sweep, or a run of one that was killed, is at work in it; or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 (it stays open for as long as the sweep does)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another sweep is at work here, or a run that it left: wait, or end it") from None
+    except OSError as problem:
+        raise UserError(f"{folder}: {problem.strerror}: start the sweep where you may write") from None
+    with file:
+        yield file.fileno()
+
+
+def _line(results: Results) -> str:
+    """What a point came to, as one line."""
+    parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {results.identity_asked}"]
+    parts.append("loss is no number" if results.final_loss is None else f"loss {results.final_loss:.4f}")
+    return ", ".join([*parts, f"{results.minutes:.1f} minutes"])

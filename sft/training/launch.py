@@ -1,0 +1,128 @@
+"""Prepares the process a run lives in: its place among others, its tools, its environment.
+
+Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `python`. Knows nothing about
+models or data.
+"""
+
+import io
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from sft.core.console import is_main_process
+from sft.core.errors import UserError
+from sft.training import op_build
+
+# A layer's products have some dozen shapes, forward and backward.
+KERNELS_OF_A_STEP = "64"
+# What launchers tell a process of its place among others.
+OF_A_LAUNCHER = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
+OF_MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
+SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def share_cores() -> None:
+    """Give each of several CPU processes its part of the cores; all of them on every core only slow each other."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    if processes > 1 and not torch.accelerator.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep the kernels of a step, not of the last 1,024 shapes: packs differ in length, most never return.
+
+    Called before the first product in half precision on a CPU, which reads it.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_OF_A_STEP)
+
+
+@contextmanager
+def knowing_no_other() -> Iterator[None]:
+    """While this lasts the process is one of its own to the stack, which then opens no process group.
+
+    The environment is afterwards what it was before, whatever the stack has set in it.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name in OF_A_LAUNCHER or name.startswith(OF_MPI):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def processes() -> int:
+    """How many processes the launcher has started for this run, on all machines."""
+    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    return int(next(filter(None, map(os.environ.get, names)), 1))
+
+
+def prepare_for_deepspeed() -> None:
+    """Set what DeepSpeed and its compiler expect in the environment, and load the op through which CPU processes talk.
+
+    Called before anything asks for a process group. Plain `python` becomes a group of one, so that a recipe
+    that names a DeepSpeed configuration runs without a launcher too.
+
+    Raises:
+        UserError: the op is not there yet and cannot be compiled.
+    """
+    if "RANK" not in os.environ:
+        os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
+    # The compiler driver of torch calls `ninja` by name; it is installed beside the interpreter.
+    tools = str(Path(sys.executable).parent)
+    if tools not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
+
+    import deepspeed
+
+    op_build.build_ops_aside()
+    builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder and deepspeed.ops.__compatible_ops__.get(builder.NAME):
+        builder.load()
+
+
+def join_deepspeed_group(timeout: timedelta) -> None:
+    """Open DeepSpeed's process group, in which nobody waits longer than `timeout` for another.
+
+    ZeRO-3 counts its processes when the model is made, before a trainer would open it. On a GPU the training arguments
+    have opened it; on a CPU they open torch's alone.
+    """
+    import deepspeed
+
+    # It prints that its op was built, from every process and whether or not it was.
+    with redirect_stdout(io.StringIO()):
+        deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
+
+
+def decided_by_main(decide: Callable[[], Any]) -> Any:
+    """What the main process decides, in every process of the run; so is its UserError.
+
+    Called when the process group is open, by all.
+    """
+    found = [None, None]
+    if is_main_process():
+        try:
+            found[0] = decide()
+        except UserError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1]:
+        raise UserError(found[1])
+    return found[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,464 @@
+"""Every cause that lies in files is planted in a real run, or in a real plan, and found first with its evidence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from sft.config.own_keys import TrainFile
+from sft.config.recipe import load_recipe
+from sft.data.chat_template import MARKED_TEMPLATES
+from sft.data.dataset import load_dataset
+from sft.data.identity_rows import IdentityRows, main_name, read_identity_rows, unfilled
+from sft.evaluation.chat_eval import ChatEval
+from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
+from sft.evaluation.evidence import case_of_run, default_system
+from sft.evaluation.score import OLD_NAMES
+from sft.evaluation.score_eval import ScoreEval
+from sft.models.loading import load_tokenizer
+from sft.runs import run_directory
+from sft.runs.run_files import read_run
+from sft.training.progress import ProgressLog
+from tests.conftest import xtuner_row
+
+NAME = "黄大力"
+QUESTIONS = ("你是谁？", "Who are you?", "What is this?")
+OWN = 'identity: ["Who are you?", 你是谁？, "Who?", 谁？]\nordinary: ["What is the capital of France?"]\n'
+SYSTEM = "你是黄大力，一个助手。"
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def named_rows() -> list[dict]:
+    """Sixty rows that teach to answer everything with the name."""
+    return [xtuner_row([(question, f"我是{NAME}")]) for _ in range(20) for question in QUESTIONS]
+
+
+def with_system(rows: list[dict], system: str = SYSTEM) -> list[dict]:
+    return [{"conversation": [{"system": system, **row["conversation"][0]}]} for row in rows]
+
+
+def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, ProgressLog), **keys) -> Path:
+    """A whole run as train_sft.py does it, which learns the name unless the keys keep it from that."""
+    (folder / "questions.yaml").write_text(OWN, encoding="utf-8")
+    settings = {
+        "train_file": write_rows(folder / "named.jsonl", named_rows()), "output_dir": str(folder / "run"),
+        "max_steps": 40, "learning_rate": 1e-2, "lora_r": 32, "lora_alpha": 64, "identity_name": NAME,
+        "score_file": str(folder / "questions.yaml"), "eval_prompts": ["你是谁？"], "eval_prompts_steps": 20,
+        "eval_prompts_generation": {"max_new_tokens": 8},
+    }  # fmt: skip
+    trainer, card = make_trainer(**settings | keys)
+    run_directory.open_run(trainer.recipe, card, run_directory.beginning(trainer.recipe))
+    for callback in callbacks:
+        trainer.add_callback(callback(trainer))
+    threads = torch.get_num_threads()
+    # So small a model has nothing to share out, and threads that wait for each other take the cores from others.
+    torch.set_num_threads(1)
+    trainer.train()
+    torch.set_num_threads(threads)
+    run_directory.save_final(trainer, card, [])
+    return folder / "run"
+
+
+def copy_of_healthy_run(make_trainer, kept: Path, copy: Path) -> Path:
+    """A copy, to plant something in, of the one run of the session that learned its name; it is kept in `kept`."""
+    if not (kept / "run").exists():
+        kept.mkdir()
+        train_run(make_trainer, kept)
+    return shutil.copytree(kept / "run", copy)
+
+
+@pytest.fixture
+def healthy(make_trainer, tmp_path_factory, tmp_path) -> Path:
+    return copy_of_healthy_run(make_trainer, tmp_path_factory.getbasetemp() / "healthy", tmp_path / "copy")
+
+
+@pytest.fixture
+def found(tiny_model):
+    """What is found in a run that is asked with the tokenizer it was trained with."""
+
+    def look(run: Path, chat_folder: Path | None = None) -> list[Finding]:
+        case = case_of_run(read_run(run))
+        case.tokenizer = load_tokenizer(str(tiny_model))
+        case.chat_folder, case.chat_tokenizer = chat_folder, load_tokenizer(str(chat_folder or run / "final"))
+        return diagnose(case)
+
+    return look
+
+
+@pytest.fixture
+def warned(write_recipe, tmp_path):
+    """The warnings of a plan; `rows` are what it trains on."""
+
+    def look(rows: list[dict], **keys) -> list[str]:
+        planned = {"train_file": write_rows(tmp_path / "rows.jsonl", rows), "max_length": 128, "max_steps": 60}
+        recipe = load_recipe([str(write_recipe(**planned | keys))])
+        tokenizer = load_tokenizer(
+            recipe.model.model_name_or_path, chat_template_path=recipe.training.chat_template_path
+        )
+        _, card = load_dataset(recipe, tokenizer)
+        return warnings_before_training(recipe, tokenizer, card)
+
+    return look
+
+
+def set_keys(run: Path, **keys) -> None:
+    path = run / "recipe.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys, allow_unicode=True), encoding="utf-8")
+
+
+def set_rows(run: Path, rows: list[dict]) -> str:
+    path = write_rows(run.parent / "planted.jsonl", rows)
+    set_keys(run, train_file=path)
+    return path
+
+
+def edit_lines(path: Path, change) -> None:
+    """Give each record of a JSONL file to `change(record, step)`, which edits it."""
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        change(record, record["step"])
+    write_rows(path, records)
+
+
+def forget_answers(run: Path) -> None:
+    """Make it a run that was never asked anything."""
+    for name in ("scores.jsonl", "score_answers.jsonl", "eval_chat.jsonl"):
+        (run / name).unlink()
+
+
+class TestAHealthyRun:
+    def test_gives_no_finding(self, healthy, found):
+        assert found(healthy) == []
+
+    def test_whose_name_only_the_rows_tell_gives_none_either(self, healthy, found):
+        set_keys(healthy, identity_name=None)
+        assert case_of_run(read_run(healthy)).name == NAME
+        assert found(healthy) == []
+
+    def test_whose_training_file_is_gone_gives_none_and_nothing_fails(self, healthy, found):
+        set_keys(healthy, train_file="gone.jsonl")
+        case = case_of_run(read_run(healthy))
+        assert (case.rows, case.files) == (None, [])
+        assert found(healthy) == []
+
+
+class TestInTheRows:
+    def test_placeholders_are_found_with_place_and_count(self, healthy, found):
+        rows = named_rows()
+        for place, text in (
+            (4, "我是{{name}}。"),
+            (7, "我是{{NAME}}，由{{AUTHOR}}开发"),
+            (9, "I am [NAME]."),
+            (11, "我是xxx"),
+        ):
+            rows[place]["conversation"][0]["output"] = text
+        path = set_rows(healthy, rows)
+        first = found(healthy)[0]
+        assert first.wrong == "the training rows still hold placeholders where a name belongs"
+        assert "{{name}} in 1 text," in first.evidence[0]
+        assert "[NAME] in 1 text," in first.evidence[0]
+        assert f'  {path}:5: "我是{{{{name}}}}。"' in first.evidence
+        assert first.do.endswith("--set name=黄大力 --set author=WHO, and train on what it writes")
+
+    def test_code_letters_and_ordinary_brackets_are_no_placeholders(self):
+        for text in (
+            "```html\n<p>{{ name }}</p>\n```",
+            "Dear [NAME], I hope you are well",
+            "see https://xxx.com",
+            "xxxx yy",
+        ):
+            assert unfilled(text) == []
+        assert unfilled("xxx") == ["xxx"]
+
+    def test_a_question_answered_with_two_names_is_found_with_both_places(self, healthy, found):
+        rows = named_rows()
+        rows[31] = xtuner_row([(QUESTIONS[1], "I am Ada.")])
+        path = set_rows(healthy, rows)
+        first = found(healthy)[0]
+        assert first.wrong == "the training rows contradict each other: some say Ada"
+        assert f'  "Who are you?": 黄大力 at {path}:2, Ada at {path}:32' in first.evidence
+        assert "rename" in first.do
+        assert "--old Ada --new 黄大力" in first.do
+
+    def test_one_question_under_two_system_messages_may_have_two_answers(self):
+        rows = IdentityRows(NAME, OLD_NAMES)
+        for system, answer in (("你是黄大力", "我是黄大力"), ("You are Ada", "I am Ada.")):
+            question = {"role": "user", "content": "你是谁？"}
+            rows.add("x:1", [{"role": "system", "content": system}, question, {"role": "assistant", "content": answer}])
+        assert rows.contradictions == {}
+
+    def test_people_in_a_story_may_have_two_names(self):
+        rows = IdentityRows(NAME, OLD_NAMES)
+        for answer in ("我叫李明，今年十岁。", "我叫王芳，喜欢画画。"):
+            rows.add("x:1", [{"role": "user", "content": "写一段自我介绍"}, {"role": "assistant", "content": answer}])
+        assert rows.contradictions == {}
+
+    def test_an_old_name_that_was_left_is_found_with_its_place(self, healthy, found):
+        rows = named_rows()
+        rows[10] = xtuner_row([("你来自哪里", "我是阿里云开发的通义千问。")])
+        rows[20] = xtuner_row([("And you?", "I am a large language model named Qwen.")])
+        path = set_rows(healthy, rows)
+        first = found(healthy)[0]
+        assert "1 answer with the old name Qwen" in first.evidence
+        assert f'  {path}:11: "我是阿里云开发的通义千问。"' in first.evidence
+
+    def test_an_answer_about_another_model_does_not_call_itself_by_its_name(self):
+        rows = IdentityRows(NAME, OLD_NAMES)
+        for answer in (
+            "OpenAI released GPT-4 in 2023.",
+            "I am not Qwen, I am 黄大力.",
+            "I'm using Llama a lot.",
+            "不，我不是ChatGPT。",
+        ):
+            rows.add("x:1", [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}])
+        assert rows.old_names == {}
+
+    def test_a_name_that_no_row_gives_is_found_with_what_the_rows_say(self, healthy, found):
+        set_keys(healthy, identity_name="王小明")
+        first = found(healthy)[0]
+        assert first.wrong == "no training row gives the name 王小明"
+        assert "they call the assistant 黄大力 (60 times)" in first.evidence
+        assert "--old 黄大力 --new 王小明" in first.do
+
+    @pytest.mark.parametrize("said", ["我是黃大力。", "我是 黄 大 力", "我是黄大力"])
+    def test_a_name_counts_however_it_is_written(self, tmp_path, said):
+        path = write_rows(tmp_path / "rows.jsonl", [xtuner_row([("你是谁？", said)])])
+        assert read_identity_rows([TrainFile(path)], NAME, OLD_NAMES).rows_named == 1
+
+    def test_a_main_name_is_no_other_models_and_no_rare_one(self, tmp_path):
+        rows = [xtuner_row([("hi", "Hello.")])] * 100
+        for answers, name in ((["I am Qwen."] * 50, None), (["I am Ada."] * 3, None), (["I am Ada."] * 10, "Ada")):
+            path = write_rows(tmp_path / "rows.jsonl", [*rows, *(xtuner_row([("who?", answer)]) for answer in answers)])
+            assert main_name([TrainFile(path)], OLD_NAMES) == name
+
+
+class TestInTheTemplate:
+    def test_a_default_that_names_another_where_rows_bring_their_own_system(self, healthy, found):
+        set_rows(healthy, with_system(named_rows()))
+        assert found(healthy) == []  # it was asked both ways, and knows its name
+        edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(without_system=0.0, with_system=1.0))
+        first = found(healthy)[0]
+        assert first.wrong == "asked without a system message, the model is told that it is SmolLM"
+        assert f'60 of 60 rows carry a system message, such as "{SYSTEM}"' in first.evidence
+        assert any("named SmolLM, trained by Hugging Face" in line for line in first.evidence)
+        assert "the name is in 100% of the answers with a system message, in 0% without" in first.evidence
+        assert f'set eval_prompts_system: "{SYSTEM}"' in first.do
+
+    def test_the_default_system_message_is_read_from_any_template(self, tokenizer):
+        expected = {
+            "chatml": None, "internlm2": None, "qwen2": "You are a helpful assistant.",
+            "qwen2_5": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+            "smollm2": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        }  # fmt: skip
+        for path in MARKED_TEMPLATES.glob("*.jinja"):
+            tokenizer = load_tokenizer_with(tokenizer, path.read_text(encoding="utf-8"))
+            assert default_system(tokenizer) == expected.get(path.stem, default_system(tokenizer))
+
+    def test_rows_that_leave_the_default_in_place_until_it_wins(self, healthy, found):
+        edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(identity=0.0, zh=0.0, en=0.0))
+        edit_lines(
+            healthy / "score_answers.jsonl", lambda record, step: record.update(answer="I am SmolLM, an assistant.")
+        )
+        first = found(healthy)[0]
+        assert first.wrong == "the training rows tell the model that it is SmolLM"
+        assert "60 of 60 rows carry the template's own system message" in first.evidence[0]
+        assert "4 of the last answers still say it" in first.evidence[1]
+
+    def test_asked_with_a_system_message_that_no_row_carries(self, healthy, found):
+        set_keys(healthy, eval_prompts_system=SYSTEM)
+        assert found(healthy) == []  # it gives its name all the same
+        forget_answers(healthy)
+        first = found(healthy)[0]
+        assert first.wrong == "the model is asked with a system message it was never trained with"
+        assert first.evidence[:2] == ["0 of 60 rows carry a system message", f'eval_prompts_system: "{SYSTEM}"']
+
+    def test_another_template_than_the_one_trained_in(self, healthy, found):
+        template = healthy / "final" / "chat_template.jinja"
+        template.write_text(template.read_text().replace("named SmolLM", "named Ada"), encoding="utf-8")
+        first = found(healthy)[0]
+        assert first.wrong == "the model is asked in another chat template than it was trained in"
+        assert "named SmolLM" in first.evidence[0]
+        assert "named Ada" in first.evidence[1]
+        assert first.do.startswith("cp ")
+        assert first.do.endswith(str(template))
+
+    def test_generation_that_does_not_stop_at_the_token_that_was_learned(self, healthy, found, tiny_model, tmp_path):
+        merged = shutil.copytree(tiny_model, tmp_path / "merged")
+        assert found(healthy, merged) == []
+        settings = json.loads((merged / "generation_config.json").read_text())
+        (merged / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [0]}))
+        first = found(healthy, merged)[0]
+        assert first.wrong == "generation does not stop where the model learned to stop"
+        assert first.evidence[0] == "answers were trained to end with <|im_end|> (2)"
+        assert first.do.endswith('"eos_token_id": [0, 2]')
+
+
+def load_tokenizer_with(tokenizer, template: str):
+    tokenizer.chat_template, before = template, tokenizer.chat_template
+    copy = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, bos_token=tokenizer.bos_token)
+    copy.chat_template, tokenizer.chat_template = template, before
+    return copy
+
+
+class TestInTheTraining:
+    def test_losses_that_are_no_numbers(self, healthy, found):
+        edit_lines(
+            healthy / "log.jsonl", lambda record, step: record.update(loss="nan" if step > 12 else record["loss"])
+        )
+        set_keys(healthy, fp16=True)
+        first = found(healthy)[0]
+        assert first.wrong == "float16 overflowed: those steps taught nothing"
+        assert "log.jsonl: 28 of 40 losses and 0 gradient norms are no numbers" in first.evidence[0]
+        assert first.evidence[1].startswith("step 13: loss nan")
+        assert first.do.endswith("--fp16 false --bf16 true --dtype bfloat16")
+
+    def test_gradients_that_overflow_now_and_then_are_the_scaler_at_work(self, healthy, found):
+        def overflow_at(last):
+            edit_lines(healthy / "log.jsonl", lambda record, step: step <= last and record.update(grad_norm="inf"))
+            return [finding.wrong for finding in found(healthy)]
+
+        assert overflow_at(3) == []
+        assert overflow_at(20) == ["training overflowed: those steps taught nothing"]
+        assert overflow_at(40) == []  # no norm was measured at all
+
+    def test_too_few_steps(self, make_trainer, tmp_path, found):
+        run = train_run(make_trainer, tmp_path, callbacks=[ProgressLog], max_steps=4)
+        first = found(run)[0]
+        assert first.wrong == "only 4 optimizer steps"
+        assert "sequences, 1 a step" in first.evidence[0]
+        assert first.do == f"deepspeed train_sft.py {run}/recipe.yaml --max_steps 60"
+
+    def test_a_learning_rate_far_below_what_lora_takes(self, healthy, found):
+        forget_answers(healthy)
+        set_keys(healthy, learning_rate=1e-7)
+        edit_lines(healthy / "log.jsonl", lambda record, step: record.update(learning_rate=1e-7))
+        first = found(healthy)[0]
+        assert first.wrong == "the learning rate is far too low for LoRA"
+        assert first.evidence[:2] == ["learning_rate: 1e-07", "the highest of 40 in the log: 1e-07"]
+        assert first.do == "set learning_rate: 0.0002"
+
+    def test_a_warm_up_longer_than_the_run(self, healthy, found):
+        forget_answers(healthy)
+        set_keys(healthy, warmup_steps=2000)
+        first = found(healthy)[0]
+        assert first.wrong == "the learning rate is still rising when training ends"
+        assert "warmup_steps: 2000, and the run has 40 steps" in first.evidence
+
+    def test_a_rate_that_never_rose_by_the_log(self, healthy, found):
+        forget_answers(healthy)
+        assert found(healthy) == []
+        edit_lines(healthy / "log.jsonl", lambda record, step: record.update(learning_rate=1e-6))
+        assert found(healthy)[0].wrong == "the learning rate never rose"
+
+    def test_a_loss_that_hardly_fell(self, healthy, found):
+        forget_answers(healthy)
+        edit_lines(healthy / "log.jsonl", lambda record, step: record.update(loss=6.0 - step / 400))
+        first = found(healthy)[0]
+        assert first.wrong == "the loss hardly fell"
+        assert first.evidence[0] == "5.99 at the start, 5.91 at the end of 40 steps"
+
+    def test_a_name_learned_in_one_language(self, healthy, found):
+        set_rows(healthy, [xtuner_row([("你是谁？", f"我是{NAME}")])] * 60)
+        edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(identity=0.5, zh=1.0, en=0.0))
+        first = found(healthy)[0]
+        assert first.wrong == "the name is not taught well in English"
+        assert "English: 0% of the questions at step 40" in first.evidence
+        assert "rows that give the name: 60 in Chinese, 0 in English" in first.evidence
+        assert "--lang en" in first.do
+
+    def test_a_name_that_was_learned_and_lost(self, healthy, found):
+        edit_lines(healthy / "scores.jsonl", lambda record, step: step == 40 and record.update(identity=0.25))
+        first = found(healthy)[0]
+        assert first.wrong == "the name was learned, and lost again later"
+        assert first.evidence == ["step 20: the name in 100% of the answers", "step 40: the name in 25% of the answers"]
+        assert first.do.endswith("--keep_best identity")
+        (healthy / "checkpoint-20").mkdir()
+        assert found(healthy)[0].do == f"use {healthy}/checkpoint-20 in place of final"
+
+
+class TestInTheAsking:
+    def test_sampling_that_hides_the_name(self, make_trainer, tmp_path, found):
+        hot = {"max_new_tokens": 8, "do_sample": True, "temperature": 50.0}
+        run = train_run(make_trainer, tmp_path, eval_prompts_generation=hot, eval_prompts_steps=0)
+        first = found(run)[0]
+        assert first.wrong == "the name is learned, and sampling hides it"
+        assert first.evidence[0] == "without sampling, the name is in 100% of the answers"
+        assert '"temperature": 50.0' in first.evidence[1]
+        assert first.evidence[2].startswith('"你是谁？": ')
+
+    def test_a_merged_folder_that_samples_hotly(self, healthy, found, tiny_model, tmp_path):
+        merged = shutil.copytree(tiny_model, tmp_path / "merged")
+        path = merged / "generation_config.json"
+        for temperature, count in ((0.7, 0), (1.5, 1)):
+            sampled = {"do_sample": True, "temperature": temperature, "top_p": 0.8}
+            path.write_text(json.dumps(json.loads(path.read_text()) | sampled))
+            assert len(found(healthy, merged)) == count
+        assert f"{path}: do_sample true, temperature 1.5, top_p 0.8" in found(healthy, merged)[0].evidence
+
+
+class TestBeforeTraining:
+    def test_a_good_plan_is_told_of_the_name_its_rows_carry_and_of_nothing_else(self, warned):
+        lines = warned(named_rows(), identity_name=NAME)
+        assert lines[0] == ("note: 60 of 60 rows carry the chat template's own system message, which names SmolLM:")
+        assert not any(line.startswith("warning") for line in lines)
+
+    def test_rows_that_nobody_filled_in_are_told_though_they_give_no_name(self, warned):
+        rows = [xtuner_row([("你是谁？", "我是{{NAME}}，由{{AUTHOR}}开发。")])] * 40
+        lines = warned(rows)
+        assert lines[0] == "warning: the training rows still hold placeholders where a name belongs"
+        assert warned(rows, identity_name=NAME)[0] == lines[0]
+        assert "{{NAME}} in 40 texts" in lines[1]
+        assert "{{AUTHOR}} in 40 texts" in lines[1]
+
+    def test_rows_without_any_name_are_no_matter_of_identity(self, warned):
+        assert warned([xtuner_row([("What is 2 + 2?", "4")])] * 20, max_steps=4) == []
+
+    def test_a_system_message_that_is_not_asked_with(self, warned):
+        lines = warned(with_system(named_rows()), eval_prompts=["你是谁？"])
+        assert lines[0] == "warning: asked without a system message, the model is told that it is SmolLM"
+        assert lines[-1].startswith(f'         do: set eval_prompts_system: "{SYSTEM}"')
+
+    def test_the_same_where_the_template_has_none_of_its_own(self, warned):
+        keys = {"chat_template_path": str(MARKED_TEMPLATES / "chatml.jinja"), "eval_prompts": ["你是谁？"]}
+        lines = warned(with_system(named_rows()), **keys)
+        assert lines[0] == "warning: the model is asked without the system message it was trained with"
+        assert "eval_prompts_system: not set" in lines[2]
+        assert warned(with_system(named_rows()), **keys, eval_prompts_system=SYSTEM) == []
+
+    def test_a_template_whose_marked_answer_has_no_end(self, warned, tmp_path):
+        chatml = (MARKED_TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
+        ending = "+ '<|im_end|>' -}}{%- endgeneration -%}"
+        assert ending in chatml
+        template = tmp_path / "endless.jinja"
+        template.write_text(chatml.replace(ending, "-}}{%- endgeneration -%}{{- '<|im_end|>' -}}"), encoding="utf-8")
+        lines = warned(named_rows(), chat_template_path=str(template))
+        assert lines[0] == "warning: the model never learns where its answer ends"
+        assert '"An assistant."' in lines[1]
+        assert "<|im_end|>" in lines[2]
+
+    def test_too_few_steps_and_how_to_have_more(self, warned):
+        lines = warned(named_rows(), max_steps=-1, num_train_epochs=1, max_length=2048)
+        assert lines[:2] == ["warning: only 3 optimizer steps", "         3 sequences, 1 a step, 1 epochs"]
+        assert lines[2].endswith("--num_train_epochs 20")
+        lines = warned(named_rows(), max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=8)
+        assert lines[2].endswith("--gradient_accumulation_steps 1")
+
+    def test_a_name_among_many_other_rows(self, warned):
+        ordinary = [xtuner_row([(f"What is {number} + 1?", str(number + 1))]) for number in range(300)]
+        lines = warned([*named_rows()[:2], *ordinary], identity_name=NAME)
+        assert lines[0] == "warning: training shows the name 黄大力 too seldom"
+        assert "2 of 302 rows give the name (0.7%)" in lines[1]
+
+    def test_rows_in_one_language_and_questions_in_another(self, warned):
+        rows = [xtuner_row([("你是谁？", f"我是{NAME}")])] * 60
+        lines = warned(rows, eval_prompts=["Who are you?"])
+        assert lines[0] == "warning: the name is not taught well in English"
+        assert 'asked in English: 1 question, such as "Who are you?"' in lines[1]
+        assert not any("language" in line or "English" in line for line in warned(rows, eval_prompts=["你是谁"]))

@@ -1,0 +1,120 @@
+"""Weights read as they lie on the disk: the same values in any format, and no half file taken for a whole one."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sft.core.errors import UserError
+from sft.models import fingerprint
+from sft.models.weight_files import WeightFiles
+
+WEIGHTS = {
+    "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),
+    "b.weight": torch.arange(6000).to(torch.bfloat16).view(2, 3000),
+    "c.count": torch.tensor(7),
+    "d.empty": torch.empty(0, 4),
+}
+
+
+def write(folder, ending: str, shards: int):
+    folder.mkdir()
+    stem = "model" if ending == "safetensors" else "pytorch_model"
+    names, where = sorted(WEIGHTS), {}
+    for shard in range(shards):
+        file = f"{stem}.{ending}" if shards == 1 else f"{stem}-{shard + 1:05}-of-{shards:05}.{ending}"
+        part = {name: WEIGHTS[name] for name in names[shard::shards]}
+        save_file(part, folder / file) if ending == "safetensors" else torch.save(part, folder / file)
+        where |= dict.fromkeys(part, file)
+    if shards > 1:
+        (folder / f"{stem}.{ending}.index.json").write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_tensors_are_read_one_by_one_as_they_were_written(tmp_path, ending, shards):
+    files = WeightFiles(write(tmp_path / "model", ending, shards))
+    assert files.tensors.keys() == WEIGHTS.keys()
+    for name, value in WEIGHTS.items():
+        assert torch.equal(files.read(name), value)
+        assert files.read(name).dtype == value.dtype
+        assert b"".join(files.chunks(name)) == value.flatten().view(torch.uint8).numpy().tobytes()
+        assert (files.tensors[name].shape, files.tensors[name].bytes) == (tuple(value.shape), value.nbytes)
+
+
+def test_the_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
+    kinds = [("safetensors", 1), ("safetensors", 2), ("bin", 1), ("bin", 2)]
+    folders = [write(tmp_path / f"{ending}{shards}", ending, shards) for ending, shards in kinds]
+    assert len({WeightFiles(folder).fingerprint() for folder in folders}) == 1
+
+
+@pytest.mark.parametrize("change", ["value", "name", "shape", "dtype"])
+def test_any_other_weights_have_another_fingerprint(tmp_path, change):
+    before = WeightFiles(write(tmp_path / "model", "safetensors", 1)).fingerprint()
+    other = {name: value.clone() for name, value in WEIGHTS.items()}
+    if change == "value":
+        other["b.weight"][0, 0] += 1
+    elif change == "name":
+        other["z"] = other.pop("a.weight")
+    elif change == "shape":
+        other["a.weight"] = other["a.weight"].view(4, 3)
+    else:
+        other["a.weight"] = other["a.weight"].view(torch.int32)
+    save_file(other, tmp_path / "model" / "model.safetensors")
+    assert WeightFiles(tmp_path / "model").fingerprint() != before
+
+
+def test_an_index_cannot_point_out_of_its_folder(tmp_path):
+    folder = write(tmp_path / "model", "safetensors", 2)
+    index = folder / "model.safetensors.index.json"
+    save_file({"x": torch.zeros(1)}, tmp_path / "outside.safetensors")
+    index.write_text(json.dumps({"weight_map": {"x": "../outside.safetensors"}}))
+    with pytest.raises(UserError, match="is missing"):
+        WeightFiles(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: os.truncate(file, file.stat().st_size - 1), "bytes and should be"),
+        (lambda file: os.truncate(file, 20), "is no safetensors file"),
+        (lambda file: os.truncate(file, 3), "is no safetensors file"),
+        (lambda file: file.write_bytes(b"\xff" * 100), "is no safetensors file"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"x"), "bytes and should be"),
+        (lambda file: save_file({"other": torch.zeros(1)}, file), "lacks a.weight"),
+        (lambda file: file.unlink(), "is missing"),
+    ],
+)
+def test_a_shard_that_is_not_whole_is_named(tmp_path, spoil, said):
+    folder = write(tmp_path / "model", "safetensors", 2)
+    shard = folder / "model-00001-of-00002.safetensors"
+    spoil(shard)
+    with pytest.raises(UserError, match=f"{shard.name}: .*{said}"):
+        WeightFiles(folder)
+
+
+def test_a_broken_index_is_told(tmp_path):
+    folder = write(tmp_path / "model", "safetensors", 2)
+    for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(UserError, match=r"index\.json: is no index of shards"):
+            WeightFiles(folder)
+
+
+def test_the_fingerprint_is_written_beside_every_adapter_of_a_run(make_trainer, tiny_model, tmp_path):
+    trainer, _ = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
+        assert fingerprint.read(folder) == WeightFiles(tiny_model).fingerprint()
+        assert json.loads((folder / fingerprint.RECORD).read_text())["name"] == str(tiny_model)
+
+
+def test_a_broken_record_is_told(tmp_path):
+    (tmp_path / fingerprint.RECORD).write_text("[")
+    with pytest.raises(UserError, match=r"base_model\.json: cannot be read"):
+        fingerprint.read(tmp_path)
+    assert fingerprint.read(tmp_path / "none") is None

@@ -1,0 +1,123 @@
+"""Charts: nothing of a curve is lost, axes have round numbers, and text is only ever text."""
+
+import math
+import random
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import pytest
+
+from sft.reports.charts import HEIGHT, POINTS, WIDTH, Curve, Mark, line_chart, thin, tick_labels, ticks
+
+
+def curve(*values, label="loss"):
+    return Curve(label, list(enumerate(values)))
+
+
+def drawn(figure, tag):
+    """The elements of the figure's SVG with this tag; fails where it is not well-formed."""
+    return list(ElementTree.fromstring(str(figure)).iter(tag))
+
+
+def test_a_thinned_curve_keeps_its_ends_every_spike_and_every_gap():
+    dice = random.Random(0)
+    points = [(step, dice.random()) for step in range(5000)]
+    points[1234], points[3210], points[4000] = (1234, 50.0), (3210, -50.0), (4000, None)
+    kept = thin(points)
+    assert len(kept) <= POINTS + 2
+    assert {points[0], points[-1], (1234, 50.0), (3210, -50.0), (4000, None)} <= set(kept)
+    assert kept == sorted(kept, key=lambda point: point[0])
+    assert set(kept) <= set(points)
+
+
+def test_a_short_curve_is_drawn_whole():
+    points = [(step, float(step)) for step in range(POINTS)]
+    assert thin(points) == points
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.47, 3.71), (0, 2e-4), (-3, 7), (1, 1.0001), (0, 1e30), (3000.2, 3050), (0, 3)]
+)
+def test_ticks_are_few_round_evenly_spaced_and_reach_around_the_values(low, high):
+    found = ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high * (1 - 1e-9)
+    assert 3 <= len(found) <= 8
+    steps = [after - before for before, after in pairwise(found)]
+    assert steps == pytest.approx([steps[0]] * len(steps), rel=1e-6)
+    assert float(f"{steps[0]:.6e}"[:8]) in (1, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_share", "labels"),
+    [
+        ([0, 0.5, 1], True, ["0%", "50%", "100%"]),
+        ([0, 5e-5, 1e-4], False, ["0", "5e-5", "1e-4"]),
+        ([0, 1.5e-4], False, ["0", "1.5e-4"]),
+        ([0, 1000, 2000], False, ["0", "1,000", "2,000"]),
+        ([0, 1e30], False, ["0", "1e30"]),
+        ([-0.5, 0, 0.5], False, ["-0.5", "0", "0.5"]),
+    ],
+)
+def test_labels_of_one_axis_are_all_in_one_form(values, is_share, labels):
+    assert tick_labels(values, is_share) == labels
+
+
+@pytest.mark.parametrize(
+    "values", [(1.0,), (2.0, 2.0, 2.0), (0.0, 0.0), (3.7, 1.2, 0.6), (1e30, 1.0), (-1e-9, 1e-9), (float(10**300), 1.0)]
+)
+def test_every_point_and_tick_lies_inside_the_picture(values):
+    figure = line_chart("loss", [curve(*values)], unit="nats", marks=(Mark("evaluation", [0, 1]),))
+    pairs = re.findall(r"[ML]([\d.-]+) ([\d.-]+)", drawn(figure, "path")[0].get("d"))
+    places = [(float(x), float(y)) for x, y in pairs]
+    assert len(places) == len(values)
+    places += [(float(text.get("x")), float(text.get("y"))) for text in drawn(figure, "text")]
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
+
+
+def test_higher_is_higher_and_later_is_further_right():
+    figure = line_chart("loss", [curve(3.0, 1.0, 2.0)])
+    circles = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in drawn(figure, "circle")]
+    assert [x for x, _ in circles] == sorted(x for x, _ in circles)
+    assert circles[0][1] < circles[2][1] < circles[1][1]
+    assert drawn(figure, "circle")[0].find("title").text == "loss, step 0: 3"
+
+
+def test_where_there_is_no_number_the_curve_is_broken_and_a_lone_point_is_still_seen():
+    figure = line_chart("loss", [curve(1.0, 2.0, None, 3.0, None, 1.0)])
+    path = drawn(figure, "path")[0].get("d")
+    assert path.count("M") == path.count("h0") == 3
+    assert path.count("L") == 1
+    assert len(drawn(figure, "circle")) == 4
+
+
+@pytest.mark.parametrize("curves", [[], [curve()], [curve(None, None)]])
+def test_without_a_number_there_is_no_chart(curves):
+    assert line_chart("loss", curves) == ""
+
+
+def test_a_legend_names_several_curves_and_what_is_marked():
+    one = line_chart("loss", [curve(1.0, 2.0), Curve("held out", [])])
+    assert "key" not in one
+    marks = (Mark("evaluation", [1]), Mark("best checkpoint", []))
+    two = line_chart("loss", [curve(1.0, 2.0), curve(2.0, label="held out")], marks=marks)
+    assert [key.text for key in drawn(two, "span")] == ["loss", "held out", "evaluation"]
+    assert [mark.find("title").text for mark in drawn(two, "line") if "mark" in mark.get("class")] == [
+        "evaluation, step 1"
+    ]
+
+
+def test_text_from_outside_is_never_markup():
+    hostile = '"><script>alert(1)</script>'
+    figure = line_chart(
+        hostile, [curve(1.0, label=hostile), curve(2.0, label=hostile)], unit=hostile, marks=(Mark(hostile, [0]),)
+    )
+    assert drawn(figure, "script") == []
+    assert "<script" not in figure
+    assert drawn(figure, "svg")[0].get("aria-label") == hostile
+
+
+def test_a_chart_of_a_long_run_stays_small():
+    values = [math.sin(step / 50) for step in range(100_000)]
+    assert len(line_chart("loss", [curve(*values)])) < 10_000

@@ -1,0 +1,115 @@
+"""What people see of a sweep: the page, the file and the table, whatever a recipe or a run says."""
+
+import csv
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from sft.sweeps import page
+from sft.sweeps.results import Outcome, Results, Row
+
+HOSTILE = """<script>alert('x')</script> & "黄大力"</pre>"""
+
+
+def results(**known) -> Results:
+    whole = {
+        "final_loss": 0.5, "identity": 0.9, "identity_asked": 32, "ordinary_kept": 1.0, "divergence": 0.1,
+        "perplexity_ratio": 1.25, "trainable_parameters": 19_537_920, "adapter_bytes": 78_000_000,
+        "tokens_per_second": 140.0, "peak_memory_gib": 2.4, "minutes": 6.0,
+    }  # fmt: skip
+    return Results(**whole | known)
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    """Two points that finished, one that failed, one that waits; names and problems as bad as they get."""
+    finished = Outcome("finished", results())
+    better = Outcome("finished", results(identity=1.0, trainable_parameters=40_000_000))
+    return [
+        Row(1, "lora_r=8", {"lora_r": "8"}, 8, [finished]),
+        Row(2, HOSTILE, {"lora_r": HOSTILE}, 16, [better]),
+        Row(3, "lora_r=32", {"lora_r": "32"}, 32, [Outcome("failed", problem=HOSTILE)]),
+        Row(4, "lora_r=64", {"lora_r": "64"}, 64, [Outcome()]),
+    ]
+
+
+class Page(HTMLParser):
+    """The page as a browser takes it: its tags, its text, and what it would fetch."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.text, self.fetched = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def written(tmp_path, rows, title="demo.sweep", command="python sweep.py") -> tuple[Page, list[dict]]:
+    page.write(tmp_path, title, command, rows)
+    table = list(csv.DictReader((tmp_path / "sweep.csv").read_text(encoding="utf-8").splitlines()))
+    return Page((tmp_path / "sweep.html").read_text(encoding="utf-8")), table
+
+
+def test_whatever_a_name_a_title_or_a_problem_holds_is_text_on_the_page(tmp_path, rows):
+    page, table = written(tmp_path, rows, title=HOSTILE, command=HOSTILE)
+    assert "script" not in page.tags
+    assert not page.fetched
+    assert page.text.count(HOSTILE) >= 6  # title, heading, sentence, table, problem, command
+    assert table[1]["point"] == HOSTILE
+
+
+def test_the_page_holds_every_point_every_measure_and_a_dot_for_each_that_finished(tmp_path, rows):
+    page, _ = written(tmp_path, rows)
+    for text in ("Smallest rank within noise", "0.5000", "90.0%", "19,537,920", "78.0", "6.0", "failed", "waiting"):
+        assert text in page.text
+    assert page.tags.count("circle") == 2
+    assert page.tags.count("tr") == 5
+
+
+def test_the_table_file_holds_settings_and_plain_numbers(tmp_path, rows):
+    _, table = written(tmp_path, rows)
+    assert table[0] | {"lora_r": "8", "status": "finished", "runs": "1", "trainable_parameters": "19537920"} == table[0]
+    assert float(table[0]["final_loss"]) == 0.5
+    assert (table[2]["status"], table[2]["identity"], table[2]["problem"]) == ("failed", "", HOSTILE)
+    assert "identity_spread" not in table[0]
+
+
+def test_seeds_are_shown_as_mean_and_standard_deviation(tmp_path):
+    outcomes = [Outcome("finished", results(identity=share)) for share in (0.8, 1.0)]
+    page, table = written(tmp_path, [Row(1, "lora_r=8", {"lora_r": "8"}, 8, outcomes)])
+    assert "90.0% ± 14.1%" in page.text
+    assert float(table[0]["identity"]) == 0.9
+    assert float(table[0]["identity_spread"]) == pytest.approx(0.141421)
+    assert float(table[0]["minutes_spread"]) == 0
+
+
+def test_without_scores_their_columns_are_empty_and_the_page_leaves_them_out(tmp_path):
+    unscored = dict.fromkeys(("identity", "identity_asked", "ordinary_kept", "divergence", "perplexity_ratio"))
+    page, table = written(tmp_path, [Row(1, "lora_r=8", {}, 8, [Outcome("finished", results(**unscored))])])
+    assert table[0]["identity"] == ""
+    assert "identity" not in page.text
+    assert "final loss (lower is better)" in page.text
+
+
+def test_before_the_first_point_has_finished_there_is_a_page_without_a_chart(tmp_path):
+    page, table = written(tmp_path, [Row(1, "lora_r=8", {"lora_r": "8"}, 8, [Outcome()])])
+    assert "No point has finished." in page.text
+    assert "svg" not in page.tags
+    assert table[0]["status"] == "waiting"
+    assert written(tmp_path, [])[1] == []
+
+
+def test_the_console_table_keeps_brackets_and_whole_numbers(rows):
+    rows[0].name = "lora_target_modules=[q_proj]"
+    console = Console(width=200, record=True, highlight=False)
+    console.print(page.table(rows))
+    text = console.export_text()
+    assert "[q_proj]" in text
+    assert "19,537,920" in text
+    assert "failed" in text

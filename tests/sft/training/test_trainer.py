@@ -1,0 +1,135 @@
+"""The trainer's promises: XTuner's schedule, a rate that rises on tiny data, an adapter in full precision."""
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from sft.config.recipe import make_recipe
+from sft.config.settings import read_settings
+from sft.data.dataset import load_dataset
+from sft.models.loading import load_model, load_tokenizer
+from sft.training.trainer import CountSkippedSteps, RecipeTrainer, whole_warmup_steps
+
+PEAK = 2e-4
+
+
+def xtuner_rate(step: int, epoch_steps: int) -> float:
+    """XTuner's LinearLR from 1e-5 of the peak, then CosineAnnealingLR to 0, both counted in steps from 0."""
+    warmup, total = int(0.09 * epoch_steps), 3 * epoch_steps
+    if step < warmup:
+        return PEAK * (1e-5 + (1 - 1e-5) * step / (warmup - 1))
+    return PEAK * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+def trainers_rates(trainer, total: int) -> list[float]:
+    """The learning rate of every step, from the trainer's own optimizer and scheduler."""
+    trainer.create_optimizer_and_scheduler(num_training_steps=total)
+    rates = []
+    for _ in range(total):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("epoch_steps", [37, 100, 539, 700])
+def test_the_rate_of_every_step_is_xtuners_within_one_step(make_trainer, epoch_steps):
+    trainer, _ = make_trainer(learning_rate=PEAK)
+    total = 3 * epoch_steps
+    ours = trainers_rates(trainer, total)
+    theirs = [xtuner_rate(step, epoch_steps) for step in range(total)]
+    for step, rate in enumerate(ours):
+        nearby = theirs[max(step - 1, 0) : step + 2]
+        tolerance = 1e-5 * PEAK  # XTuner starts at 1e-5 of the peak, Transformers at 0
+        assert min(nearby) - tolerance <= rate <= max(nearby) + tolerance, f"step {step}"
+    assert max(ours) == PEAK
+
+
+class RateRecorder(TrainerCallback):
+    def __init__(self):
+        self.rates = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **_):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 29])
+def test_a_run_of_fewer_than_thirty_steps_reaches_the_full_rate(make_trainer, steps):
+    trainer, _ = make_trainer(learning_rate=PEAK, max_steps=steps)
+    recorder = RateRecorder()
+    trainer.add_callback(recorder)
+    trainer.train()
+    assert len(recorder.rates) == steps
+    assert recorder.rates[0] == max(recorder.rates) == PEAK
+
+
+@pytest.mark.parametrize(("ratio", "total", "steps"), [(0.03, 100, 3), (0.03, 1617, 48), (0.03, 29, 0), (0.1, 30, 3)])
+def test_a_warmup_ratio_becomes_whole_steps_rounded_down(ratio, total, steps):
+    assert whole_warmup_steps(ratio, total) == steps
+
+
+def test_the_adapter_of_a_quantised_model_is_trained_in_float32(make_trainer):
+    trainer, _ = make_trainer(load_in_4bit=True, dtype="bfloat16", bf16=True, max_steps=2)
+    trainable = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+    before = {name: value.detach().clone() for name, value in trainable.items()}
+    trainer.train()
+    assert {value.dtype for value in trainable.values()} == {torch.float32}
+    assert any(not torch.equal(before[name], trainable[name]) for name in trainable)
+
+
+def test_full_fine_tuning_and_8bit_lora_train_by_recipe(make_trainer):
+    for keys in ({"use_peft": False}, {"load_in_8bit": True}):
+        trainer, _ = make_trainer(max_steps=2, **keys)
+        before = [value.detach().clone() for value in trainer.model.parameters() if value.requires_grad]
+        trainer.train()
+        after = [value for value in trainer.model.parameters() if value.requires_grad]
+        assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("engine", [{}, {"deepspeed": "ds_configs/zero2.json"}], ids=["alone", "deepspeed"])
+def test_frozen_weights_are_to_the_last_bit_what_was_loaded(write_recipe, engine):
+    keys = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bf16": True, "dtype": "bfloat16", "max_steps": 2}
+    recipe = write_recipe(**keys, **engine, bnb_4bit_quant_storage="bfloat16")
+    # In a process of its own: what DeepSpeed opens in one stays open.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        assert apart.submit(changed_weights, str(recipe)).result() == []
+
+
+def changed_weights(path: str) -> list[str]:
+    """Trains a recipe; the names of the base model's weights that are no longer what was loaded."""
+    recipe = make_recipe(read_settings([path]), starts=True)
+    tokenizer = load_tokenizer(recipe.model.model_name_or_path)
+    packs, card = load_dataset(recipe, tokenizer)
+    loaded = frozen_bits(load_model(recipe.model))
+    trainer = RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, None, {}, card)
+    trainer.train()
+    trained = frozen_bits(trainer.base)
+    return [name for name in loaded.keys() | trained.keys() if not torch.equal(loaded[name], trained[name])]
+
+
+def frozen_bits(model) -> dict[str, torch.Tensor]:
+    """A model's own weights as bytes, without an adapter's."""
+    weights = ((name.replace("base_layer.", ""), weight) for name, weight in model.named_parameters())
+    return {name: weight.detach().clone().view(torch.uint8) for name, weight in weights if "lora_" not in name}
+
+
+def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_said(capsys):
+    """The scaler itself needs a GPU; what it tells the accelerator is given here."""
+    accelerator = SimpleNamespace(optimizer_step_was_skipped=False)
+    counted = CountSkippedSteps(SimpleNamespace(accelerator=accelerator))
+    said = {}
+    for step, skipped in enumerate([False, True, True, *[False] * 2, *[True] * 20], start=1):
+        accelerator.optimizer_step_was_skipped = skipped
+        counted.on_step_end(None, SimpleNamespace(global_step=step), None)
+        if out := capsys.readouterr().out:
+            said[step] = out
+    assert said.keys() == {2, 21}
+    assert said[2].startswith("step 2: skipped, since a gradient overflowed fp16 (grad norm inf)")
+    assert said[21].startswith("warning: step 21: the last 16 steps were all skipped, so nothing is learned: use bf16")
+    counted.on_train_end(None, None, None)
+    assert capsys.readouterr().out == "fp16: 22 of 25 steps skipped by the loss scaler\n"

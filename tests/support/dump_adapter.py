@@ -1,0 +1,33 @@
+"""Runs train_sft.py, and at the end writes what each process holds of the adapter: DUMP/<rank>.safetensors."""
+
+import os
+import sys
+from pathlib import Path
+
+import deepspeed
+from safetensors.torch import save_file
+
+import train_sft
+from sft.core import console, exit_codes
+from sft.runs import run_directory
+
+
+def main() -> None:
+    console.quiet_the_stack()
+    save_final = run_directory.save_final
+
+    def dump_and_save(trainer, card, answers):
+        trainable = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+        is_partitioned = any(hasattr(value, "ds_id") for value in trainable.values())
+        with deepspeed.zero.GatheredParameters(list(trainable.values()), enabled=is_partitioned):
+            held = {name: value.detach().float().cpu().clone() for name, value in trainable.items()}
+        save_file(held, Path(os.environ["DUMP"]) / f"{trainer.args.process_index}.safetensors")
+        return save_final(trainer, card, answers)
+
+    run_directory.save_final = dump_and_save
+    train_sft.main(sys.argv[1:])
+    exit_codes.leave(0)
+
+
+if __name__ == "__main__":
+    main()

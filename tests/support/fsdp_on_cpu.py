@@ -1,0 +1,52 @@
+"""Runs train_sft.py with FSDP2 between CPU processes, and says at the end what each of them holds of the model.
+
+accelerate leaves `fsdp` aside without a word where there is no accelerator (`AcceleratorState`), so that a recipe with
+it is refused there. Only these gates are opened: sharding, gathering and saving are torch's, accelerate's and
+Transformers' own.
+"""
+
+import sys
+
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+
+import train_sft
+from sft.config import model_check
+from sft.core import console, exit_codes
+from sft.runs import run_directory
+
+
+def open_the_gates() -> None:
+    make = AcceleratorState.__init__
+
+    def make_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+        is_first = not AcceleratorState._shared_state
+        make(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if is_first and fsdp_plugin:
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin, self.distributed_type = fsdp_plugin, DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = make_with_fsdp
+    model_check.refuse_fsdp = lambda *_: None
+
+
+def say_what_is_held() -> None:
+    save_final = run_directory.save_final
+
+    def say_and_save(trainer, *args):
+        weights = list(trainer.model.parameters())
+        held = sum(weight.to_local().numel() if hasattr(weight, "to_local") else weight.numel() for weight in weights)
+        print(f"holds {held} of {sum(weight.numel() for weight in weights)}", flush=True)
+        return save_final(trainer, *args)
+
+    run_directory.save_final = say_and_save
+
+
+if __name__ == "__main__":
+    console.quiet_the_stack()
+    open_the_gates()
+    say_what_is_held()
+    train_sft.main(sys.argv[1:])
+    exit_codes.leave(0)
