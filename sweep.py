@@ -23,7 +23,7 @@ from sft.core.console import quiet_the_stack, say
 from sft.core.errors import UserError
 from sft.sweeps import planning
 from sft.sweeps.grid import read_grid
-from sft.sweeps.runner import Interruption, Run, run_all, slots
+from sft.sweeps.runner import Interruption, PointRun, run_all, slots
 from sft.sweeps.sweep import InOrder, Sweep, lock
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     values = read_grid(options.grid)
     if options.optuna:
         from sft.sweeps.study import Study
-    plan = planning.make(options.recipe, values, options.seeds)
+    plan = planning.plan_sweep(options.recipe, values, options.seeds)
     folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
 
     with lock(folder) as held, Interruption() as interruption:
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         free = slots(options.jobs, plan.gpus)
         say(f"{len(plan.points)} points in {folder}, {len(free)} at a time on the {'GPU' if plan.gpus else 'CPU'}")
         sweep.report()
-        start = partial(Run, recipe=options.recipe, folder=folder, launcher=options.launcher, lock=held)
+        start = partial(PointRun, recipe=options.recipe, folder=folder, launcher=options.launcher, lock=held)
         with closing(run_all(search, start, free, interruption)) as runs:
             for run in runs:
                 sweep.keep(run)

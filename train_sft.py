@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
-from sft.core.exit_codes import exit_code, leave
+from sft.core.exit_codes import exit_code, exit_now
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sft.config.recipe import Recipe
     from sft.data.dataset import DatasetCard
-    from sft.runs.run_directory import Beginning
+    from sft.runs.run_directory import StartPoint
 
 
 def main(arguments: list[str]) -> None:
@@ -52,14 +52,14 @@ def train(recipe: "Recipe") -> None:
     from sft.models.loading import load_tokenizer
     from sft.runs import run_directory
     from sft.training import stack_errors
-    from sft.training.launch import decided_by_main
+    from sft.training.launch import broadcast_from_main
     from sft.training.plan import check_memory, check_output, check_speed, make_plan
 
     training = recipe.training
     if not recipe.run.dry_run:
-        decided_by_main(lambda: run_directory.lock(training.output_dir))
+        broadcast_from_main(lambda: run_directory.lock(training.output_dir))
     with waiting(f"looking in {training.output_dir} for a checkpoint to resume from"):
-        start = decided_by_main(lambda: run_directory.beginning(recipe))
+        start = broadcast_from_main(lambda: run_directory.find_start(recipe))
     for line in start.notes:
         say(line)
 
@@ -79,24 +79,24 @@ def train(recipe: "Recipe") -> None:
     for line in warnings_before_training(recipe, tokenizer, card) if is_main_process() else ():
         say(line, style="yellow")
 
-    plan = decided_by_main(lambda: make_plan(recipe, card))
+    plan = broadcast_from_main(lambda: make_plan(recipe, card))
     check_tokens(packs, plan.vocabulary, recipe.model.model_name_or_path)
     say("\n".join(plan.lines()))
-    checked = decided_by_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
+    checked = broadcast_from_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
     for line in (*checked, *check_speed(recipe)):
         say(line, style="yellow")
     if recipe.run.dry_run:
         say("dry run: nothing was loaded or written")
         return
 
-    decided_by_main(lambda: run_directory.open_run(recipe, card, start))
+    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start))
     with stack_errors.told(recipe, Path(training.output_dir)):
         carry_out(recipe, start, tokenizer, packs, held_out, card)
 
 
 def carry_out(
     recipe: "Recipe",
-    start: "Beginning",
+    start: "StartPoint",
     tokenizer: "PreTrainedTokenizerBase",
     packs: "Dataset",
     held_out: "Dataset | None",
@@ -107,7 +107,7 @@ def carry_out(
     from sft.evaluation.score_eval import ScoreEval
     from sft.models.loading import describe, load_model
     from sft.reports.report_writer import ReportWriter, write_report
-    from sft.runs import run_directory
+    from sft.training import final_model
     from sft.training.interrupts import StopAndSave
     from sft.training.progress import ProgressLog
     from sft.training.trainer import RecipeTrainer
@@ -130,7 +130,7 @@ def carry_out(
     say(describe(trainer.model, recipe.model))
 
     trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))
-    final = run_directory.save_final(trainer, card, chat.latest)
+    final = final_model.save_final(trainer, card, chat.latest)
     say(f"done: {final} holds the {'adapter' if recipe.model.use_peft else 'model'}, its tokenizer and a model card")
     write_report(trainer)
     trainer.end()
@@ -141,5 +141,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except BaseException as end:
-        leave(exit_code(end))
-    leave(0)
+        exit_now(exit_code(end))
+    exit_now(0)

@@ -33,10 +33,10 @@ from sft.data.dataset import DatasetCard
 from sft.data.questions import load_questions
 from sft.evaluation.score import score
 from sft.models.fused_lora import unfuse_lora
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 from sft.training.memory import GIB, predict
 from sft.training.packed_attention import attend_over_packs
-from sft.training.supervised_head import score_supervised_tokens_only
+from sft.training.supervised_head import use_masked_lm_head
 from sft.training.trainer import RecipeTrainer
 
 WARM_UP = 4
@@ -115,7 +115,7 @@ def compiled(trainer: RecipeTrainer) -> None:
 
 
 def head_for_cpus(trainer: RecipeTrainer) -> None:
-    score_supervised_tokens_only(trainer.base)
+    use_masked_lm_head(trainer.base)
 
 
 def scoring(trainer: RecipeTrainer) -> None:
@@ -184,7 +184,7 @@ class Bench:
     def __init__(self, model: Path, rows: Path, steps: int):
         self.load, self.rows, self.steps = OneLoad(model), str(rows), steps
         self._ends: dict[str, tuple[int, ...]] = {}
-        self._hollows: dict[str, HollowModel] = {}
+        self._hollows: dict[str, MetaModel] = {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.rate = matmul_rate(self.device, torch.bfloat16, MATRIX[self.device])
 
@@ -222,10 +222,10 @@ class Bench:
             f"{times.ends[0] - started:.1f} | {times.losses[0]:.4f} -> {times.losses[-1]:.4f} | {ended_alike} |"
         )
 
-    def _hollow(self, recipe: Recipe) -> HollowModel:
+    def _hollow(self, recipe: Recipe) -> MetaModel:
         key = repr(recipe.model)
         if key not in self._hollows:
-            self._hollows[key] = HollowModel(recipe.model)
+            self._hollows[key] = MetaModel(recipe.model)
         return self._hollows[key]
 
     def _compare(self, kind: str, model: torch.nn.Module) -> str:
@@ -276,7 +276,7 @@ def main() -> None:
             print(f"| {ablation.label} | {reason} |" + " |" * 11, flush=True)
 
 
-def _operations(model: HollowModel, packs: Dataset, card: DatasetCard, recomputes: bool) -> float:
+def _operations(model: MetaModel, packs: Dataset, card: DatasetCard, recomputes: bool) -> float:
     """Floating-point operations a step, by `benchmarks.operations`."""
     lengths = [length for pack in packs["seq_lengths"] for length in pack]
     parts = operations(sizes_of(model), lengths, card.supervised_tokens, recomputes=recomputes)

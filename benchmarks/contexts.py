@@ -25,11 +25,11 @@ from benchmarks.prepared import started_after
 from benchmarks.scaling import BEST, FOUR, PLAIN, UNSLOTH, longest_predicted
 from benchmarks.shapes import SHAPES, make_model
 from benchmarks.tasks import MADE, MODEL, add_device, device_of, precision_on
+from sft.core.errors import RunFailed
 from sft.core.paths import REPOSITORY
 from sft.data.chat_template import training_template
 from sft.data.encoding import encode
 from sft.models.loading import load_tokenizer
-from sft.training.health import RunFailed
 from sft.training.memory import CUDA_CONTEXT, GIB, predict, usable
 
 CAPPED = """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 
 # Dense half-precision peaks of the vendors' data sheets, in TFLOP/s, by what torch calls the card (RTX 4090: fp16,
 # accumulated in fp32).
@@ -33,7 +33,7 @@ class Sizes:
     width: int
 
 
-def sizes_of(model: HollowModel) -> Sizes:
+def sizes_of(model: MetaModel) -> Sizes:
     """What is multiplied with in a model and its adapter: all its weights but those of an embedding."""
     config = model.text_config
     head = config.vocab_size * config.hidden_size

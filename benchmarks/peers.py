@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.tasks import Task
-from sft.config.own_keys import RunArguments
+from sft.config.own_keys import OwnKeys
 from sft.core.paths import REPOSITORY
 
 # A line of Transformers' Trainer.
@@ -118,7 +118,7 @@ class Trl(Program):
     """
 
     LEFT_TO_TRL = ("dtype", "bf16", "fp16", "activation_checkpointing", "optim", "attn_implementation")
-    OURS = {field.name for field in fields(RunArguments)} | {"deepspeed"}
+    OURS = {field.name for field in fields(OwnKeys)} | {"deepspeed"}
 
     def __init__(self, label: str, *, every_key: bool, **variables: str):
         super().__init__(label, **variables)

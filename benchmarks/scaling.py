@@ -19,7 +19,7 @@ from benchmarks.operations import PEAKS, operations, sizes_of
 from benchmarks.shapes import SHAPES
 from sft.core.console import quiet_the_stack
 from sft.data.dataset import DatasetCard
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 from sft.training.memory import GIB, Memory, predict, usable
 
 MODELS = ("InternLM2.5-7B", "InternLM2.5-20B", "Llama-3-70B")
@@ -164,14 +164,14 @@ def predicted(model: str, count: int, tokens: int, keys: tuple[tuple[str, Any], 
 
 
 @cache
-def hollow_model(model: str, keys: tuple[tuple[str, Any], ...]) -> HollowModel:
+def hollow_model(model: str, keys: tuple[tuple[str, Any], ...]) -> MetaModel:
     """The model without its weights, from a configuration that is written for it."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(SHAPES[model] | {"dtype": "bfloat16"}), encoding="utf-8")
         settings = ModelConfig(
             model_name_or_path=folder, dtype="bfloat16", use_peft=True, lora_target_modules="all-linear", **dict(keys)
         )
-        return HollowModel(settings)
+        return MetaModel(settings)
 
 
 def operations_a_token(model: str, sample: int) -> tuple[float, ...]:

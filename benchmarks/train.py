@@ -30,7 +30,7 @@ from benchmarks.tasks import TASKS, Task, add_device, device_of
 from sft.data.chat_template import training_template
 from sft.data.encoding import IGNORED, encode
 from sft.models.loading import load_tokenizer
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 
 # The first steps build kernels and fill the heap.
 WARM_UP = 4
@@ -180,10 +180,10 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
     )
 
 
-def model_of(recipe: dict) -> HollowModel:
+def model_of(recipe: dict) -> MetaModel:
     """The recipe's model and adapter, without their values."""
     keys = ("model_name_or_path", "dtype", "load_in_4bit", "use_peft", "lora_r", "lora_target_modules")
-    return HollowModel(ModelConfig(**{key: recipe[key] for key in keys}))
+    return MetaModel(ModelConfig(**{key: recipe[key] for key in keys}))
 
 
 if __name__ == "__main__":

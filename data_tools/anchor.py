@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     generation = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
     left_out = {"did not end": 0, "empty": 0, "gives a model's name": 0}
     written = 0
-    with files.written_whole(arguments.out, arguments.prompts) as file:
+    with files.atomic_write(arguments.out, arguments.prompts) as file:
         for prompt, answer, fault in _answers(model, tokenizer, prompts, generation):
             if fault:
                 left_out[fault] += 1

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows, lost = 0, Counter()
     with (
         bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
-        files.written_whole(arguments.out, arguments.input) as out,
+        files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for place, row in parsed_rows(arguments.input, bad):
             rows += 1

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows, went, examples = 0, Counter(), []
     with (
         bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
-        files.written_whole(arguments.out, arguments.input) as out,
+        files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
             rows += 1

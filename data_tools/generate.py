@@ -18,7 +18,7 @@ from data_tools.patterns import Pattern, load_patterns
 from data_tools.rename import placeholders
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.text import counted, language_of, normalise
 from sft.data import formats
 
 BANK = Path(__file__).parent / "bank"
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{chinese:,} Chinese, {len(questions) - chinese:,} English"
     )
     if arguments.holdout:
-        with files.written_whole(arguments.holdout, arguments.out) as file:
+        with files.atomic_write(arguments.holdout, arguments.out) as file:
             file.write(yaml.safe_dump(held_out, allow_unicode=True, sort_keys=False).encode("utf-8"))
         print(f"{arguments.holdout}: {counted(sum(map(len, held_out.values())), 'question')} that no row asks")
     return 0
@@ -153,7 +153,7 @@ def hold_out_of(patterns: Sequence[Pattern]) -> list[str]:
 
 def write(path: Path, rows: list[dict]) -> None:
     """Write the rows as JSONL; the file of this name is replaced by the whole new one, or stays as it was."""
-    with files.written_whole(path) as file:
+    with files.atomic_write(path) as file:
         file.writelines(map(formats.json_line, rows))
 
 
@@ -172,15 +172,6 @@ def scored_questions() -> dict[str, list[str]]:
         kind: [entry if isinstance(entry, str) else entry[-1] for entry in bank[kind]]
         for kind in ("identity", "ordinary")
     }
-
-
-def language_of(question: str) -> str:
-    return "en" if question.isascii() else "zh"
-
-
-def normalise(question: str) -> str:
-    """A question without case, spaces and punctuation, to tell whether two are the same."""
-    return re.sub(r"[\W_]+", "", question.lower())
 
 
 def _draw(

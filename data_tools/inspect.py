@@ -208,7 +208,7 @@ def _write_page(out: Path, path: Path, survey, sections: dict[str, list[str]]) -
         unit="tokens" if survey.token_lengths else "characters",
         systems=survey.systems.most_common(5),
     )
-    with files.written_whole(out, path) as file:
+    with files.atomic_write(out, path) as file:
         file.write(page.encode("utf-8"))
 
 

@@ -6,14 +6,14 @@ file whose lines are theirs, as they were.
 
 import argparse
 import random
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.data import bad_lines
+from sft.data.sampling import draw, row_starts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     dice = random.Random(arguments.seed)
     with ExitStack() as stack:
         bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, *paths))
-        out = stack.enter_context(files.written_whole(arguments.out, *paths))
+        out = stack.enter_context(files.atomic_write(arguments.out, *paths))
         drawn = []
         for path, weight in parts:
             starts = row_starts(path, bad)
@@ -46,31 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     for line in bad.account():
         print(line)
     return 0
-
-
-def row_starts(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> list[int]:
-    """Where each good row of a JSONL file begins, in bytes.
-
-    Raises:
-        UserError: the file cannot be read, or holds no good row.
-    """
-    starts = []
-    for number, start, raw in files.located_lines(path):
-        try:
-            formats.canonical_row(formats.parse_line(raw))
-        except formats.BadRow as problem:
-            on_bad(path, number, problem, raw)
-        else:
-            starts.append(start)
-    if not starts:
-        raise UserError(f"{path}: holds no row to take: put one JSON object on each line")
-    return starts
-
-
-def draw(rows: Sequence[int], weight: float, dice: random.Random) -> list[int]:
-    """Every row floor(weight) times and a random sample for the rest; round(weight * rows) in all."""
-    whole, rest = divmod(round(weight * len(rows)), len(rows))
-    return [*rows] * whole + dice.sample(rows, rest)
 
 
 def _part(text: str) -> tuple[Path, float]:

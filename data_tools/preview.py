@@ -64,5 +64,5 @@ def _write_page(out: Path, shown, sequence) -> None:
         bos=shown.tokenizer.bos_token,
         eos=shown.tokenizer.eos_token,
     )
-    with files.written_whole(out) as file:
+    with files.atomic_write(out) as file:
         file.write(page.encode("utf-8"))

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     lines = changed = 0
     with (
         bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
-        files.written_whole(arguments.out, arguments.input) as out,
+        files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
             try:

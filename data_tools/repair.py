@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     repair = Repair(ways[arguments.way], questions, arguments.keep_placeholders)
     with (
         bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
-        files.written_whole(arguments.out, arguments.input, *filter(None, [arguments.questions])) as out,
+        files.atomic_write(arguments.out, arguments.input, *filter(None, [arguments.questions])) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
             try:

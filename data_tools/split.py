@@ -11,10 +11,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from data_tools.generate import normalise
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.text import counted, normalise
 from sft.data import bad_lines, formats
 
 
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         groups = group_rows(arguments.input, bad)
         held_out = choose_groups(list(groups.values()), arguments.ratio, arguments.seed)
         outs = {
-            path: stack.enter_context(files.written_whole(path, arguments.input))
+            path: stack.enter_context(files.atomic_write(path, arguments.input))
             for path in (arguments.train, arguments.eval)
         }
         counts: Counter[Path] = Counter()

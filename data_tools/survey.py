@@ -9,12 +9,11 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from data_tools.dedup import Duplicates
-from data_tools.generate import normalise
 from data_tools.minhash import NearDuplicates
 from data_tools.sensitive import sensitive
+from sft.core.text import Tally, normalise
 from sft.data import formats
 from sft.data.names import given_name
 
@@ -23,7 +22,6 @@ NEAR_ROWS = 20_000
 NEAR_SIMILARITY = 0.9
 # So many distinct systems and names, and examples of a kind, are kept.
 KEPT_TEXTS = 1000
-KEPT_EXAMPLES = 5
 
 _SCRIPTS = {
     "Chinese": re.compile("[\u3400-\u9fff]"),
@@ -33,19 +31,6 @@ _SCRIPTS = {
     "Arabic": re.compile("[\u0600-\u06ff]"),
     "Latin": re.compile("[A-Za-z\u00c0-\u024f]"),
 }
-
-
-@dataclass
-class Finding:
-    """How often something was found, and the first few places."""
-
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, example: str) -> None:
-        self.count += 1
-        if len(self.examples) < KEPT_EXAMPLES:
-            self.examples.append(example)
 
 
 # Of the chat templates of many models: <|im_end|>, <｜Assistant｜>, [INST], <start_of_turn>, </s>.
@@ -59,19 +44,19 @@ class Survey:
         self.was, self.count_tokens = list(was), count_tokens
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
-        self.bad = Finding()
+        self.bad = Tally()
         # Rows whose input is an object: nobody's question. Nested turns that say xxx.
         self.nested = self.placeholders = 0
-        self.empty_answers, self.control_tokens = Finding(), Finding()
+        self.empty_answers, self.control_tokens = Tally(), Tally()
         self.nested_characters = self.nested_system_copies = 0
         self.systems: Counter[str] = Counter()
         self.rows_with_system = self.system_characters = 0
         self.languages: Counter[str] = Counter()
         self.lengths, self.token_lengths = array("I"), array("I")
         self.names: Counter[str] = Counter()
-        self.contradictions, self.exact, self.near = Finding(), Finding(), Finding()
-        self.leftovers: dict[str, Finding] = {name: Finding() for name in self.was}
-        self.sensitive: dict[str, Finding] = {}
+        self.contradictions, self.exact, self.near = Tally(), Tally(), Tally()
+        self.leftovers: dict[str, Tally] = {name: Tally() for name in self.was}
+        self.sensitive: dict[str, Tally] = {}
         self._duplicates, self._near = Duplicates(), NearDuplicates(NEAR_SIMILARITY)
         self._named_first: dict[bytes, str] = {}
 
@@ -130,7 +115,7 @@ class Survey:
             self.control_tokens.add(f"line {number:,}: {control[0]}")
         for text in texts:
             for kind, shown in sensitive(text):
-                self.sensitive.setdefault(kind, Finding()).add(f"line {number}: {shown}")
+                self.sensitive.setdefault(kind, Tally()).add(f"line {number}: {shown}")
 
     def _add_system(self, system: str) -> None:
         self.rows_with_system += 1

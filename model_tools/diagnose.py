@@ -1,4 +1,4 @@
-"""Say why a fine-tuned model does not give its name, with evidence and the one thing to do first.
+"""Say why a fine-tuned model does not give its name, with facts and the one thing to do first.
 
 In: a run directory or an adapter folder, and the merged folder that is asked, if there is one. Out: findings, the first
 cause first; the exit code is 1 where there is one. Looks into weights tensor by tensor and never loads a model.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from model_tools.merging.tuned_modules import TunedModules
     from sft.evaluation.diagnosis import Finding
-    from sft.evaluation.evidence import Case
+    from sft.evaluation.evidence import Evidence
     from sft.models.weight_files import WeightFiles
 
 # So many modules that the adapter changes, and tensors that it does not, are compared, of these so many numbers.
@@ -56,19 +56,19 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.evaluation.diagnosis import diagnose
 
     parts = find_parts(arguments.run, arguments.merged, arguments.base)
-    case = open_case(parts)
-    findings = [finding for cause in IN_WEIGHTS if (finding := cause(parts, case))] + diagnose(case)
-    console.print(_heading(parts, case), markup=False)
+    evidence = gather_evidence(parts)
+    findings = [finding for cause in IN_WEIGHTS if (finding := cause(parts, evidence))] + diagnose(evidence)
+    console.print(_heading(parts, evidence), markup=False)
     for place, finding in enumerate(findings, start=1):
         first, *more = finding.lines()
         console.print(f"{place}. {first}", markup=False, style="bold")
         console.print("\n".join(f"   {line}" for line in more), markup=False)
     if not findings:
         console.print("nothing wrong was found", markup=False, style="bold")
-        console.print(f"checked: {', '.join(_checked(parts, case))}", markup=False)
-    for line in _not_checked(parts, case):
+        console.print(f"checked: {', '.join(_checked(parts, evidence))}", markup=False)
+    for line in _not_checked(parts, evidence):
         console.print(f"not checked: {line}", markup=False)
-    for file in _changed_files(case):
+    for file in _changed_files(evidence):
         console.print(f"note: {file} is not as the run read it; what is said of it is of how it is now", markup=False)
     return 1 if findings else 0
 
@@ -195,115 +195,115 @@ def find_parts(named: Path, merged: Path | None, base: Path | None) -> Parts:
     return Parts(named, run, adapter, base_name, base or (_local_folder(base_name) if base_name else None), merged)
 
 
-def open_case(parts: Parts) -> Case:
+def gather_evidence(parts: Parts) -> Evidence:
     """What the run's files, its training files and its templates tell.
 
     Raises:
         UserError: one of them is there and cannot be read.
     """
-    from sft.evaluation.evidence import Case, case_of_run
+    from sft.evaluation.evidence import Evidence, evidence_of_run
     from sft.models.loading import load_tokenizer
     from sft.runs.run_files import read_run
 
-    case = case_of_run(read_run(parts.run)) if parts.run else Case()
-    template = case.recipe.training.chat_template_path if case.recipe else None
+    evidence = evidence_of_run(read_run(parts.run)) if parts.run else Evidence()
+    template = evidence.recipe.training.chat_template_path if evidence.recipe else None
     folders = (parts.adapter, parts.named / "final")
     own = next((folder for folder in folders if folder and (folder / "tokenizer_config.json").is_file()), None)
     if parts.base and (template is None or Path(template).is_file()):
-        case.tokenizer = load_tokenizer(str(parts.base), chat_template_path=template)
+        evidence.tokenizer = load_tokenizer(str(parts.base), chat_template_path=template)
     elif own:
-        case.tokenizer = load_tokenizer(str(own))
+        evidence.tokenizer = load_tokenizer(str(own))
     if asked := parts.merged or own:
-        case.chat_tokenizer = load_tokenizer(str(asked))
-    case.chat_folder = parts.merged
-    return case
+        evidence.chat_tokenizer = load_tokenizer(str(asked))
+    evidence.chat_folder = parts.merged
+    return evidence
 
 
-def no_adapter(parts: Parts, case: Case) -> Finding | None:
+def no_adapter(parts: Parts, evidence: Evidence) -> Finding | None:
     """The run left no adapter, or only that of a checkpoint."""
     if parts.run != parts.named or (parts.run / "final").is_dir():
         return None
-    last, planned = case.run.last_step, case.run.max_steps
-    evidence = [f"{parts.run} has no final/; the last step known of is {last:,} of {planned:,}"]
-    evidence += [f"what is looked at below is {parts.adapter}"] if parts.adapter else []
-    return _finding("the run goes on or did not end: there is no final adapter to use", evidence, case.train)
+    last, planned = evidence.run.last_step, evidence.run.max_steps
+    facts = [f"{parts.run} has no final/; the last step known of is {last:,} of {planned:,}"]
+    facts += [f"what is looked at below is {parts.adapter}"] if parts.adapter else []
+    return _finding("the run goes on or did not end: there is no final adapter to use", facts, evidence.train)
 
 
-def adapter_is_no_numbers(parts: Parts, case: Case) -> Finding | None:
+def adapter_is_no_numbers(parts: Parts, evidence: Evidence) -> Finding | None:
     """No file of weights, tensors of no size, or NaN."""
     tensors = parts.tensors
     if parts.adapter and not tensors:
-        evidence = [f"{parts.adapter}: holds no adapter_model.safetensors"]
-        return _finding("the adapter has no weights", evidence, _train_again(case))
+        facts = [f"{parts.adapter}: holds no adapter_model.safetensors"]
+        return _finding("the adapter has no weights", facts, _train_again(evidence))
     if hollow := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        evidence = [f"{len(hollow)} of {len(tensors)} tensors have no numbers, such as {hollow[0]}"]
+        facts = [f"{len(hollow)} of {len(tensors)} tensors have no numbers, such as {hollow[0]}"]
         do = f"python -m model_tools export-adapter {parts.run or 'RUN'}/checkpoint-N {_quoted(parts.adapter)}.whole"
-        return _finding("the adapter's tensors are empty, as when one process of ZeRO-3 saves alone", evidence, do)
+        return _finding("the adapter's tensors are empty, as when one process of ZeRO-3 saves alone", facts, do)
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        evidence = [f"{len(broken)} of {len(tensors)} tensors hold NaN or infinity, such as {broken[0]}"]
-        do = f"{_train_again(case)} --fp16 false --bf16 true --dtype bfloat16"
-        return _finding("the adapter's weights are no numbers: training overflowed", evidence, do)
+        facts = [f"{len(broken)} of {len(tensors)} tensors hold NaN or infinity, such as {broken[0]}"]
+        do = f"{_train_again(evidence)} --fp16 false --bf16 true --dtype bfloat16"
+        return _finding("the adapter's weights are no numbers: training overflowed", facts, do)
     return None
 
 
-def adapter_is_zero(parts: Parts, case: Case) -> Finding | None:
+def adapter_is_zero(parts: Parts, evidence: Evidence) -> Finding | None:
     """lora_B is where it starts from, so that the adapter adds nothing."""
     seconds = [tensor for name, tensor in parts.tensors.items() if SECOND.search(name)]
     if not seconds or any(tensor.any() for tensor in seconds):
         return None
-    evidence = [f"lora_B is zero in {len(seconds)} of {len(seconds)} modules of {parts.adapter}", *_steps(parts, case)]
-    return _finding("the adapter is all zeros: it was never trained", evidence, _train_again(case))
+    facts = [f"lora_B is zero in {len(seconds)} of {len(seconds)} modules of {parts.adapter}", *_steps(parts, evidence)]
+    return _finding("the adapter is all zeros: it was never trained", facts, _train_again(evidence))
 
 
-def never_trained(parts: Parts, case: Case) -> Finding | None:
+def never_trained(parts: Parts, evidence: Evidence) -> Finding | None:
     """What tells of steps says that none was done."""
-    steps = _steps(parts, case)
+    steps = _steps(parts, evidence)
     if not steps or not all(line.endswith(": 0 steps") for line in steps):
         return None
-    return _finding("no training step was ever done", steps, _train_again(case))
+    return _finding("no training step was ever done", steps, _train_again(evidence))
 
 
-def base_is_gone(parts: Parts, case: Case) -> Finding | None:
+def base_is_gone(parts: Parts, evidence: Evidence) -> Finding | None:
     """The folder that the adapter is to be laid over is not there."""
     if parts.base or not parts.base_name or not _is_path(parts.base_name):
         return None
     config = parts.adapter / ADAPTER_FILE
-    evidence = [f"{config}: base_model_name_or_path: {parts.base_name}", "there is no such model folder"]
+    facts = [f"{config}: base_model_name_or_path: {parts.base_name}", "there is no such model folder"]
     do = f"write where the base model is now into {config} as base_model_name_or_path"
-    return _finding("the adapter's base model is gone, so that it cannot be loaded", evidence, do)
+    return _finding("the adapter's base model is gone, so that it cannot be loaded", facts, do)
 
 
-def base_is_another(parts: Parts, case: Case) -> Finding | None:
+def base_is_another(parts: Parts, evidence: Evidence) -> Finding | None:
     """The base model's weights are not those that the adapter was trained on."""
     from sft.models import fingerprint
 
-    trained_on = fingerprint.read(parts.adapter) if parts.adapter and parts.base else None
+    trained_on = fingerprint.read_fingerprint(parts.adapter) if parts.adapter and parts.base else None
     found = fingerprint.fingerprint(str(parts.base)) if trained_on else None
     if not found or found == trained_on:
         return None
     name = read_json(parts.adapter / fingerprint.RECORD).get("name")
-    evidence = [
+    facts = [
         f"trained on {name}, whose weights had the fingerprint {trained_on[:12]}",
         f"those of {parts.base} have {found[:12]}",
     ]
     do = f"give the adapter the base it was trained on: {name} as it was then"
-    return _finding("the base model is not the one that the adapter was trained on", evidence, do)
+    return _finding("the base model is not the one that the adapter was trained on", facts, do)
 
 
-def adapter_has_no_place(parts: Parts, case: Case) -> Finding | None:
+def adapter_has_no_place(parts: Parts, evidence: Evidence) -> Finding | None:
     """The adapter changes modules that the base does not have; PEFT passes over them, or refuses."""
     if parts.misfit is None:
         return None
     firsts = [name for name in parts.tensors if "lora_A" in name]
-    evidence = [f"{len(firsts)} modules, such as {firsts[0]}"] if firsts else []
+    facts = [f"{len(firsts)} modules, such as {firsts[0]}"] if firsts else []
     do = f"write the base it was trained on into {parts.adapter / ADAPTER_FILE} as base_model_name_or_path"
     if any(".wqkv." in name for name in firsts):
         do = f"python -m model_tools export-adapter {_quoted(parts.adapter)} {_quoted(parts.adapter)}.native"
     wrong = "the adapter does not fit its base model, so that it is not loaded, or not all of it"
-    return _finding(wrong, [*evidence, parts.misfit], do)
+    return _finding(wrong, [*facts, parts.misfit], do)
 
 
-def merged_into_another_base(parts: Parts, case: Case) -> Finding | None:
+def merged_into_another_base(parts: Parts, evidence: Evidence) -> Finding | None:
     """Weights that the adapter does not touch differ between the merged folder and the base."""
     merged = parts.merged_parameters
     if merged is None:
@@ -316,52 +316,52 @@ def merged_into_another_base(parts: Parts, case: Case) -> Finding | None:
     differing = [name for name in names if not _begin_alike(base.files, merged.files, name)]
     if not differing:
         return None
-    evidence = [
+    facts = [
         f"{len(differing)} of {len(names)} tensors that the adapter does not touch differ, such as {differing[0]}",
         f"the adapter's base is {parts.base}",
         *_record_of_merge(parts.merged),
     ]
-    return _finding("the adapter was merged into another base model", evidence, _merge_again(parts))
+    return _finding("the adapter was merged into another base model", facts, _merge_again(parts))
 
 
-def adapter_is_not_merged(parts: Parts, case: Case) -> Finding | None:
+def adapter_is_not_merged(parts: Parts, evidence: Evidence) -> Finding | None:
     """The merged weights lack what the adapter adds to the base's."""
     merged = parts.merged_parameters
     if merged is None or not parts.changes:
         return None
-    evidence, along, whole = [], 0.0, 0.0
+    facts, along, whole = [], 0.0, 0.0
     for name, (before, added) in parts.changes.items():
         found = merged.read(name) - before if name in merged.sources else None
         if found is None or found.shape != added.shape:
             return None
         along, whole = along + (found * added).sum().item(), whole + (added * added).sum().item()
-        evidence.append(f"{name}: {(found == 0).sum().item():,} of {found.numel():,} numbers are the base's")
+        facts.append(f"{name}: {(found == 0).sum().item():,} of {found.numel():,} numbers are the base's")
     if not whole or along >= APPLIED * whole:
         return None
     share = f"the merged weights hold {along / whole:.0%} of what the adapter adds"
-    evidence = [share, *evidence, *_record_of_merge(parts.merged)]
-    return _finding("the adapter is not in the merged model", evidence, _merge_again(parts))
+    facts = [share, *facts, *_record_of_merge(parts.merged)]
+    return _finding("the adapter is not in the merged model", facts, _merge_again(parts))
 
 
-def adapter_is_faint(parts: Parts, case: Case) -> Finding | None:
+def adapter_is_faint(parts: Parts, evidence: Evidence) -> Finding | None:
     """alpha/r is so small that what was learned hardly counts."""
     if not parts.is_lora:
         return None
     scale = lora_scale(parts.config["lora_alpha"], parts.config["r"], is_rslora=bool(parts.config.get("use_rslora")))
-    model = case.recipe.model if case.recipe and case.recipe.model.use_peft else None
+    model = evidence.recipe.model if evidence.recipe and evidence.recipe.model.use_peft else None
     trained = lora_scale(model.lora_alpha, model.lora_r, is_rslora=model.use_rslora) if model else scale
     change = max((float(added.norm() / before.norm()) for before, added in parts.changes.values()), default=0.0)
     is_lost = scale < LOST_SCALE * trained
-    if not is_lost and (scale >= SMALL_SCALE or change >= SMALL_CHANGE or case.is_learned):
+    if not is_lost and (scale >= SMALL_SCALE or change >= SMALL_CHANGE or evidence.is_learned):
         return None
     path = parts.adapter / ADAPTER_FILE
-    evidence = [f"{path}: lora_alpha {parts.config['lora_alpha']:g}, r {parts.config['r']}: scale {scale:.2g}"]
-    evidence += [f"it changes the weights by {change:.1e} of their size"] if parts.changes else []
+    facts = [f"{path}: lora_alpha {parts.config['lora_alpha']:g}, r {parts.config['r']}: scale {scale:.2g}"]
+    facts += [f"it changes the weights by {change:.1e} of their size"] if parts.changes else []
     do = "set lora_alpha to lora_r in the recipe, and train again"
     if is_lost:
-        evidence.append(f"it was trained with lora_alpha {model.lora_alpha}, r {model.lora_r}: scale {trained:g}")
+        facts.append(f"it was trained with lora_alpha {model.lora_alpha}, r {model.lora_r}: scale {trained:g}")
         do = f'in {path}, write "lora_alpha": {model.lora_alpha}'
-    return _finding("the adapter is too faint to be heard: its scale alpha/r is tiny", evidence, do)
+    return _finding("the adapter is too faint to be heard: its scale alpha/r is tiny", facts, do)
 
 
 IN_WEIGHTS = (
@@ -371,35 +371,37 @@ IN_WEIGHTS = (
 )  # fmt: skip
 
 
-def _heading(parts: Parts, case: Case) -> str:
-    if not case.name:
+def _heading(parts: Parts, evidence: Evidence) -> str:
+    if not evidence.name:
         return f"{parts.named}: which name it shall give is not known"
-    source = "identity_name" if case.recipe.run.identity_name else "as most training rows say"
-    share = "" if case.identity_share is None else f"; it gave it in {case.identity_share:.0%} of its last answers"
-    return f"{parts.named}: shall call itself {case.name} ({source}){share}"
+    source = "identity_name" if evidence.recipe.run.identity_name else "as most training rows say"
+    share = (
+        "" if evidence.identity_share is None else f"; it gave it in {evidence.identity_share:.0%} of its last answers"
+    )
+    return f"{parts.named}: shall call itself {evidence.name} ({source}){share}"
 
 
-def _checked(parts: Parts, case: Case) -> list[str]:
+def _checked(parts: Parts, evidence: Evidence) -> list[str]:
     """What was looked into."""
-    log, scores = (len(records) for records in (case.run.log, case.run.scores)) if case.run else (0, 0)
+    log, scores = (len(records) for records in (evidence.run.log, evidence.run.scores)) if evidence.run else (0, 0)
     checked = {
         f"{sum(1 for name in parts.tensors if SECOND.search(name))} modules of {parts.adapter}": parts.tensors,
         f"their base {parts.base}": parts.base,
         f"the merged weights in {parts.merged}": parts.merged_parameters,
-        f"{case.rows.rows if case.rows else 0:,} training rows": case.rows,
-        "the chat template": case.tokenizer,
+        f"{evidence.rows.rows if evidence.rows else 0:,} training rows": evidence.rows,
+        "the chat template": evidence.tokenizer,
         f"{log:,} lines of log.jsonl": log,
         f"{scores:,} scores": scores,
     }
     return [what for what, was_there in checked.items() if was_there]
 
 
-def _not_checked(parts: Parts, case: Case) -> list[str]:
+def _not_checked(parts: Parts, evidence: Evidence) -> list[str]:
     """What could not be looked into, and how to have it looked into."""
     lines = []
-    if case.run is None:
+    if evidence.run is None:
         lines.append("training rows, log and scores (give the run directory, if there is one)")
-    elif len(case.files) < len(case.recipe.train_files):
+    elif len(evidence.files) < len(evidence.recipe.train_files):
         lines.append("training rows: a file of train_file is not on this machine")
     if parts.adapter and parts.base is None:
         lines.append(f"the base model {parts.base_name or '(none is named)'}, which is not here (give --base DIR)")
@@ -410,20 +412,20 @@ def _not_checked(parts: Parts, case: Case) -> list[str]:
     return lines
 
 
-def _changed_files(case: Case) -> list[str]:
+def _changed_files(evidence: Evidence) -> list[str]:
     """Training files that are other ones than those the run read."""
     from sft.core.files import file_hash
 
-    read = [file.get("sha256") for file in case.card.get("files", ())]
-    return [file.path for file in case.files if read and file_hash(file.path) not in read]
+    read = [file.get("sha256") for file in evidence.card.get("files", ())]
+    return [file.path for file in evidence.files if read and file_hash(file.path) not in read]
 
 
-def _steps(parts: Parts, case: Case) -> list[str]:
+def _steps(parts: Parts, evidence: Evidence) -> list[str]:
     """How many steps were done, by every file that tells."""
     state = parts.adapter / "trainer_state.json" if parts.adapter else None
     lines = [f"{state}: {read_json(state).get('global_step', 0):,} steps"] if state and state.is_file() else []
-    if case.run and (case.run.log or case.run.evaluated_steps):
-        lines.append(f"log and evaluations of {case.run.folder}: {case.run.last_step:,} steps")
+    if evidence.run and (evidence.run.log or evidence.run.evaluated_steps):
+        lines.append(f"log and evaluations of {evidence.run.folder}: {evidence.run.last_step:,} steps")
     return lines
 
 
@@ -458,8 +460,8 @@ def _merge_again(parts: Parts) -> str:
     return f"python -m model_tools merge {base} {adapter} {out}"
 
 
-def _train_again(case: Case) -> str:
-    return case.train if case.recipe else "train it again"
+def _train_again(evidence: Evidence) -> str:
+    return evidence.train if evidence.recipe else "train it again"
 
 
 def _spread(items: list, count: int) -> list:

@@ -28,10 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from model_tools.checkpoints import trained_adapter
-    from sft.core.new_folder import refuse_occupied, written_whole
+    from sft.core.new_folder import atomic_folder, refuse_occupied
 
     refuse_occupied(arguments.out)
-    found = trained_adapter.read(arguments.checkpoint, arguments.fp32, arguments.config)
+    found = trained_adapter.read_adapter(arguments.checkpoint, arguments.fp32, arguments.config)
     tensors, config = dict(found.tensors), dict(found.config)
     if arguments.base:
         config["base_model_name_or_path"] = str(arguments.base)
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     before = _dtypes(tensors)
     if arguments.fp32:
         tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    with written_whole(arguments.out) as folder:
+    with atomic_folder(arguments.out) as folder:
         _write(folder, tensors, config, found, arguments.out.name)
     cast = f" (from {before})" if before != _dtypes(tensors) else ""
     print(f"{arguments.out}: {_summary(tensors, config)}{cast}")

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     text = f"# From {arguments.config.name}, an XTuner config.\n"
     text += "".join(f"# {note}\n" for note in notes)
     text += yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=110)
-    with files.written_whole(arguments.out, arguments.config) as file:
+    with files.atomic_write(arguments.out, arguments.config) as file:
         file.write(text.encode("utf-8"))
     print(f"{arguments.out}: {len(settings)} settings from {arguments.config}")
     for note in notes:

@@ -73,7 +73,7 @@ def _file(path: Path) -> Found:
         raise UserError(f"{path}: looks like data and no model: python -m data_tools inspect {path}")
     if path.suffix == ".safetensors":
         raise UserError(f"{path}: is one file of a model or adapter: give its folder, {path.parent}")
-    content = restricted_pickle.load(path)
+    content = restricted_pickle.load_data(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path}: is none of XTuner's checkpoints: it holds no state_dict")
@@ -137,8 +137,8 @@ def _adapter(path: Path) -> Found:
     from sft.models import fingerprint
 
     found, config = Found("adapter"), read_config(path)
-    held = inventory.take(path, WEIGHTS)
-    known = fingerprint.read(path)
+    held = inventory.take_inventory(path, WEIGHTS)
+    known = fingerprint.read_fingerprint(path)
     found.facts["base"] = f"{config.get('base_model_name_or_path')}{f', weights {known[:12]}' if known else ''}"
     found.facts |= _lora(config, str(config.get("peft_type"))) | _trained(held)
     found.problems += held.problems
@@ -160,7 +160,7 @@ def _model(path: Path) -> Found:
     if (path / MERGE_RECORD).is_file():
         found.kind = "merged model"
         found.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
-    held = inventory.take(path, WEIGHTS)
+    held = inventory.take_inventory(path, WEIGHTS)
     found.facts["architecture"] = _architecture(config)
     bits = _bits(quantised) if quantised else None
     found.facts["parameters"] = f"{held.parameters(bits):,}"

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from sft.core.errors import UserError, one_line
-from sft.core.new_folder import refuse_occupied, written_whole
+from sft.core.new_folder import atomic_folder, refuse_occupied
 
 LOADS = "PyTorch and Transformers"
 
@@ -100,7 +100,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         as_parameters=arguments.as_type == "llama",
     )
     _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
-    with written_whole(out) as folder:
+    with atomic_folder(out) as folder:
         weights.write(folder, arguments.max_shard_size, device)
         merged_folder.copy_files(base, adapters, folder)
         merged_folder.write_card(name, adapters, folder, out.name, dtype, bool(weights.untied))
@@ -137,7 +137,7 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     from model_tools.chatting.model_folder import ADAPTER_FILE, base_of
     from sft.models import fingerprint
 
-    remembered = fingerprint.read(adapter)
+    remembered = fingerprint.read_fingerprint(adapter)
     if remembered:
         if remembered != fingerprint.fingerprint(str(base)):
             raise UserError(f"{adapter}: was trained on other weights than those of {name}: give {base_of(adapter)}")

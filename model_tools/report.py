@@ -25,9 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{twice}: named twice: name each run once")
     runs = [read_run(folder) for folder in arguments.runs]
     if len(runs) == 1:
-        page, out = report.page(runs[0]), arguments.out or runs[0].folder / report.REPORT
+        page, out = report.report_page(runs[0]), arguments.out or runs[0].folder / report.REPORT
     else:
-        page, out = comparison.page(runs), arguments.out or Path(report.REPORT)
+        page, out = comparison.comparison_page(runs), arguments.out or Path(report.REPORT)
     sources = [file for run in runs for file in run.folder.iterdir() if file.name != report.REPORT]
     report.write_page(out, page, *sources)
     for run in runs:

@@ -19,7 +19,7 @@ import sweep
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
 from sft.sweeps.planning import PlannedPoint
-from sft.sweeps.runner import Interruption, Run, run_all, slots
+from sft.sweeps.runner import Interruption, PointRun, run_all, slots
 from sft.sweeps.sweep import lock
 
 QUESTIONS = """
@@ -295,7 +295,7 @@ class OnceBegun:
     def next_point(self) -> PlannedPoint | None:
         return self._points.pop() if self._points else None
 
-    def is_hopeless(self, run: Run) -> bool:
+    def is_hopeless(self, run: PointRun) -> bool:
         return run.has_begun and self._is_hopeless(run)
 
 
@@ -303,16 +303,16 @@ class OnceBegun:
 def run_once_begun(write_recipe, tmp_path):
     """Start an endless run under the deepspeed launcher; returns it when it is over."""
 
-    def run(is_hopeless) -> Run:
+    def run(is_hopeless) -> PointRun:
         with lock(tmp_path / "sweep") as held:
             known = {"recipe": str(write_recipe()), "folder": tmp_path / "sweep", "launcher": "deepspeed", "lock": held}
-            (ended,) = run_all(OnceBegun(is_hopeless), partial(Run, **known), [{}], Interruption())
+            (ended,) = run_all(OnceBegun(is_hopeless), partial(PointRun, **known), [{}], Interruption())
         return ended
 
     return run
 
 
-def processes_of(run: Run) -> list[psutil.Process]:
+def processes_of(run: PointRun) -> list[psutil.Process]:
     """The launcher, what it launched, and the training itself, in this order."""
     launcher = psutil.Process(run._process.pid)
     return [launcher, *launcher.children(recursive=True)]
@@ -331,7 +331,7 @@ def test_a_run_that_is_given_up_is_ended_with_all_its_processes(run_once_begun):
 def test_a_run_that_memory_runs_out_for_is_told_as_such_whatever_its_launcher_makes_of_it(run_once_begun):
     killed = []
 
-    def kill_the_training(run: Run) -> bool:
+    def kill_the_training(run: PointRun) -> bool:
         if not killed:
             killed.append(processes_of(run)[-1])
             killed[0].kill()

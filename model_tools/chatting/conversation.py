@@ -21,7 +21,7 @@ from sft.models.generation import generation_config
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-class Answer(BaseStreamer):
+class StreamedAnswer(BaseStreamer):
     """An answer while it is written: iterate, once, for the whole text so far; white space at its ends is left out.
 
     Transformers' TextIteratorStreamer decodes each line for itself, which costs sentencepiece models the first space
@@ -109,7 +109,7 @@ class ChatModel:
         """Stop the answer being written and begin no other: a program that ends would wait for its last token."""
         self._is_over.set()
 
-    def answer(self, messages: list[dict[str, str]], *, with_adapter: bool = True) -> Answer:
+    def answer(self, messages: list[dict[str, str]], *, with_adapter: bool = True) -> StreamedAnswer:
         """Begin to answer; the model writes in a thread of its own, after any answer that it is still writing.
 
         Raises:
@@ -120,11 +120,11 @@ class ChatModel:
         except TemplateError as problem:
             raise UserError(f"the model's chat template refuses this conversation: {problem}") from None
         prompt = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
-        answer = Answer(self.tokenizer, self.settings.eos_token_id)
+        answer = StreamedAnswer(self.tokenizer, self.settings.eos_token_id)
         threading.Thread(target=self._write, args=(prompt, answer, with_adapter)).start()
         return answer
 
-    def _write(self, prompt: dict, answer: Answer, with_adapter: bool) -> None:
+    def _write(self, prompt: dict, answer: StreamedAnswer, with_adapter: bool) -> None:
         stopping = StoppingCriteriaList([_Stopping(answer, self._is_over)])
         try:
             with self._turn, nullcontext() if with_adapter else self.model.disable_adapter():
@@ -143,7 +143,7 @@ class ChatModel:
 class _Stopping(StoppingCriteria):
     """Ends generation with the token being written once the answer is stopped, or all is over."""
 
-    def __init__(self, answer: Answer, is_over: threading.Event):
+    def __init__(self, answer: StreamedAnswer, is_over: threading.Event):
         self.answer, self.is_over = answer, is_over
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
@@ -159,7 +159,7 @@ class Conversation:
     system: str | None = None
     with_adapter: bool = True
     turns: list[dict[str, str]] = field(default_factory=list)
-    answer: Answer | None = None
+    answer: StreamedAnswer | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:

@@ -1,0 +1,1 @@
+"""Adapters and checkpoints of others and ours, read without running anything of them: PEFT, DeepSpeed, XTuner."""

@@ -67,7 +67,7 @@ class Inventory:
         return 32 // bits if bits and name.endswith(".qweight") and held.dtype == "int32" else 1
 
 
-def take(folder: Path, names: tuple[str, ...]) -> Inventory:
+def take_inventory(folder: Path, names: tuple[str, ...]) -> Inventory:
     """The inventory of the first of these files that is there: weights, or an index of files of weights."""
     found = Inventory()
     first = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -126,7 +126,7 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, Held]:
 
 
 def _pickled(file: Path) -> dict[str, Held]:
-    content = restricted_pickle.load(file)
+    content = restricted_pickle.load_data(file)
     return of_tensors(content) if isinstance(content, dict) else {}
 
 

@@ -33,7 +33,7 @@ class Inert:
         pass
 
 
-def load(file: Path) -> object:
+def load_data(file: Path) -> object:
     """What a file of `torch.save` holds, on the CPU, its tensors mapped and not read where its format allows.
 
     Raises:

@@ -31,7 +31,7 @@ class TrainedAdapter:
     origin: str
 
 
-def read(checkpoint: Path, masters: bool, xtuner_config: Path | None) -> TrainedAdapter:
+def read_adapter(checkpoint: Path, masters: bool, xtuner_config: Path | None) -> TrainedAdapter:
     """The adapter in a checkpoint, an adapter folder, or a run directory (its `final/`).
 
     `masters` prefers the optimizer's float32 weights, where there are any. `xtuner_config` names the settings of an
@@ -52,7 +52,7 @@ def read(checkpoint: Path, masters: bool, xtuner_config: Path | None) -> Trained
     elif weights:
         tensors, origin = read_weights(weights), str(folder)
     elif checkpoint.is_file():
-        content = restricted_pickle.load(checkpoint)
+        content = restricted_pickle.load_data(checkpoint)
         tensors, origin = as_in_files(_state(content, checkpoint), checkpoint), str(checkpoint)
     else:
         raise UserError(f"{checkpoint}: {_what_else(checkpoint)}")
@@ -93,7 +93,7 @@ def read_weights(file: Path) -> Tensors:
         UserError: it is damaged, or holds more than data.
     """
     if file.suffix == ".bin":
-        return _state(restricted_pickle.load(file), file)
+        return _state(restricted_pickle.load_data(file), file)
     try:
         return load_file(file)
     except SafetensorError as problem:

@@ -19,7 +19,7 @@ ADVICE = "add --config with the XTuner config it was trained with"
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoraSettings:
     """The LoRA part of a config as far as its text tells, empty if there is none, and the base model it names."""
 
     lora: dict[str, object]
@@ -27,7 +27,7 @@ class Settings:
     where: str
 
 
-def settings(content: dict, checkpoint: Path, named: Path | None) -> Settings:
+def settings(content: dict, checkpoint: Path, named: Path | None) -> LoraSettings:
     """The settings from the config a person names, else from the checkpoint itself, else from the one beside it.
 
     Raises:
@@ -40,7 +40,7 @@ def settings(content: dict, checkpoint: Path, named: Path | None) -> Settings:
     return found
 
 
-def settings_within(content: dict, checkpoint: Path) -> Settings | None:
+def settings_within(content: dict, checkpoint: Path) -> LoraSettings | None:
     """The settings from the config in a checkpoint; None where there is none.
 
     Raises:
@@ -51,7 +51,7 @@ def settings_within(content: dict, checkpoint: Path) -> Settings | None:
     return _settings(parse_config(text, where), where) if text else None
 
 
-def _settings_beside(checkpoint: Path) -> Settings:
+def _settings_beside(checkpoint: Path) -> LoraSettings:
     beside = [file for file in checkpoint.parent.glob("*.py") if file.name not in SCRIPTS_OF_DEEPSPEED]
     if len(beside) != 1:
         raise UserError(
@@ -69,7 +69,7 @@ def _config_text(content: dict) -> str | None:
     return next((text for text in found if isinstance(text, str)), None)
 
 
-def lora_config(found: Settings, tensors: Tensors):
+def lora_config(found: LoraSettings, tensors: Tensors):
     """PEFT's LoraConfig of an adapter with these tensors: ranks and modules as they are, the rest as XTuner was told.
 
     Raises:
@@ -102,7 +102,7 @@ def lora_config(found: Settings, tensors: Tensors):
         raise UserError(f"{found.where}: lora is not as PEFT takes it ({problem}): {ADVICE}") from None
 
 
-def _refuse_what_is_not_set(found: Settings, tensors: Tensors) -> None:
+def _refuse_what_is_not_set(found: LoraSettings, tensors: Tensors) -> None:
     """A tensor that no setting speaks of would be passed over by PEFT, in silence."""
     saved = tuple(f".{module}." for module in found.lora.get("modules_to_save") or ())
     has_bias = found.lora.get("bias", "none") != "none"
@@ -114,13 +114,13 @@ def _refuse_what_is_not_set(found: Settings, tensors: Tensors) -> None:
             )
 
 
-def _settings(config: dict[str, object], where: str) -> Settings:
+def _settings(config: dict[str, object], where: str) -> LoraSettings:
     model = config.get("model") if isinstance(config.get("model"), dict) else {}
     lora, llm = model.get("lora"), model.get("llm")
     base = (llm if isinstance(llm, dict) else {}).get("pretrained_model_name_or_path")
     lora = lora if isinstance(lora, dict) else {}
     known = {name: value for name, value in lora.items() if name != "type" and _is_plain(value)}
-    return Settings(known, base if isinstance(base, str) else None, where)
+    return LoraSettings(known, base if isinstance(base, str) else None, where)
 
 
 def _is_plain(value: object) -> bool:

@@ -30,7 +30,7 @@ class ZeroCheckpoint:
         self.folder = folder
         self.model_files = sorted(self.folder.glob(MODEL_FILES))
         self.optimizer_files = sorted(self.folder.glob(OPTIMIZER_FILES))
-        self.state: dict = restricted_pickle.load(self.model_files[0])
+        self.state: dict = restricted_pickle.load_data(self.model_files[0])
         if not isinstance(self.state, dict) or not isinstance(self._saved, dict):
             raise UserError(f"{self.model_files[0]}: holds no weights: is it a file of DeepSpeed's?")
 
@@ -96,7 +96,7 @@ class ZeroCheckpoint:
         files = [*self.model_files, *self.optimizer_files]
         for file in files:
             # Each by itself, so that the one that is refused is named.
-            restricted_pickle.load(file)
+            restricted_pickle.load_data(file)
         said, folder = io.StringIO(), self.folder.resolve()
         with restricted_pickle.only_data(*files), redirect_stdout(said), redirect_stderr(said):
             found = get_fp32_state_dict_from_zero_checkpoint(
@@ -118,7 +118,7 @@ class ZeroCheckpoint:
         found = [f"{self.folder}: {missing}: copy the whole folder"] if missing else []
         for file in (*self.model_files, *self.optimizer_files):
             try:
-                restricted_pickle.load(file)
+                restricted_pickle.load_data(file)
             except UserError as problem:
                 found.append(str(problem))
         return found
@@ -129,7 +129,7 @@ class ZeroCheckpoint:
 
     @cached_property
     def _optimizer(self) -> dict:
-        state = restricted_pickle.load(self.optimizer_files[0])
+        state = restricted_pickle.load_data(self.optimizer_files[0])
         optimizer = state.get("optimizer_state_dict") if isinstance(state, dict) else None
         if not isinstance(optimizer, dict):
             raise UserError(f"{self.optimizer_files[0]}: holds no optimizer state: is it a file of DeepSpeed's?")

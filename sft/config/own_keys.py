@@ -10,7 +10,7 @@ from sft.config.aliases import did_you_mean
 
 
 @dataclass
-class RunArguments:
+class OwnKeys:
     """The keys of our own: what TRL, Transformers and PEFT have no field for."""
 
     train_file: list[dict] | str | None = field(

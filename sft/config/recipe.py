@@ -1,7 +1,7 @@
 """Makes a recipe of what a person asks for: every key's value, in the dataclasses of the stack and in ours.
 
 In: the script's arguments, or the `Settings` that were read from them. Out: a `Recipe`. Keys are TRL's, Transformers'
-and PEFT's own field names, parsed by TRL's own parser; `RunArguments` holds the few keys the stack lacks. Knows nothing
+and PEFT's own field names, parsed by TRL's own parser; `OwnKeys` holds the few keys the stack lacks. Knows nothing
 about models or data beyond where they are.
 """
 
@@ -21,7 +21,7 @@ from trl import ModelConfig, SFTConfig
 from sft.config.aliases import RENAMED
 from sft.config.deepspeed import check_deepspeed
 from sft.config.model_check import refuse_contradictions
-from sft.config.own_keys import RunArguments, TrainFile, train_files
+from sft.config.own_keys import OwnKeys, TrainFile, train_files
 from sft.config.parallelism import parallelism_config, refuse_what_cannot_share
 from sft.config.settings import Settings, read_settings, refusal
 from sft.config.settings_check import Refusal
@@ -40,7 +40,7 @@ class Recipe:
     """A parsed recipe: the three groups of settings, and which keys were set by a person, and where."""
 
     path: Path
-    run: RunArguments
+    run: OwnKeys
     model: ModelConfig
     training: SFTConfig
     chosen: dict[str, Any]
@@ -94,7 +94,7 @@ def make_recipe(settings: Settings, *, starts: bool = False) -> Recipe:
         UserError: what only the stack can tell: a value it does not take, a DeepSpeed configuration that is none, or
             settings that cannot work on this machine; names the file, line and key.
     """
-    parser = SettingsParser((RunArguments, ModelConfig, SFTConfig))
+    parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
     chosen, places = settings.chosen(parser)
     if settings.for_training:
         has_gpu = torch.accelerator.is_available() or chosen.get("card")
@@ -109,7 +109,7 @@ def make_recipe(settings: Settings, *, starts: bool = False) -> Recipe:
 
 def _started(parser: SettingsParser, path: Path, chosen: dict[str, Any], places: dict[str, str]) -> tuple:
     """The groups for a process that trains, with its process group open."""
-    launch.share_cores()
+    launch.limit_cpu_threads()
     launch.keep_few_kernels()
     if chosen.get("deepspeed"):
         launch.prepare_for_deepspeed()

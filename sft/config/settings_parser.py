@@ -14,7 +14,7 @@ from typing import get_args, get_origin, get_type_hints
 from trl import TrlParser
 
 from sft.config.aliases import did_you_mean, elsewhere, refuse_unknown_fields
-from sft.config.own_keys import RunArguments
+from sft.config.own_keys import OwnKeys
 from sft.config.stack_keys import Computed, declared
 from sft.config.usage import usage
 from sft.core.console import is_main_process
@@ -38,7 +38,7 @@ NESTED = {"parallelism_config": ("accelerate", "ParallelismConfig")}
 
 def declared_groups() -> tuple[type, ...]:
     """The dataclasses whose fields are the keys of a recipe, the stack's as its source declares them."""
-    return RunArguments, declared("trl", "ModelConfig"), declared("trl", "SFTConfig")
+    return OwnKeys, declared("trl", "ModelConfig"), declared("trl", "SFTConfig")
 
 
 class SettingsParser(TrlParser):

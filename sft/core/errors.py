@@ -1,6 +1,6 @@
-"""The one exception for a person's mistake, shared by every script and verb here, and other exceptions' words in it.
+"""The exceptions that are shown as one line: a person's mistake, a run that failed, a run that was stopped.
 
-Knows nothing about files or formats: whoever raises it writes the whole sentence.
+Knows nothing about files or formats: whoever raises one writes the whole sentence.
 """
 
 
@@ -9,6 +9,17 @@ class UserError(Exception):
 
     The message says what is wrong, where (`file:line` or key) and what to do about it.
     """
+
+
+class RunFailed(Exception):
+    """The run cannot go on; shown as one line, exit code 3. What was saved before stays.
+
+    The message says what happened, at which step, and what to do about it.
+    """
+
+
+class Stopped(Exception):
+    """The run was ended by a signal, after its checkpoint was saved; shown as one line, exit code 75."""
 
 
 def one_line(problem: Exception, longest: int | None = None) -> str:

@@ -10,7 +10,7 @@ import time
 from typing import NoReturn
 
 from sft.core.console import is_main_process
-from sft.core.errors import UserError
+from sft.core.errors import RunFailed, Stopped, UserError
 
 MISTAKE, FAILED, STOPPED, INTERRUPTED = 2, 3, 75, 130
 # What a process says of another that has gone or does not answer.
@@ -21,7 +21,7 @@ PATIENCE = 10
 
 def exit_code(end: BaseException) -> int:
     """Tell in one line why the run has ended and give its exit code; anything unknown is raised again."""
-    code, line = _told(end)
+    code, line = describe_exit(end)
     if line and (not is_main_process() or lost_a_peer(end)):
         # Mistakes and signals reach all processes alike: the main one tells of them.
         time.sleep(PATIENCE)
@@ -30,7 +30,7 @@ def exit_code(end: BaseException) -> int:
     return code
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End this process when its exit functions are done, without taking the interpreter down.
 
     A thread of gloo's may still hold the tensors of its last operation and let go of them only now, for which it needs
@@ -42,15 +42,11 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _told(end: BaseException) -> tuple[int, str | None]:
+def describe_exit(end: BaseException) -> tuple[int, str | None]:
     if isinstance(end, SystemExit):
         return end.code, None
     if isinstance(end, UserError):
         return MISTAKE, str(end)
-    # Not before it is needed: a mistake in a recipe is told before torch is imported.
-    from sft.training.health import RunFailed
-    from sft.training.interrupts import Stopped
-
     if isinstance(end, RunFailed):
         return FAILED, str(end)
     if isinstance(end, Stopped):

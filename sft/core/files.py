@@ -90,7 +90,7 @@ def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
 
 
 @contextmanager
-def written_whole(path: Path, *sources: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *sources: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when it is complete and on the disk.
 
     A killed or failed run leaves the file of this name as it was; a missing directory is made. `sources` are what is

@@ -14,7 +14,7 @@ from sft.core.files import bring_to_disk
 
 
 @contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a hidden folder beside `out` to write into, which then becomes `out`; a killed run leaves no `out`.
 
     Raises:

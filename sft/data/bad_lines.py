@@ -25,7 +25,7 @@ def handled(report: Path | None, *sources: Path) -> Iterator["BadLines"]:
     if report is None:
         yield BadLines(None, report)
         return
-    with files.written_whole(report, *sources) as out:
+    with files.atomic_write(report, *sources) as out:
         yield BadLines(out, report)
 
 

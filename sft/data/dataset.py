@@ -16,7 +16,6 @@ import trl
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from data_tools.mix import draw
 from sft.config.parallelism import independent_processes
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
@@ -24,6 +23,7 @@ from sft.core.files import content_hash
 from sft.core.text import counted
 from sft.data.encoding import IGNORED
 from sft.data.samples import tokenise
+from sft.data.sampling import draw
 
 ROWS_AT_ONCE = 1000
 SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"

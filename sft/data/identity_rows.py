@@ -13,9 +13,8 @@ from functools import cache
 
 from opencc import OpenCC
 
-from data_tools import survey
-from data_tools.generate import language_of, normalise
 from sft.config.own_keys import TrainFile
+from sft.core.text import Tally, language_of, normalise
 from sft.data import formats
 from sft.data.identity import gives_name, normal
 from sft.data.names import given_name
@@ -70,9 +69,9 @@ class IdentityRows:
         self.named: Counter[str] = Counter()
         self.times_named = 0.0
         self.other_names: Counter[str] = Counter()
-        self.old_names: dict[str, survey.Finding] = {}
-        self.placeholders: dict[str, survey.Finding] = {}
-        self.contradictions: dict[str, survey.Finding] = {}
+        self.old_names: dict[str, Tally] = {}
+        self.placeholders: dict[str, Tally] = {}
+        self.contradictions: dict[str, Tally] = {}
         self._wanted = NameSpotter([name] if name else [])
         self._old = NameSpotter(others(old_names, name))
         self._first_named: dict[bytes, tuple[str, str]] = {}
@@ -102,12 +101,12 @@ class IdentityRows:
     def _add_placeholders(self, place: str, messages: list[dict]) -> None:
         for message in messages:
             for found in dict.fromkeys(unfilled(message["content"])):
-                self.placeholders.setdefault(found, survey.Finding()).add(f"{place}: {quoted(message['content'])}")
+                self.placeholders.setdefault(found, Tally()).add(f"{place}: {quoted(message['content'])}")
 
     def _add_old_names(self, place: str, question: str, answer: str) -> None:
         for old in self._old.given(answer, question):
             if _is_said_of_itself(answer, old):
-                self.old_names.setdefault(old, survey.Finding()).add(f"{place}: {quoted(answer)}")
+                self.old_names.setdefault(old, Tally()).add(f"{place}: {quoted(answer)}")
 
     def _add_given_name(self, place: str, key: str, question: str, answer: str) -> None:
         """Remember which name was given to a question under a system message, and where another one is.
@@ -126,7 +125,7 @@ class IdentityRows:
         is_same = normal(before) in normal(given) or normal(given) in normal(before)
         if not is_same and (self.name is None or self.name in (before, given)):
             wrong = given if before == self.name else before
-            self.contradictions.setdefault(wrong, survey.Finding()).add(
+            self.contradictions.setdefault(wrong, Tally()).add(
                 f"{quoted(question)}: {before} at {first}, {given} at {place}"
             )
 

@@ -7,8 +7,8 @@ end in a question. Knows nothing about models.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.generate import language_of
 from sft.core.errors import UserError
+from sft.core.text import language_of
 from sft.core.yaml_file import read_yaml
 
 BUILT_IN = Path(__file__).resolve().parents[2] / "data_tools" / "bank" / "score.yaml"

@@ -31,7 +31,7 @@ from datasets.table import MemoryMappedTable, concat_tables
 from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
-from sft.core.files import content_hash, numbered_lines, written_whole
+from sft.core.files import atomic_write, content_hash, numbered_lines
 from sft.data import chat_template, encoding, formats
 
 # Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
@@ -63,7 +63,7 @@ def tokenise(path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None
             raise UserError(f"{path}: {formats.NO_ROW}")
         if content_hash(path) != digest:
             raise UserError(f"{path}: changed while it was read: start again once it stays as it is")
-        with written_whole(index) as file:
+        with atomic_write(index) as file:
             file.write(json.dumps(names).encode())
     table = concat_tables([MemoryMappedTable.from_file(str(folder / name)) for name in names])
     return datasets.Dataset(table, fingerprint=_hash(folder.name, *names))
@@ -85,7 +85,7 @@ class ShardWriter:
         if not (self.folder / name).exists():
             rows = formats.canonical_rows(self.path, lines)
             tokens = encoding.control_tokens(self.tokenizer)
-            with written_whole(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
+            with atomic_write(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
                 for batch in _batches(rows):
                     ids, labels = zip(*self._samples(batch), strict=True)
                     control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]

@@ -6,7 +6,7 @@ left bit-identical to a run that asked nothing.
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
@@ -14,21 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from sft.core.console import say, waiting
 from sft.models.generate import reply_to_all
 from sft.models.loading import is_in_parts
+from sft.runs.run_files import ANSWERS, Answer
 from sft.training.trainer import RecipeTrainer
-
-ANSWERS = "eval_chat.jsonl"
-
-
-@dataclass
-class Answer:
-    """What the model said to one prompt at one step; seconds are the whole batch's."""
-
-    step: int
-    prompt: str
-    answer: str
-    seconds: float
-    tokens: int
-    stop_reason: str  # "end of turn" or "max_new_tokens"
 
 
 class Evaluation(TrainerCallback):
@@ -99,15 +86,6 @@ class ChatEval(Evaluation):
             say(f"  {answer.prompt}\n    {' '.join(answer.answer.split())}", style="cyan")
             if tensorboard and tensorboard.tb_writer:
                 tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
-
-
-def read_answers(run: Path, step: int) -> list[Answer]:
-    """What a run's model said at one step."""
-    if not (run / ANSWERS).is_file():
-        return []
-    # Line by line as a file has them: str.splitlines would also cut at U+2028, which an answer may hold.
-    with open(run / ANSWERS, encoding="utf-8", newline="\n") as lines:
-        return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
 
 
 def ask(

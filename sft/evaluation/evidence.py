@@ -1,7 +1,7 @@
 """Gathers what is known of one run, or of one that is only planned, for a diagnosis: what was meant, taught and seen.
 
-In: a recipe, its training files, its tokenizer, a run's own files. Out: a `Case`. Judges nothing but whether the name
-was learned; loads no model.
+In: a recipe, its training files, its tokenizer, a run's own files. Out: `Evidence`. Judges nothing but whether the
+name was learned; loads no model.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
-from sft.config.own_keys import RunArguments, TrainFile
+from sft.config.own_keys import OwnKeys, TrainFile
 from sft.config.recipe import Recipe
 from sft.config.settings import HARDWARE_KEYS
 from sft.config.settings_parser import SettingsParser
@@ -35,7 +35,7 @@ NAMED = re.compile(r"(?:\b(?:named|called)\s+|名叫|名为|你叫)([\w-]+)")
 
 
 @dataclass
-class Case:
+class Evidence:
     """What is known; where something is None or empty, no cause is looked for in it.
 
     `tokenizer` is the one that was, or will be, trained with; `chat_tokenizer` and `chat_folder` are those of the model
@@ -114,28 +114,28 @@ class Case:
         return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
 
 
-def case_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Case:
+def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Evidence:
     """What is known before the first step.
 
     Raises:
         UserError: a training file cannot be read.
     """
-    case = Case(recipe, files=recipe.train_files, card=card.to_dict(), tokenizer=tokenizer)
-    _read_rows(case)
-    return case
+    evidence = Evidence(recipe, files=recipe.train_files, card=card.to_dict(), tokenizer=tokenizer)
+    _read_rows(evidence)
+    return evidence
 
 
-def case_of_run(run: Run) -> Case:
+def evidence_of_run(run: Run) -> Evidence:
     """What a run's own files and its training files tell; training files that are gone are left out.
 
     Raises:
         UserError: the recipe or a training file cannot be read.
     """
-    case = Case(recorded_recipe(run), card=run.card, run=run)
-    found = ((file, found_path(file.path)) for file in case.recipe.train_files)
-    case.files = [dataclasses.replace(file, path=str(path)) for file, path in found if path]
-    _read_rows(case)
-    return case
+    evidence = Evidence(recorded_recipe(run), card=run.card, run=run)
+    found = ((file, found_path(file.path)) for file in evidence.recipe.train_files)
+    evidence.files = [dataclasses.replace(file, path=str(path)) for file, path in found if path]
+    _read_rows(evidence)
+    return evidence
 
 
 def recorded_recipe(run: Run) -> Recipe:
@@ -146,7 +146,7 @@ def recorded_recipe(run: Run) -> Recipe:
     """
     path = run.folder / "recipe.yaml"
     settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
-    parser = SettingsParser((RunArguments, ModelConfig, SFTConfig))
+    parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
     try:
         # A run of an earlier version wrote a mapping from the command line as its text.
         settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
@@ -200,8 +200,8 @@ def generation_settings(folder: Path) -> GenerationConfig | None:
     return None
 
 
-def _read_rows(case: Case) -> None:
+def _read_rows(evidence: Evidence) -> None:
     """Fill in the name, which is the recipe's or else what most rows teach, and what the rows say."""
-    case.name = case.recipe.run.identity_name or main_name(case.files, OLD_NAMES)
-    if case.files:
-        case.rows = read_identity_rows(case.files, case.name, case.old_names)
+    evidence.name = evidence.recipe.run.identity_name or main_name(evidence.files, OLD_NAMES)
+    if evidence.files:
+        evidence.rows = read_identity_rows(evidence.files, evidence.name, evidence.old_names)

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sft.data.identity import gives_name, mentions
 from sft.data.questions import Question, QuestionSet
 from sft.models.generate import reply_to_all
-from sft.models.loading import is_in_parts, leaving_no_trace
-from sft.training.launch import decided_by_main
+from sft.models.loading import is_in_parts, preserve_state
+from sft.training.launch import broadcast_from_main
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one.
 BATCH, BATCH_ON_A_GPU = 16, 64
@@ -154,7 +154,7 @@ def retention(
 
 def _log_probabilities(model: PeftModel, ids: torch.Tensor, with_adapter: bool) -> torch.Tensor:
     """Of the next token after each but the last, `(tokens - 1, vocabulary)` in float32."""
-    with leaving_no_trace(model), nullcontext() if with_adapter else model.disable_adapter():
+    with preserve_state(model), nullcontext() if with_adapter else model.disable_adapter():
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
     return logits.float().log_softmax(-1)
 
@@ -185,7 +185,7 @@ def _is_late(model, deadline: float) -> bool:
     def look() -> bool:
         return time.perf_counter() > deadline
 
-    return decided_by_main(look) if is_in_parts(model) else look()
+    return broadcast_from_main(look) if is_in_parts(model) else look()
 
 
 def _by_turns(questions: QuestionSet):

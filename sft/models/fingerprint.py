@@ -23,13 +23,13 @@ def fingerprint(model: str, revision: str = "main") -> str | None:
         return None
 
 
-def write(folder: str | Path, model: str, found: str | None) -> None:
+def write_fingerprint(folder: str | Path, model: str, found: str | None) -> None:
     """Write the record into an adapter folder."""
     content = json.dumps({"name": model, "fingerprint": found}, ensure_ascii=False, indent=2)
     (Path(folder) / RECORD).write_text(content + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> str | None:
+def read_fingerprint(folder: Path) -> str | None:
     """The fingerprint that an adapter folder remembers, if any.
 
     Raises:

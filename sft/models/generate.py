@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft.models.generation import generation_config
-from sft.models.loading import is_in_parts, leaving_no_trace
+from sft.models.loading import is_in_parts, preserve_state
 
 
 @dataclass
@@ -33,7 +33,7 @@ def reply_to_all(
     ]
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
-    with leaving_no_trace(model):
+    with preserve_state(model):
         output = model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),

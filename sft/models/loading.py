@@ -132,7 +132,7 @@ def is_in_parts(model: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def leaving_no_trace(model: torch.nn.Module) -> Iterator[None]:
+def preserve_state(model: torch.nn.Module) -> Iterator[None]:
     """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
     modes = [(module, module.training) for module in model.modules()]
     python_state, numpy_state = random.getstate(), numpy.random.get_state()

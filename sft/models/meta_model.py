@@ -36,7 +36,7 @@ BLOCK, NESTED_BLOCK = 64, 256
 MASKED, UNMASKED = "counted_with_mask", "counted"
 
 
-class HollowModel:
+class MetaModel:
     """The model on the meta device, with its adapter if the settings ask for one.
 
     `weights` are the base model's parameters; one that two modules share counts once. `adapter_parameters` counts the
@@ -81,7 +81,7 @@ class HollowModel:
         self.adapter_parameters = trained if settings.use_peft else 0
 
     @classmethod
-    def of(cls, settings: ModelConfig, training: SFTConfig) -> "HollowModel":
+    def of(cls, settings: ModelConfig, training: SFTConfig) -> "MetaModel":
         """The model that a run with these settings trains."""
         return cls(settings, trust_remote_code=training.trust_remote_code, **training.model_init_kwargs or {})
 

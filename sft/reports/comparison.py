@@ -27,7 +27,7 @@ CHARTS = (
 )
 
 
-def page(runs: list[Run]) -> str:
+def comparison_page(runs: list[Run]) -> str:
     """The comparison as HTML."""
     names = labels(runs)
     return render(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from sft.core.files import written_whole
+from sft.core.files import atomic_write
 from sft.core.page import render
 from sft.reports.charts import Curve, Mark, line_chart
 from sft.runs.run_files import Run, number, points, read_run
@@ -49,25 +49,25 @@ CARD = {
 }
 
 
-def write(folder: Path) -> Path:
+def write_report(folder: Path) -> Path:
     """Write `report.html` into a run directory, whole; returns its path.
 
     Raises:
         UserError: the folder is no run directory, or cannot be written.
     """
     path = folder / REPORT
-    write_page(path, page(read_run(folder)))
+    write_page(path, report_page(read_run(folder)))
     return path
 
 
 def write_page(path: Path, html: str, *sources: Path) -> None:
     """Write a page whole or not at all; `sources`, what it was made from, are never written over."""
-    with written_whole(path, *sources) as file:
+    with atomic_write(path, *sources) as file:
         # A lone surrogate, which JSON can hold and UTF-8 cannot, becomes a question mark.
         file.write(html.encode("utf-8", "replace"))
 
 
-def page(run: Run) -> str:
+def report_page(run: Run) -> str:
     """The report as HTML."""
     differing, alike = settings(run)
     return render(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sft.core.clock import clock
 from sft.core.console import say
-from sft.core.files import written_whole
+from sft.core.files import atomic_write
 from sft.data.preview import Piece, Sequence, pieces
 from sft.evaluation.chat_eval import Evaluation
 from sft.reports import report
@@ -87,9 +87,9 @@ def _piece(piece: Piece) -> dict:
 
 def _write(folder: Path) -> Path:
     _write_json(folder / "time.json", clock.seconds())
-    return report.write(folder)
+    return report.write_report(folder)
 
 
 def _write_json(path: Path, content: dict) -> None:
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "replace"))

@@ -14,7 +14,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from sft.core.errors import UserError
-from sft.core.files import bring_to_disk, file_hash, written_whole
+from sft.core.files import atomic_write, bring_to_disk, file_hash
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -34,7 +34,7 @@ class Checkpoint:
     inputs: dict[str, Any]
 
 
-def aside(run: Path) -> Path:
+def staging_dir(run: Path) -> Path:
     """The folder in which checkpoints of a run are written before they take their names."""
     return run / UNFINISHED
 
@@ -45,13 +45,13 @@ def publish(run: Path, step: int, processes: int, inputs: dict[str, Any]) -> Pat
     What is there under that name, from a run that was resumed before it, makes way. Called by one process, when all
     have written.
     """
-    written, folder = aside(run) / f"{PREFIX}{step}", run / f"{PREFIX}{step}"
+    written, folder = staging_dir(run) / f"{PREFIX}{step}", run / f"{PREFIX}{step}"
     files = {str(path.relative_to(written)): path for path in sorted(written.rglob("*")) if path.is_file()}
     for path in (*files.values(), *(path for path in written.rglob("*") if path.is_dir())):
         bring_to_disk(path)
     listed = {name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for name, path in files.items()}
     record = {"step": step, "processes": processes, "inputs": inputs, "files": listed}
-    with written_whole(written / MANIFEST) as file:
+    with atomic_write(written / MANIFEST) as file:
         file.write((json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
     bring_to_disk(written)
     if folder.exists():
@@ -61,7 +61,7 @@ def publish(run: Path, step: int, processes: int, inputs: dict[str, Any]) -> Pat
     return folder
 
 
-def whole(folder: Path) -> Checkpoint:
+def verify(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, after every file was read and compared with the manifest.
 
     Raises:
@@ -92,12 +92,12 @@ def whole(folder: Path) -> Checkpoint:
     return found
 
 
-def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
+def latest_valid(run: Path) -> tuple[Checkpoint | None, list[str]]:
     """A run's newest whole checkpoint, and why each newer one is not whole."""
     skipped = []
     for folder in reversed(in_order(run)):
         try:
-            return whole(folder), skipped
+            return verify(folder), skipped
         except UserError as problem:
             skipped.append(str(problem))
     return None, skipped
@@ -129,13 +129,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(going)
 
 
-def tidy(run: Path, found_whole: Path) -> list[str]:
+def clean_up(run: Path, found_whole: Path) -> list[str]:
     """Delete what a killed run left of writing and deleting, and take their names from checkpoints that are not whole.
 
     Called while no run writes there. The one that was found whole is not read again. Returns what there is to say.
     """
     renamed = []
-    for path in (aside(run), *run.glob(f"{REMOVED}*")):
+    for path in (staging_dir(run), *run.glob(f"{REMOVED}*")):
         shutil.rmtree(path, ignore_errors=True)
     for path in run.glob(LEFT_BY_WRITTEN_WHOLE):
         path.unlink()
@@ -143,7 +143,7 @@ def tidy(run: Path, found_whole: Path) -> list[str]:
         if folder == found_whole:
             continue
         try:
-            whole(folder)
+            verify(folder)
         except UserError:
             number = 0
             while (broken := folder.with_name(f"{BROKEN}{folder.name}{f'.{number}' * bool(number)}")).exists():

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,28 +19,22 @@ from typing import Any
 
 import psutil
 import torch
-from transformers.trainer import TRAINER_STATE_NAME
 
 from sft.config.recipe import SECRET_KEYS, Recipe
-from sft.core.clock import clock
 from sft.core.console import say
 from sft.core.errors import UserError
-from sft.core.files import bring_to_disk
 from sft.core.paths import REPOSITORY
 from sft.core.text import counted
 from sft.data.dataset import DatasetCard
-from sft.evaluation.chat_eval import Answer, read_answers
-from sft.runs import checkpoints, model_card, run_files
+from sft.runs import checkpoints, run_files
 from sft.runs.checkpoints import Checkpoint
 from sft.runs.inputs import Digests, changes, inputs_of
-from sft.training.trainer import RecipeTrainer
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StartPoint:
     """How a run begins: from a checkpoint (None: anew), what decides how it comes out, and what there is to say."""
 
     checkpoint: Checkpoint | None
@@ -73,7 +66,7 @@ def lock(output_dir: str) -> None:
         raise UserError(_unwritable(folder, problem)) from None
 
 
-def beginning(recipe: Recipe) -> Beginning:
+def find_start(recipe: Recipe) -> StartPoint:
     """Where this run begins, as `resume` says and as the run directory allows.
 
     Raises:
@@ -83,15 +76,15 @@ def beginning(recipe: Recipe) -> Beginning:
     wanted, folder = recipe.run.resume, Path(recipe.training.output_dir)
     inputs = inputs_of(recipe, Digests())
     if wanted == "never":
-        return Beginning(None, inputs, [])
+        return StartPoint(None, inputs, [])
     if wanted != "auto":
-        found, skipped = checkpoints.whole(Path(wanted)), []
+        found, skipped = checkpoints.verify(Path(wanted)), []
     elif (folder / "final").is_dir() or not checkpoints.in_order(folder):
-        return Beginning(None, inputs, [])
+        return StartPoint(None, inputs, [])
     else:
-        found, skipped = checkpoints.newest_whole(folder)
+        found, skipped = checkpoints.latest_valid(folder)
         if not found:
-            return Beginning(None, inputs, [f"no checkpoint to go on from: {reason}" for reason in skipped])
+            return StartPoint(None, inputs, [f"no checkpoint to go on from: {reason}" for reason in skipped])
     notes = [f"passed over: {reason}" for reason in skipped]
     begun_anew = f"--resume never keeps {folder} aside and starts anew"
     if differences := changes(found.inputs, inputs):
@@ -112,10 +105,10 @@ def beginning(recipe: Recipe) -> Beginning:
             f"{found.folder}: was written by {counted(found.processes, 'process')}, and this run has "
             f"{recipe.training.world_size}: start it with as many, or {begun_anew}"
         )
-    return Beginning(found, inputs, [*notes, f"going on from {found.folder}"])
+    return StartPoint(found, inputs, [*notes, f"going on from {found.folder}"])
 
 
-def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
+def open_run(recipe: Recipe, card: DatasetCard, start: StartPoint) -> None:
     """Make the run directory and write the recipe, the dataset card and the environment into it.
 
     An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run goes on from it; then what
@@ -130,7 +123,7 @@ def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if start.checkpoint:
-            for renamed in checkpoints.tidy(folder, start.checkpoint.folder):
+            for renamed in checkpoints.clean_up(folder, start.checkpoint.folder):
                 say(renamed)
             run_files.cut_back(folder, start.checkpoint.step)
         (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -139,35 +132,6 @@ def open_run(recipe: Recipe, card: DatasetCard, start: Beginning) -> None:
         _write_json(folder / "environment.json", environment())
     except OSError as problem:
         raise UserError(_unwritable(folder, problem)) from None
-
-
-@clock.spent_on("saving")
-def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer]) -> Path:
-    """Write `final/`: the adapter in PEFT's format (or the model), the tokenizer and a model card.
-
-    With `keep_best` it holds the best checkpoint's, which need not be the last one's.
-    """
-    run = Path(trainer.args.output_dir)
-    final, aside = run / "final", checkpoints.aside(run) / "final"
-    best = trainer.best_checkpoint if trainer.recipe.run.keep_best else None
-    if best and trainer.state.best_global_step != trainer.state.global_step:
-        if trainer.is_world_process_zero():
-            _copy_model(best, aside)
-            answers = read_answers(run, trainer.state.best_global_step)
-            say(f"best checkpoint: step {trainer.state.best_global_step:,} of {trainer.state.global_step:,}")
-    else:
-        trainer.save_model(str(aside))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        model_card.write(trainer.recipe, aside, card, answers)
-        for path in aside.iterdir():
-            bring_to_disk(path)
-        if final.exists():
-            checkpoints.remove(final)
-        aside.replace(final)
-        bring_to_disk(run)
-        aside.parent.rmdir()
-    return final
 
 
 def environment() -> dict:
@@ -193,15 +157,6 @@ def stack_defaults(recipe: Recipe) -> dict:
             makes_its_own = entry.default_factory is not dataclasses.MISSING
             known[entry.name] = entry.default_factory() if makes_its_own else entry.default
     return {key: getattr(known[key], "value", known[key]) for key in recipe.chosen}
-
-
-def _copy_model(checkpoint: Path, final: Path) -> None:
-    """Copy what `save_model` wrote into a checkpoint, and not what only resuming needs."""
-    final.mkdir(parents=True, exist_ok=True)
-    for pattern in MODEL_FILES:
-        for file in checkpoint.glob(pattern):
-            if file.name != TRAINER_STATE_NAME:
-                shutil.copyfile(file, final / file.name)
 
 
 def _holds_run(folder: Path) -> bool:

@@ -12,10 +12,11 @@ from pathlib import Path
 import yaml
 
 from sft.core.errors import UserError
-from sft.core.files import written_whole
+from sft.core.files import atomic_write
 
 # What stands in recipe.yaml between the keys a person set and all the others, which follow as comments.
 DEFAULTS_BEGIN = "# Everything else stood at its default:"
+ANSWERS = "eval_chat.jsonl"
 # What a line of each file must hold to be of use.
 LINES = {
     "log.jsonl": {"step": int},
@@ -23,6 +24,18 @@ LINES = {
     "scores.jsonl": {"step": int},
     "score_answers.jsonl": {"step": int, "kind": str, "question": str, "answer": str},
 }
+
+
+@dataclass
+class Answer:
+    """What the model said to one prompt at one step; seconds are the whole batch's."""
+
+    step: int
+    prompt: str
+    answer: str
+    seconds: float
+    tokens: int
+    stop_reason: str  # "end of turn" or "max_new_tokens"
 
 
 @dataclass
@@ -109,8 +122,17 @@ def cut_back(folder: Path, step: int) -> None:
     for name, needed in LINES.items():
         if (folder / name).is_file():
             kept = [record for record in _read_lines(folder / name, needed, []) if record["step"] <= step]
-            with written_whole(folder / name) as file:
+            with atomic_write(folder / name) as file:
                 file.writelines(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in kept)
+
+
+def read_answers(run: Path, step: int) -> list[Answer]:
+    """What a run's model said at one step."""
+    if not (run / ANSWERS).is_file():
+        return []
+    # Line by line as a file has them: str.splitlines would also cut at U+2028, which an answer may hold.
+    with open(run / ANSWERS, encoding="utf-8", newline="\n") as lines:
+        return [answer for answer in (Answer(**json.loads(line)) for line in lines) if answer.step == step]
 
 
 def read_time(folder: Path) -> dict:

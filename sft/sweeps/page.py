@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from sft.core.files import written_whole
+from sft.core.files import atomic_write
 from sft.core.page import render
 from sft.sweeps import results, scatter
 from sft.sweeps.grid import text_of
@@ -50,15 +50,15 @@ AXES = {
 }
 
 
-def write(folder: Path, title: str, command: str, rows: list[Row]) -> None:
+def write_tables(folder: Path, title: str, command: str, rows: list[Row]) -> None:
     """Write `sweep.csv` and `sweep.html` anew, each whole."""
-    with written_whole(folder / "sweep.csv") as file:
+    with atomic_write(folder / "sweep.csv") as file:
         file.write(_csv(rows).encode())
-    with written_whole(folder / "sweep.html") as file:
+    with atomic_write(folder / "sweep.html") as file:
         file.write(_page(title, command, rows).encode())
 
 
-def table(rows: list[Row]) -> Table:
+def console_table(rows: list[Row]) -> Table:
     """The rows for the console; a column without a number is left out."""
     columns = _filled(rows)
     shown = Table(box=None, pad_edge=False)

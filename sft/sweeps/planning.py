@@ -1,6 +1,6 @@
 """What a sweep will run: every point read as a recipe, with a digest of all that decides how it comes out.
 
-In: a recipe and a grid. Out: a `Plan`. The stack is loaded in a process of its own, which is gone when the plan is
+In: a recipe and a grid. Out: a `SweepPlan`. The stack is loaded in a process of its own, which is gone when the plan is
 made. Knows nothing about running or about results.
 """
 
@@ -31,7 +31,7 @@ class PlannedPoint:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All points, the GPUs to run them on (none: the CPU), and the recipe's own rank and seed."""
 
     points: list[PlannedPoint]
@@ -40,7 +40,7 @@ class Plan:
     seed: int
 
 
-def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
+def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepPlan:
     """Read the recipe once for every point, as `train_sft.py` will.
 
     Raises:
@@ -51,10 +51,10 @@ def make(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
     # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, _prepare) as apart:
-        return apart.submit(make_here, recipe, values, seeds).result()
+        return apart.submit(plan_here, recipe, values, seeds).result()
 
 
-def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
+def plan_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepPlan:
     """`make`, in this process."""
     import torch
 
@@ -74,7 +74,7 @@ def make_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> Plan:
         console.quiet = was_quiet
     count = torch.cuda.device_count()
     named = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    return Plan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
+    return SweepPlan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
 
 
 def _first(values: dict[str, list[Value]]) -> Point:

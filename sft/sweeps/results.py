@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft.core.files import written_whole
+from sft.core.files import atomic_write
 from sft.runs import run_files
 from sft.sweeps.grid import Point
 from sft.sweeps.planning import PlannedPoint
@@ -119,7 +119,7 @@ def final_score(run: run_files.Run) -> dict | None:
 def write_record(folder: Path, point: PlannedPoint, results: Results) -> None:
     """Write `sweep_point.json`, the last file of a point, which says that it is finished and what it was made from."""
     record = {"point": point.name, "results": asdict(results), "inputs": point.inputs}
-    with written_whole(folder / RECORD) as file:
+    with atomic_write(folder / RECORD) as file:
         file.write(json.dumps(record, ensure_ascii=False, indent=2).encode() + b"\n")
 
 

@@ -1,6 +1,6 @@
 """Runs `train_sft.py` once for each point of a sweep, as many at a time as there are GPUs, and ends what it started.
 
-In: points, one after the other. Out: each `Run` when it is over, with what it said in `<point>.log`. Knows nothing
+In: points, one after the other. Out: each `PointRun` when it is over, with what it said in `<point>.log`. Knows nothing
 about what a point is for or what came out of it.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sft.core.console import say
-from sft.runs.checkpoints import newest_whole
+from sft.runs.checkpoints import latest_valid
 from sft.sweeps import grid
 from sft.sweeps.planning import PlannedPoint
 
@@ -61,7 +61,7 @@ def slots(jobs: int | None, gpus: list[str]) -> list[Slot]:
     return [{"OMP_NUM_THREADS": str(max(len(os.sched_getaffinity(0)) // jobs, 1))} for _ in range(jobs)]
 
 
-class Run:
+class PointRun:
     """A running `train_sft.py` of one point, in a process group of its own."""
 
     def __init__(self, point: PlannedPoint, slot: Slot, *, recipe: str, folder: Path, launcher: str, lock: int):
@@ -72,7 +72,7 @@ class Run:
         self.seconds = 0.0
         self._started = time.monotonic()
         # A point that was ended goes on from its checkpoint; one whose settings or data changed begins anew.
-        found, _ = newest_whole(self.folder)
+        found, _ = latest_valid(self.folder)
         resume = "auto" if found and found.inputs == point.inputs else "never"
         arguments = [*grid.arguments_of(point.values), f"--output_dir={self.folder}", f"--resume={resume}"]
         # Beside the run directory: the run moves that aside when it finds an earlier one. An earlier run's words stay.
@@ -155,17 +155,17 @@ class Search(Protocol):
 
     def next_point(self) -> PlannedPoint | None: ...
 
-    def is_hopeless(self, run: Run) -> bool: ...
+    def is_hopeless(self, run: PointRun) -> bool: ...
 
 
 def run_all(
-    search: Search, start: Callable[[PlannedPoint, Slot], Run], free: list[Slot], interruption: Interruption
-) -> Iterator[Run]:
+    search: Search, start: Callable[[PlannedPoint, Slot], PointRun], free: list[Slot], interruption: Interruption
+) -> Iterator[PointRun]:
     """Start points while slots are free and yield each run when it is over; a hopeless one is ended before.
 
     An interruption, or whatever happens to who takes the runs, ends all that are running.
     """
-    running: list[Run] = []
+    running: list[PointRun] = []
     free = list(free)
     try:
         while True:
@@ -175,7 +175,7 @@ def run_all(
                 return
             for run in [run for run in running if run.has_ended() or search.is_hopeless(run)]:
                 if not run.has_ended():
-                    end([run])
+                    end_processes([run])
                 running.remove(run)
                 free.append(run.slot)
                 yield run
@@ -184,10 +184,10 @@ def run_all(
                 return
             time.sleep(GLANCE)
     finally:
-        end(running)
+        end_processes(running)
 
 
-def end(runs: list[Run]) -> None:
+def end_processes(runs: list[PointRun]) -> None:
     """End process groups: with SIGTERM, and what is left of them after a while with SIGKILL."""
     for run in runs:
         run.was_ended = True

@@ -13,8 +13,8 @@ from sft.evaluation.score import Score
 from sft.runs.run_files import read_run
 from sft.sweeps import grid
 from sft.sweeps.grid import Value
-from sft.sweeps.planning import Plan, PlannedPoint
-from sft.sweeps.runner import Run
+from sft.sweeps.planning import PlannedPoint, SweepPlan
+from sft.sweeps.runner import PointRun
 from sft.sweeps.sweep import Sweep
 
 try:
@@ -32,7 +32,7 @@ class Study:
         UserError: the recipe names nothing to score.
     """
 
-    def __init__(self, sweep: Sweep, plan: Plan, values: dict[str, list[Value]], trials: int):
+    def __init__(self, sweep: Sweep, plan: SweepPlan, values: dict[str, list[Value]], trials: int):
         if not all(point.inputs.get("identity_name") for point in plan.points):
             raise UserError("--optuna needs identity_name in the recipe: the score is what it makes large")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -70,7 +70,7 @@ class Study:
                 return point
         return None
 
-    def is_hopeless(self, run: Run) -> bool:
+    def is_hopeless(self, run: PointRun) -> bool:
         """Whether the pruner gives the run up, by the scores it has written so far."""
         written = run.folder / "scores.jsonl"
         if not run.has_begun or not written.is_file() or self._sizes.get(run.point.name) == written.stat().st_size:
@@ -89,7 +89,7 @@ class Study:
             self._reported[point.name] = record["step"]
         return bool(new) and trial.should_prune()
 
-    def tell(self, run: Run) -> None:
+    def tell(self, run: PointRun) -> None:
         """The run is over; the sweep knows how."""
         self._settle(run.point)
 

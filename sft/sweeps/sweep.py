@@ -15,7 +15,7 @@ from sft.runs.run_files import read_run
 from sft.sweeps import page, results
 from sft.sweeps.planning import PlannedPoint
 from sft.sweeps.results import Outcome, Results, Row
-from sft.sweeps.runner import Run
+from sft.sweeps.runner import PointRun
 
 
 class Sweep:
@@ -42,7 +42,7 @@ class Sweep:
             return None
         return results.final_score(read_run(self.folder / point.name))
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: PointRun) -> None:
         """Write down what came of a run, tell it, and bring `sweep.csv` and `sweep.html` up to date."""
         point, minutes = run.point, run.seconds / 60
         if run.has_succeeded:
@@ -60,12 +60,12 @@ class Sweep:
         self.report()
 
     def report(self) -> None:
-        page.write(self.folder, self.folder.name, self.command, self._rows())
+        page.write_tables(self.folder, self.folder.name, self.command, self._rows())
 
     def show(self) -> None:
         """Print the table and the sentence."""
         rows = self._rows()
-        table = page.table(rows)
+        table = page.console_table(rows)
         # A terminal may be narrower than the table; it then breaks lines where rich would cut numbers.
         width = max(console.width, console.measure(table).maximum)
         console.print(table, width=width, soft_wrap=False, crop=False)
@@ -86,10 +86,10 @@ class InOrder:
     def next_point(self) -> PlannedPoint | None:
         return next(self._waiting, None)
 
-    def is_hopeless(self, run: Run) -> bool:
+    def is_hopeless(self, run: PointRun) -> bool:
         return False
 
-    def tell(self, run: Run) -> None:
+    def tell(self, run: PointRun) -> None:
         """Nothing depends on what came of a point."""
 
 

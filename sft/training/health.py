@@ -10,6 +10,7 @@ import torch
 from transformers import get_scheduler
 
 from sft.core.console import say
+from sft.core.errors import RunFailed
 from sft.core.text import counted
 
 LATEST_STEPS = 5
@@ -17,13 +18,6 @@ LATEST_STEPS = 5
 EXPLODED_TIMES, EXPLODED_BY = 2.0, 3.0
 # A schedule that never comes to this share of its learning rate hardly trains.
 RISEN = 0.5
-
-
-class RunFailed(Exception):
-    """The run cannot go on; shown as one line, exit code 3. What was saved before stays.
-
-    The message says what happened, at which step, and what to do about it.
-    """
 
 
 class Health:

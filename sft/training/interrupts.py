@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from sft.core.console import say
+from sft.core.errors import Stopped
 from sft.core.text import counted
 from sft.training.trainer import RecipeTrainer
 
@@ -19,10 +20,6 @@ ASKED_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # One Ctrl-C reaches a process under a launcher more than once; a person needs longer for a second.
 SAME_WISH = 1.0
 NOTHING, SAVE = 0, 1
-
-
-class Stopped(Exception):
-    """The run was ended by a signal, after its checkpoint was saved; shown as one line, exit code 75."""
 
 
 class StopAndSave(TrainerCallback):

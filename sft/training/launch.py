@@ -29,7 +29,7 @@ OF_MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 
 
-def share_cores() -> None:
+def limit_cpu_threads() -> None:
     """Give each of several CPU processes its part of the cores; all of them on every core only slow each other."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     if processes > 1 and not torch.accelerator.is_available() and "OMP_NUM_THREADS" not in os.environ:
@@ -105,7 +105,7 @@ def join_deepspeed_group(timeout: timedelta) -> None:
         deepspeed.init_distributed(auto_mpi_discovery=False, timeout=timeout)
 
 
-def decided_by_main(decide: Callable[[], Any]) -> Any:
+def broadcast_from_main(decide: Callable[[], Any]) -> Any:
     """What the main process decides, in every process of the run; so is its UserError.
 
     Called when the process group is open, by all.

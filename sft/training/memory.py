@@ -18,7 +18,7 @@ from sft.config.parallelism import processes_a_sequence
 from sft.config.recipe import Recipe
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import DatasetCard, keeps_packed_samples_apart
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 from sft.training.packed_attention import needs_no_mask
 from sft.training.supervised_head import TOKENS_A_TILE as SUPERVISED_A_TILE
 
@@ -88,7 +88,7 @@ class Advice:
     peak: int
 
 
-def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowModel | None = None) -> Memory:
+def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: MetaModel | None = None) -> Memory:
     """The peak of one process of this run, on a GPU or in RAM; `model` is the recipe's, if it was built already.
 
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. What
@@ -105,7 +105,7 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: HollowMod
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
         RuntimeError: the architecture cannot be counted without values, such as a mixture of experts.
     """
-    model = model or HollowModel.of(recipe.model, recipe.training)
+    model = model or MetaModel.of(recipe.model, recipe.training)
     weights, training = _weights(recipe, model), _training(recipe, model, on_gpu)
     kept, one_layer = _activations(recipe, card, model, on_gpu)
     forward, backward = _logits(recipe, card, model, on_gpu)
@@ -206,7 +206,7 @@ class _Training:
     saving: int
 
 
-def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
+def _training(recipe: Recipe, model: MetaModel, on_gpu: bool) -> _Training:
     training, trainable = recipe.training, model.trainable
     zero = zero_config(training, model.text_config.hidden_size)
     size = trained_dtype(recipe, model).itemsize
@@ -237,7 +237,7 @@ def _training(recipe: Recipe, model: HollowModel, on_gpu: bool) -> _Training:
     return _Training(parameters + masters, buckets + averaged, in_a_step, 0)
 
 
-def _weights(recipe: Recipe, model: HollowModel) -> int:
+def _weights(recipe: Recipe, model: MetaModel) -> int:
     """The base model as it is held; where it is divided, a process has its part and the largest unit gathered.
 
     ZeRO-3 gathers weight by weight, FSDP layer by layer, which leaves weights in bytes undivided.
@@ -257,7 +257,7 @@ def _weights(recipe: Recipe, model: HollowModel) -> int:
     return round(sum(sizes))
 
 
-def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool) -> tuple[int, int]:
+def _activations(recipe: Recipe, card: DatasetCard, model: MetaModel, on_gpu: bool) -> tuple[int, int]:
     """Bytes kept from the forward pass until the loss, and of one layer more while that is recomputed."""
     training = recipe.training
     dtype, (sequences, tokens) = _compute_dtype(training, model), batch_shape(training, card)
@@ -283,7 +283,7 @@ def _activations(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: 
     return inputs * (min(layers, STASHED) if training.activation_offloading else layers), kept // layers
 
 
-def _logits(recipe: Recipe, card: DatasetCard, model: HollowModel, on_gpu: bool) -> tuple[int, int]:
+def _logits(recipe: Recipe, card: DatasetCard, model: MetaModel, on_gpu: bool) -> tuple[int, int]:
     """Bytes for a tile of logits in the forward and in the backward pass, with the gradients that come of it."""
     sequences, length = batch_shape(recipe.training, card)
     tokens, hidden = sequences * (length - 1), model.text_config.hidden_size
@@ -311,7 +311,7 @@ def batch_shape(training: TrainingArguments, card: DatasetCard) -> tuple[int, in
     return batch, math.ceil(longest / processes_a_sequence(training))
 
 
-def trained_dtype(recipe: Recipe, model: HollowModel) -> torch.dtype:
+def trained_dtype(recipe: Recipe, model: MetaModel) -> torch.dtype:
     """In what the weights that are trained are held and saved.
 
     TRL keeps adapters of a quantised model in bfloat16, PEFT those of a half-precision one in float32, and
@@ -366,7 +366,7 @@ def _autocasts(training: TrainingArguments) -> bool:
     return _half(training) is not None and not training.deepspeed
 
 
-def _compute_dtype(training: TrainingArguments, model: HollowModel) -> torch.dtype:
+def _compute_dtype(training: TrainingArguments, model: MetaModel) -> torch.dtype:
     """What activations are kept in; under autocast of a float32 model the larger of both, float32."""
     return (_half(training) if training.deepspeed else None) or model.dtype
 

@@ -26,14 +26,14 @@ LEAST_CAPABILITY, LARGEST_HEAD = (8, 0), 256
 GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
-def attend_by_sample(model: PreTrainedModel) -> None:
+def use_packed_attention(model: PreTrainedModel) -> None:
     """Let a model that attends by SDPA do so sample by sample; every other pass, generation too, stays as it was."""
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
 
 
 def attend_over_packs(model: PreTrainedModel) -> bool:
-    """Undo `attend_by_sample`; whether there was anything to undo."""
+    """Undo `use_packed_attention`; whether there was anything to undo."""
     if model.config._attn_implementation != NAME:
         return False
     model.set_attn_implementation("sdpa")

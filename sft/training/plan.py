@@ -22,7 +22,7 @@ from sft.config.recipe import Recipe
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data.dataset import DatasetCard
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 from sft.training.memory import (
     GIB,
     Memory,
@@ -124,7 +124,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
             contradicts the recipe, Liger has no kernels for the model, or the stack refuses what `check_stack` builds.
     """
     training, total = recipe.training, card.total_steps
-    model = HollowModel.of(recipe.model, training)
+    model = MetaModel.of(recipe.model, training)
     check_deepspeed_fits(training, model.text_config, total)
     check_liger_fits(training, model.text_config.model_type)
     if not recipe.run.card:  # what is installed here says nothing of where that card is
@@ -165,7 +165,7 @@ def _at_once(saves: list[int], best: list[int], limit: int | None, knows_best: b
     return written if limit is None else min(written, max(limit, 1 + knows_best) + 1)
 
 
-def _precision(recipe: Recipe, model: HollowModel) -> str:
+def _precision(recipe: Recipe, model: MetaModel) -> str:
     """What products are computed in and what weights are held in that are not quantised, such as "bfloat16"."""
     training, held = recipe.training, str(model.dtype).removeprefix("torch.")
     computed = "float16" if training.fp16 else "bfloat16" if training.bf16 else held
@@ -253,7 +253,7 @@ def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:
     return sorted({*(range(every, total + 1, every) if every else ()), total})
 
 
-def _disk(recipe: Recipe, model: HollowModel, most: int) -> Disk:
+def _disk(recipe: Recipe, model: MetaModel, most: int) -> Disk:
     """`most`: checkpoints that are there at once."""
     training = recipe.training
     folder = Path(training.output_dir).absolute()
@@ -268,7 +268,7 @@ def _disk(recipe: Recipe, model: HollowModel, most: int) -> Disk:
     )
 
 
-def _checkpoint_bytes(recipe: Recipe, model: HollowModel) -> int:
+def _checkpoint_bytes(recipe: Recipe, model: MetaModel) -> int:
     """The weights that were trained and all that is needed to go on; every process's part."""
     training, size = recipe.training, trained_dtype(recipe, model).itemsize
     weights = model.trainable * size

@@ -20,13 +20,13 @@ from transformers.trainer_optimizer import is_optimizer_factory
 from trl import SFTConfig
 
 from sft.core.errors import UserError, one_line
-from sft.models.meta_model import HollowModel
+from sft.models.meta_model import MetaModel
 
 # What choosing and building optimizers, which are many packages' own, may raise.
 OF_AN_OPTIMIZER = (ImportError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError)
 
 
-def check_stack(training: SFTConfig, total_steps: int, model: HollowModel) -> None:
+def check_stack(training: SFTConfig, total_steps: int, model: MetaModel) -> None:
     """Build optimizer, schedule, data loader, compiler and what reports; recompute something; ask the hub who pushes.
 
     Raises:
@@ -60,7 +60,7 @@ def check_stack(training: SFTConfig, total_steps: int, model: HollowModel) -> No
             HfApi(token=training.hub_token).whoami()
 
 
-def _check_optimizer(training: SFTConfig, model: HollowModel) -> None:
+def _check_optimizer(training: SFTConfig, model: MetaModel) -> None:
     """Build the optimizer over one weight, and see that every key that is to shape it does."""
     with _refused_by("optim_args" if training.optim_args else "optim", *OF_AN_OPTIMIZER):
         kind, arguments = Trainer.get_optimizer_cls_and_kwargs(training, model.module)

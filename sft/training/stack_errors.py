@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 
 from sft.config.recipe import Recipe
-from sft.core.errors import UserError, one_line
+from sft.core.errors import RunFailed, UserError, one_line
 from sft.core.exit_codes import lost_a_peer
 from sft.core.paths import REPOSITORY
-from sft.training.health import RunFailed
 
 LONGEST = 300
 # Raised at our lines too, since what raises it is not written in Python.

@@ -74,7 +74,7 @@ def _tile(hidden, targets, weight, bias, *, needs_gradient: bool) -> tuple[torch
     return log_probs[:, 0], entropy, is_top1, gradient
 
 
-def score_supervised_tokens_only(model: PreTrainedModel) -> None:
+def use_masked_lm_head(model: PreTrainedModel) -> None:
     """Let `model(..., labels=labels, fused_lm_head=True)` run the head on supervised tokens alone; for a CPU.
 
     Call it after SFTTrainer has added its fused head, whose place it takes. What it does not cover stays with that one:

@@ -23,20 +23,20 @@ from trl import SFTTrainer, get_peft_config
 from sft.config.recipe import Recipe
 from sft.core.clock import clock
 from sft.core.console import say, waiting
-from sft.core.errors import UserError, one_line
+from sft.core.errors import RunFailed, UserError, one_line
 from sft.core.text import counted
 from sft.data.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
 from sft.data.encoding import IGNORED
 from sft.models import fingerprint, internlm2
 from sft.models.fused_lora import fuse_lora
-from sft.models.loading import leaving_no_trace
+from sft.models.loading import preserve_state
 from sft.runs import checkpoints
-from sft.training.health import Health, RunFailed, highest_rate
+from sft.training.health import Health, highest_rate
 from sft.training.memory import usable
-from sft.training.packed_attention import attend_by_sample, attend_over_packs
+from sft.training.packed_attention import attend_over_packs, use_packed_attention
 from sft.training.plan import advice_lines
 from sft.training.progress import peak_memory
-from sft.training.supervised_head import score_supervised_tokens_only
+from sft.training.supervised_head import use_masked_lm_head
 
 BETWEEN_LOGS = "between_logs_"
 
@@ -78,7 +78,7 @@ class RecipeTrainer(SFTTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if keeps_packed_samples_apart(recipe.training):
-            self.add_callback(RefuseLeakingPacks(self))
+            self.add_callback(CheckPackIsolation(self))
         if recipe.training.fp16:
             self.add_callback(CountSkippedSteps(self))
         # At these events callbacks ask and score the model; what else they do there takes next to no time.
@@ -116,7 +116,7 @@ class RecipeTrainer(SFTTrainer):
         self.args.save_total_limit = None
         reading = nullcontext()
         if resume_from_checkpoint:
-            self.add_callback(GoOnCounting(self, Path(resume_from_checkpoint)))
+            self.add_callback(RestoreLogCounters(self, Path(resume_from_checkpoint)))
             reading = checkpoints.read_as_data(resume_from_checkpoint)
         try:
             with reading:
@@ -131,9 +131,9 @@ class RecipeTrainer(SFTTrainer):
         """Leave out what a step would compute for nothing: pairs of tokens in different samples and, where TRL's head
         does not do so by itself, scores of tokens that carry no loss."""
         if self.args.device.type == "cpu":
-            score_supervised_tokens_only(self.base)
+            use_masked_lm_head(self.base)
         if keeps_packed_samples_apart(self.args) and not self.accelerator.parallelism_config:
-            attend_by_sample(self.base)
+            use_packed_attention(self.base)
 
     @clock.spent_on("saving")
     def _save_checkpoint(self, *args, **kwargs) -> None:
@@ -147,10 +147,10 @@ class RecipeTrainer(SFTTrainer):
         try:
             with waiting(f"step {step}: saving {checkpoints.PREFIX}{step}"):
                 super()._save_checkpoint(*args, **kwargs)
-                self._finish(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
+                self._finish(checkpoints.staging_dir(run) / f"{checkpoints.PREFIX}{step}")
                 self.accelerator.wait_for_everyone()
                 if self.is_world_process_zero():
-                    self._refuse_missing_parts(checkpoints.aside(run) / f"{checkpoints.PREFIX}{step}")
+                    self._refuse_missing_parts(checkpoints.staging_dir(run) / f"{checkpoints.PREFIX}{step}")
                     checkpoints.publish(run, step, self.args.world_size, self._inputs)
                     best = [self.best_checkpoint] if self.best_checkpoint else []
                     checkpoints.rotate(run, self._save_total_limit, best)
@@ -164,7 +164,7 @@ class RecipeTrainer(SFTTrainer):
 
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
-        return str(checkpoints.aside(Path(folder))) if self._is_saving else folder
+        return str(checkpoints.staging_dir(Path(folder))) if self._is_saving else folder
 
     def _init_training_state(self, max_steps, steps_per_epoch, epochs, checkpoint, trial) -> tuple[int, int]:
         """(whole epochs done, batches done in the next); a run that was over when it was saved has all behind it.
@@ -260,7 +260,7 @@ class RecipeTrainer(SFTTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """The held-out loss, `eval_loss`: the mean over all supervised tokens. Leaves the training as it was."""
         notice = waiting(f"step {self.state.global_step}: computing the held-out loss")
-        with clock.spent_on("evaluation"), notice, leaving_no_trace(self.model):
+        with clock.spent_on("evaluation"), notice, preserve_state(self.model):
             metrics = super().evaluate(*args, **kwargs)
         self.forget_zero3_trace()
         return metrics
@@ -295,7 +295,7 @@ class RecipeTrainer(SFTTrainer):
         # A pickle of all arguments, tokens for hubs included; nothing here reads it.
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
         if self.recipe.model.use_peft and self.args.should_save:
-            fingerprint.write(
+            fingerprint.write_fingerprint(
                 output_dir or self.args.output_dir, self.recipe.model.model_name_or_path, self._fingerprint
             )
 
@@ -324,7 +324,7 @@ def whole_warmup_steps(ratio: float, total_steps: int) -> int:
     return math.floor(ratio * total_steps + 1e-9)
 
 
-class GoOnCounting(TrainerCallback):
+class RestoreLogCounters(TrainerCallback):
     """After a resumption, begins the sums of the next log line where the checkpoint had them."""
 
     def __init__(self, trainer: RecipeTrainer, checkpoint: Path):
@@ -372,7 +372,7 @@ class CountSkippedSteps(TrainerCallback):
         say(f"fp16: {self.skipped:,} of {counted(self.steps, 'step')} skipped by the loss scaler")
 
 
-class RefuseLeakingPacks(TrainerCallback):
+class CheckPackIsolation(TrainerCallback):
     """Before the first step, proves on the real model that packed samples cannot see each other.
 
     An architecture that does not hand positions down to its attention cannot attend sample by sample: it gets masks.
@@ -403,7 +403,7 @@ def packs_leak(model: torch.nn.Module, vocabulary: int, length: int = 8) -> floa
     first, other, second = (torch.arange(length) * stride + stride for stride in (7, 11, 3))
     positions = torch.arange(length).repeat(2)[None].to(device)
     packs = [torch.cat([start, second])[None].to(device) % vocabulary for start in (first, other)]
-    with leaving_no_trace(model):
+    with preserve_state(model):
         logits = [model(input_ids=pack, position_ids=positions, use_cache=False).logits for pack in packs]
     return (logits[0] - logits[1])[:, length:].abs().max().item()
 
@@ -412,8 +412,8 @@ def _unsaved(run: Path, step: int, problem: Exception) -> str:
     """What to tell when a checkpoint could not be written."""
     free = shutil.disk_usage(run).free
     reason = one_line(problem, 160)
-    written = sum(file.stat().st_size for file in checkpoints.aside(run).rglob("*") if file.is_file())
-    shutil.rmtree(checkpoints.aside(run), ignore_errors=True)
+    written = sum(file.stat().st_size for file in checkpoints.staging_dir(run).rglob("*") if file.is_file())
+    shutil.rmtree(checkpoints.staging_dir(run), ignore_errors=True)
     earlier = checkpoints.in_order(run)
     kept = f"{earlier[-1]} is whole: make room and run the same command to go on from it" if earlier else "make room"
     return (

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.generate import generate, held_out_questions, normalise, scored_questions, write
+from data_tools.generate import generate, held_out_questions, scored_questions, write
 from model_tools.ask import load_questions
 from sft.core.errors import UserError
+from sft.core.text import normalise
 from sft.data.formats import read_rows
 
 NAME = "黄大力"

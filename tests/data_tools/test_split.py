@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.generate import normalise
+from sft.core.text import normalise
 from sft.data.formats import read_rows
 
 

@@ -32,7 +32,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(runs, recipe, tmp_p
         killed = runs.run(arguments, folder, processes=processes, kill=kill)
         assert -9 in killed.codes or not any(killed.codes), killed.err[-2000:]
         for checkpoint in checkpoints.in_order(folder):
-            checkpoints.whole(checkpoint)
+            checkpoints.verify(checkpoint)
         again = runs.run(arguments, folder, processes=processes)
         assert again.codes == [0] * processes, (kill, again.err[-2000:])
         assert result(folder) == expected, kill

@@ -19,7 +19,7 @@ def test_a_loss_that_is_no_number(runs, recipe, tmp_path, outcome):
     assert "the loss is nan: lower learning_rate" in ended.err
     assert ended.err.count("train_sft.py: ") == 1
     assert "Traceback" not in ended.err
-    checkpoints.whole(checkpoints.in_order(folder)[-1])
+    checkpoints.verify(checkpoints.in_order(folder)[-1])
     outcome("the loss becomes NaN", "stopped within the step, exit code 3, last checkpoint kept")
 
 

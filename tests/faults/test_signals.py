@@ -27,7 +27,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(runs, recipe, tmp_p
     assert ended.codes == [75], ended.err[-2000:]
     saved = checkpoints.in_order(folder)[-1]
     assert f"train_sft.py: stopped by {name}: {saved.name} of 10 steps is saved" in ended.err
-    checkpoints.whole(saved)
+    checkpoints.verify(saved)
     assert runs.run([recipe, "--output_dir", folder], folder).codes == [0]
     assert result(folder) == result(unbroken)
     outcome(f"{name} while training", "step finished and saved, exit code 75, same end")
@@ -97,7 +97,7 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing_saved(write_recipe, t
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGINT, 75), output[-2000:]
-    assert checkpoints.newest_whole(folder) == (checkpoints.whole(checkpoints.in_order(folder)[-1]), [])
+    assert checkpoints.latest_valid(folder) == (checkpoints.verify(checkpoints.in_order(folder)[-1]), [])
     outcome("Ctrl-C twice", "ends at once, saved checkpoints whole")
 
 

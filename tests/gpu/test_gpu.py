@@ -11,7 +11,7 @@ from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
-from sft.training.packed_attention import NAME, attend_by_sample
+from sft.training.packed_attention import NAME, use_packed_attention
 from sft.training.trainer import CountSkippedSteps, packs_leak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -48,7 +48,7 @@ def same(model):
 
 
 def attending_by_sample(model):
-    attend_by_sample(model)
+    use_packed_attention(model)
     return model
 
 
@@ -60,7 +60,7 @@ def test_no_sample_sees_its_neighbour(tiny_model, dtype):
 
 def test_padded_batches_and_answers_are_those_of_sdpa(tiny_model, tokenizer):
     plain, by_sample = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float16).cuda() for _ in range(2))
-    attend_by_sample(by_sample)
+    use_packed_attention(by_sample)
     batch = tokenizer(["Who are you?", "I"], return_tensors="pt", padding=True, padding_side="left").to("cuda")
     for inputs in (batch, tokenizer("Who are you?", return_tensors="pt").to("cuda")):
         assert torch.equal(

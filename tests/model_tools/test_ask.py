@@ -7,7 +7,7 @@ import pytest
 from model_tools import ask
 from model_tools.__main__ import main
 from sft.core.errors import UserError
-from sft.runs import run_directory
+from sft.training import final_model
 from tests.conftest import xtuner_row
 
 
@@ -19,7 +19,7 @@ def run_folder(make_trainer, tmp_path):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     trainer, card = make_trainer(train_file=str(path), max_steps=40, learning_rate=1e-2, lora_r=32, lora_alpha=64)
     trainer.train()
-    run_directory.save_final(trainer, card, [])
+    final_model.save_final(trainer, card, [])
     return tmp_path / "run"
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from model_tools.__main__ import main
 from model_tools.diagnose import IN_WEIGHTS, find_parts
-from sft.evaluation.evidence import Case
+from sft.evaluation.evidence import Evidence
 from sft.models import fingerprint
 from tests.model_tools.test_merge import KINDS, save_adapter
 from tests.sft.evaluation.test_diagnosis import NAME, copy_of_healthy_run, set_keys, write_rows
@@ -174,7 +174,7 @@ class TestTheBase:
     def test_is_another_than_the_one_trained_on(self, healthy, told, another_base):
         lines = told(healthy, "--base", another_base)
         assert lines[1] == "1. the base model is not the one that the adapter was trained on"
-        assert fingerprint.read(healthy / "final")[:12] in lines[2]
+        assert fingerprint.read_fingerprint(healthy / "final")[:12] in lines[2]
         assert fingerprint.fingerprint(str(another_base))[:12] in lines[3]
 
     def test_has_no_place_for_the_adapter(self, healthy, told):
@@ -236,8 +236,8 @@ def test_any_merged_model_is_told_from_its_base(tmp_path, kind):
     assert main(["merge", str(base), str(adapter), str(tmp_path / "merged"), "--no-verify", *options]) == 0
     merged, plain = (find_parts(adapter, folder, None) for folder in (tmp_path / "merged", base))
     assert merged.merged_parameters is not None
-    assert [cause(merged, Case()) for cause in IN_WEIGHTS] == [None] * len(IN_WEIGHTS)
-    assert [found.wrong for cause in IN_WEIGHTS if (found := cause(plain, Case()))] == [
+    assert [cause(merged, Evidence()) for cause in IN_WEIGHTS] == [None] * len(IN_WEIGHTS)
+    assert [found.wrong for cause in IN_WEIGHTS if (found := cause(plain, Evidence()))] == [
         "the adapter is not in the merged model"
     ]
 

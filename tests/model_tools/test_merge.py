@@ -337,7 +337,7 @@ class TestRefusals:
 
     def test_other_weights_under_the_same_name_where_the_adapter_remembers_its_own(self, folders, tmp_path, capsys):
         base, adapter = folders
-        fingerprint.write(adapter, str(base), fingerprint.fingerprint(str(base)))
+        fingerprint.write_fingerprint(adapter, str(base), fingerprint.fingerprint(str(base)))
         weights = load_file(base / "model.safetensors")
         weights["model.norm.weight"][0] += 1
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
@@ -345,7 +345,7 @@ class TestRefusals:
 
     def test_the_same_weights_under_another_name_are_taken_where_the_adapter_remembers_them(self, folders, tmp_path):
         base, adapter = folders
-        fingerprint.write(adapter, str(base), fingerprint.fingerprint(str(base)))
+        fingerprint.write_fingerprint(adapter, str(base), fingerprint.fingerprint(str(base)))
         base.rename(tmp_path / "other")
         assert merge(tmp_path / "other", adapter, tmp_path / "out") == 0
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from model_tools.__main__ import main
-from sft.runs import run_directory
+from sft.training import final_model
 from tests.conftest import xtuner_row
 
 NAME = "黄大力"
@@ -22,7 +22,7 @@ def run(make_trainer, tmp_path):
     keys = {"identity_name": NAME, "score_file": str(questions), "lora_r": 32, "lora_alpha": 64}
     trainer, card = make_trainer(train_file=str(path), max_steps=40, learning_rate=1e-2, **keys)
     trainer.train()
-    run_directory.save_final(trainer, card, [])
+    final_model.save_final(trainer, card, [])
     return tmp_path / "run", tmp_path / "tiny.yaml"
 
 

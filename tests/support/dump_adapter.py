@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 import train_sft
 from sft.core import console, exit_codes
-from sft.runs import run_directory
+from sft.training import final_model
 
 
 def main() -> None:
     console.quiet_the_stack()
-    save_final = run_directory.save_final
+    save_final = final_model.save_final
 
     def dump_and_save(trainer, card, answers):
         trainable = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
@@ -24,9 +24,9 @@ def main() -> None:
         save_file(held, Path(os.environ["DUMP"]) / f"{trainer.args.process_index}.safetensors")
         return save_final(trainer, card, answers)
 
-    run_directory.save_final = dump_and_save
+    final_model.save_final = dump_and_save
     train_sft.main(sys.argv[1:])
-    exit_codes.leave(0)
+    exit_codes.exit_now(0)
 
 
 if __name__ == "__main__":

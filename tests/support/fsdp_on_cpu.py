@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 import train_sft
 from sft.config import model_check
 from sft.core import console, exit_codes
-from sft.runs import run_directory
+from sft.training import final_model
 
 
 def open_the_gates() -> None:
@@ -33,7 +33,7 @@ def open_the_gates() -> None:
 
 
 def say_what_is_held() -> None:
-    save_final = run_directory.save_final
+    save_final = final_model.save_final
 
     def say_and_save(trainer, *args):
         weights = list(trainer.model.parameters())
@@ -41,7 +41,7 @@ def say_what_is_held() -> None:
         print(f"holds {held} of {sum(weight.numel() for weight in weights)}", flush=True)
         return save_final(trainer, *args)
 
-    run_directory.save_final = say_and_save
+    final_model.save_final = say_and_save
 
 
 if __name__ == "__main__":
@@ -49,4 +49,4 @@ if __name__ == "__main__":
     open_the_gates()
     say_what_is_held()
     train_sft.main(sys.argv[1:])
-    exit_codes.leave(0)
+    exit_codes.exit_now(0)

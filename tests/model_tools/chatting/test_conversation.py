@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from model_tools.chatting.conversation import UNFINISHED, Answer, ChatModel, Conversation
+from model_tools.chatting.conversation import UNFINISHED, ChatModel, Conversation, StreamedAnswer
 from model_tools.chatting.model_folder import Named, load, resolve
 from sft.core.errors import UserError
 from sft.evaluation.chat_eval import ask
@@ -205,7 +205,7 @@ def test_lines_keep_their_indent_with_a_tokenizer_that_takes_the_first_space_off
     sentencepiece_like.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1)]
     )
-    answer = Answer(PreTrainedTokenizerFast(tokenizer_object=sentencepiece_like, eos_token="</s>"), [1])
+    answer = StreamedAnswer(PreTrainedTokenizerFast(tokenizer_object=sentencepiece_like, eos_token="</s>"), [1])
     answer.put(torch.tensor([[2, 3]]))
     for token in (2, 3, 4, 5, 6, 6, 7, 1):
         answer.put(torch.tensor([token]))

@@ -7,14 +7,14 @@ from peft import PeftModel
 
 from model_tools.chatting.model_folder import load, local_folder, resolve
 from sft.core.errors import UserError
-from sft.runs import run_directory
+from sft.training import final_model
 
 
 @pytest.fixture
 def run(make_trainer, tmp_path):
     """A run directory with an untrained adapter in its final/."""
     trainer, card = make_trainer()
-    run_directory.save_final(trainer, card, [])
+    final_model.save_final(trainer, card, [])
     return tmp_path / "run"
 
 

@@ -31,7 +31,7 @@ def test_tensors_and_plain_data_come_back_as_they_were(tmp_path, is_zip):
         "kept": deque([1, 2], 4),
         "lists": defaultdict(list, a=[1]),
     }
-    loaded = restricted_pickle.load(save(content, tmp_path / "file.pt", is_zip))
+    loaded = restricted_pickle.load_data(save(content, tmp_path / "file.pt", is_zip))
     assert loaded["plain"] == content["plain"]
     assert (loaded["kept"], loaded["lists"]) == ([1, 2], {"a": [1]})
     assert torch.equal(loaded["state"]["weight"], weight)
@@ -42,7 +42,7 @@ def test_tensors_and_plain_data_come_back_as_they_were(tmp_path, is_zip):
 def test_what_mmengine_logs_beside_the_weights_stays_empty(tmp_path, is_zip):
     weight = torch.randn(2, 2)
     path = write_xtuner(tmp_path / "iter_1.pth", {"a": weight}, xtuner_config(tmp_path, 8), older_format=not is_zip)
-    loaded = restricted_pickle.load(path)
+    loaded = restricted_pickle.load_data(path)
     assert torch.equal(loaded["state_dict"]["a"], weight)
     assert "lora_alpha=16" in loaded["meta"]["cfg"]
     logged = loaded["message_hub"]["log_scalars"]["train/loss"]
@@ -68,7 +68,7 @@ def test_a_call_of_anything_that_is_no_data_is_refused_and_not_made(tmp_path, ca
     mark = tmp_path / "was_run"
     path = save({"state_dict": {}, "planted": call(mark)}, tmp_path / "file.pth", is_zip)
     with pytest.raises(UserError, match=r"file\.pth: asks for [a-z_.]+, which is no data; nothing of it was run"):
-        restricted_pickle.load(path)
+        restricted_pickle.load_data(path)
     assert not mark.exists()
 
 
@@ -79,7 +79,7 @@ def test_a_function_of_a_package_that_is_passed_over_is_not_run_either(tmp_path)
 
     planted = Call(runstring, f"open({str(mark)!r}, 'w')", {})
     path = save({"planted": planted}, tmp_path / "file.pth")
-    assert type(restricted_pickle.load(path)["planted"]) is restricted_pickle.Inert
+    assert type(restricted_pickle.load_data(path)["planted"]) is restricted_pickle.Inert
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), "the payload does nothing, so that this test proves nothing"
@@ -93,7 +93,7 @@ def test_getattr_reaches_through_an_empty_object_to_nothing(tmp_path):
         method = module.HistoryBuffer.current
         path = save({"reached": Call(getattr, method, "__globals__")}, tmp_path / "file.pth")
     with pytest.raises(UserError, match=r"asks for builtins\.getattr"):
-        restricted_pickle.load(path)
+        restricted_pickle.load_data(path)
 
 
 def test_inside_only_data_every_load_is_restricted_and_outside_all_is_as_before(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_file_that_is_cut_short_is_told_in_one_line(tmp_path, is_zip, kept):
     path = save({"weight": torch.randn(4000)}, tmp_path / "file.pth", is_zip)
     os.truncate(path, kept)
     with pytest.raises(UserError, match=r"file\.pth: is damaged, or no file of weights \(.+\): copy") as told:
-        restricted_pickle.load(path)
+        restricted_pickle.load_data(path)
     assert "\n" not in str(told.value)
 
 
@@ -122,4 +122,4 @@ def test_a_file_that_is_cut_short_is_told_in_one_line(tmp_path, is_zip, kept):
 def test_compiled_models_are_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "file.pt")
     with pytest.raises(UserError, match="is damaged, or no file of weights"):
-        restricted_pickle.load(tmp_path / "file.pt")
+        restricted_pickle.load_data(tmp_path / "file.pt")

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from trl import ModelConfig, SFTConfig
 
-from sft.config.own_keys import RunArguments
+from sft.config.own_keys import OwnKeys
 from sft.config.settings_parser import SettingsParser, declared_groups
 from sft.config.stack_keys import Computed
 
-REAL, DECLARED = SettingsParser((RunArguments, ModelConfig, SFTConfig)), SettingsParser(declared_groups())
+REAL, DECLARED = SettingsParser((OwnKeys, ModelConfig, SFTConfig)), SettingsParser(declared_groups())
 WRITTEN = [
     *("", "0", "7", "-1", "2e-4", "true", "No", "none", "null", "steps", "cosine", "adamw_torch", "float16", "zzz"),
     *(None, ["a", "b"], ["1"], [["a"]], {"a": "b"}, [{"path": "a.jsonl"}]),

@@ -6,16 +6,14 @@ import sys
 
 import pytest
 
-from sft.core.errors import UserError
+from sft.core.errors import RunFailed, Stopped, UserError
 from sft.core.exit_codes import exit_code
-from sft.training.health import RunFailed
-from sft.training.interrupts import Stopped
 from tests.conftest import REPOSITORY
 
 # Operations that gloo has not done when the process ends, on tensors that only it still holds.
 UNFINISHED_BUSINESS = """
 import os, sys, torch, torch.distributed as dist
-from sft.core.exit_codes import leave
+from sft.core.exit_codes import exit_now
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
 whole = torch.ones(10_000_000)
 for _ in range(300):
@@ -26,7 +24,7 @@ for _ in range(300):
 print("done")
 import atexit
 atexit.register(print, "exit functions done")
-leave(0)
+exit_now(0)
 """
 
 

@@ -10,12 +10,11 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
 from sft.config.recipe import load_recipe
-from sft.core.errors import UserError
+from sft.core.errors import RunFailed, UserError
 from sft.data.chat_template import training_template
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
-from sft.training.health import RunFailed
 from tests.conftest import CONVERSATIONS, xtuner_row
 from tests.sft.data.test_encoding import encode_one_by_one
 

@@ -15,12 +15,13 @@ from sft.data.dataset import load_dataset
 from sft.data.identity_rows import IdentityRows, main_name, read_identity_rows, unfilled
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
-from sft.evaluation.evidence import case_of_run, default_system
+from sft.evaluation.evidence import default_system, evidence_of_run
 from sft.evaluation.score import OLD_NAMES
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.loading import load_tokenizer
 from sft.runs import run_directory
 from sft.runs.run_files import read_run
+from sft.training import final_model
 from sft.training.progress import ProgressLog
 from tests.conftest import xtuner_row
 
@@ -54,7 +55,7 @@ def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, Progre
         "eval_prompts_generation": {"max_new_tokens": 8},
     }  # fmt: skip
     trainer, card = make_trainer(**settings | keys)
-    run_directory.open_run(trainer.recipe, card, run_directory.beginning(trainer.recipe))
+    run_directory.open_run(trainer.recipe, card, run_directory.find_start(trainer.recipe))
     for callback in callbacks:
         trainer.add_callback(callback(trainer))
     threads = torch.get_num_threads()
@@ -62,7 +63,7 @@ def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, Progre
     torch.set_num_threads(1)
     trainer.train()
     torch.set_num_threads(threads)
-    run_directory.save_final(trainer, card, [])
+    final_model.save_final(trainer, card, [])
     return folder / "run"
 
 
@@ -84,10 +85,10 @@ def found(tiny_model):
     """What is found in a run that is asked with the tokenizer it was trained with."""
 
     def look(run: Path, chat_folder: Path | None = None) -> list[Finding]:
-        case = case_of_run(read_run(run))
-        case.tokenizer = load_tokenizer(str(tiny_model))
-        case.chat_folder, case.chat_tokenizer = chat_folder, load_tokenizer(str(chat_folder or run / "final"))
-        return diagnose(case)
+        evidence = evidence_of_run(read_run(run))
+        evidence.tokenizer = load_tokenizer(str(tiny_model))
+        evidence.chat_folder, evidence.chat_tokenizer = chat_folder, load_tokenizer(str(chat_folder or run / "final"))
+        return diagnose(evidence)
 
     return look
 
@@ -139,13 +140,13 @@ class TestAHealthyRun:
 
     def test_whose_name_only_the_rows_tell_gives_none_either(self, healthy, found):
         set_keys(healthy, identity_name=None)
-        assert case_of_run(read_run(healthy)).name == NAME
+        assert evidence_of_run(read_run(healthy)).name == NAME
         assert found(healthy) == []
 
     def test_whose_training_file_is_gone_gives_none_and_nothing_fails(self, healthy, found):
         set_keys(healthy, train_file="gone.jsonl")
-        case = case_of_run(read_run(healthy))
-        assert (case.rows, case.files) == (None, [])
+        evidence = evidence_of_run(read_run(healthy))
+        assert (evidence.rows, evidence.files) == (None, [])
         assert found(healthy) == []
 
 

@@ -14,7 +14,7 @@ from sft.data.questions import Question, QuestionSet, load_questions
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score
 from sft.evaluation.score_eval import ScoreEval
-from sft.runs import run_directory
+from sft.training import final_model
 from tests.conftest import xtuner_row
 
 NAME = "黄大力"
@@ -161,7 +161,7 @@ def test_the_best_checkpoint_outlives_rotation_and_is_what_final_holds(run, tmp_
     trainer, card = run(callbacks=(ChatEval, lambda trainer: _moved(evaluation, trainer)), **keys)
     kept = sorted(folder.name for folder in (tmp_path / "run").glob("checkpoint-*"))
     assert kept == ["checkpoint-20", "checkpoint-40"]
-    final = run_directory.save_final(trainer, card, [])
+    final = final_model.save_final(trainer, card, [])
     best, last = (tmp_path / "run" / name / "adapter_model.safetensors" for name in kept)
     assert (final / "adapter_model.safetensors").read_bytes() == best.read_bytes() != last.read_bytes()
     assert "Answers after step 20" in (final / "README.md").read_text()

@@ -10,7 +10,7 @@ from trl import ModelConfig
 from sft.core.errors import UserError
 from sft.models.fused_lora import unfuse_lora
 from sft.models.loading import load_model
-from sft.models.meta_model import HollowModel, Weight
+from sft.models.meta_model import MetaModel, Weight
 
 SETTINGS = [
     {},
@@ -24,7 +24,7 @@ SETTINGS = [
 @pytest.mark.parametrize("keys", SETTINGS)
 def test_it_counts_the_parameters_that_the_trainer_trains(make_trainer, keys):
     trainer, _ = make_trainer(**keys)
-    model = HollowModel(trainer.recipe.model)
+    model = MetaModel(trainer.recipe.model)
     assert model.trainable == sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     real = sum(
         getattr(weight, "quant_state", None).shape.numel()
@@ -40,13 +40,13 @@ def test_a_quantised_weight_is_as_large_as_bitsandbytes_makes_it(tiny_model, nes
     settings = ModelConfig(str(tiny_model), dtype="float32", load_in_4bit=True, use_bnb_nested_quant=nested)
     packed, state = bitsandbytes.functional.quantize_4bit(torch.randn(1024, 512), compress_statistics=nested)
     real = packed.nbytes + state.absmax.nbytes + (state.state2.absmax.nbytes if nested else 0)
-    assert HollowModel(settings).bytes_held(Weight(1024 * 512, 1024, True), torch.float32) == real
+    assert MetaModel(settings).bytes_held(Weight(1024 * 512, 1024, True), torch.float32) == real
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_layers_that_transformers_quantises_count_as_quantised(tiny_model, bits):
     settings = ModelConfig(str(tiny_model), dtype="float32", **{f"load_in_{bits}bit": True})
-    model, real = HollowModel(settings), load_model(settings)
+    model, real = MetaModel(settings), load_model(settings)
     kinds = (bitsandbytes.nn.Params4bit, bitsandbytes.nn.Int8Params)
     assert [weight.is_quantised for weight in model.weights] == [
         isinstance(weight, kinds) for weight in real.parameters()
@@ -72,7 +72,7 @@ def test_the_layers_that_transformers_quantises_count_as_quantised(tiny_model, b
 def test_it_keeps_for_the_backward_pass_what_the_real_model_keeps(make_trainer, monkeypatch, keys, is_masked):
     """Counted on the real model, whose adapter is in float32 as the trainer leaves it."""
     # As on a GPU, where a pack is attended over as a whole; sample by sample there is no mask to keep.
-    monkeypatch.setattr("sft.training.trainer.attend_by_sample", lambda model: None)
+    monkeypatch.setattr("sft.training.trainer.use_packed_attention", lambda model: None)
     is_fused = keys.get("is_fused", True)
     trainer, _ = make_trainer(**{key: value for key, value in keys.items() if key != "is_fused"})
     if not is_fused:
@@ -95,7 +95,7 @@ def test_it_keeps_for_the_backward_pass_what_the_real_model_keeps(make_trainer, 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         backbone(input_ids=tokens, position_ids=positions, use_cache=False)
     real = sum(storage.nbytes() for storage in kept.values())
-    hollow = HollowModel(trainer.recipe.model).kept_for_backward(
+    hollow = MetaModel(trainer.recipe.model).kept_for_backward(
         (1, 96), torch.float32, torch.float32, is_masked=is_masked, is_fused=is_fused
     )
     assert hollow == pytest.approx(real, rel=0.001)
@@ -105,7 +105,7 @@ def test_a_head_that_is_the_embedding_counts_once(tiny_model, tmp_path):
     config, models = json.loads((tiny_model / "config.json").read_text()), []
     for is_tied in (True, False):
         (tmp_path / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": is_tied}))
-        models.append(HollowModel(ModelConfig(str(tmp_path))))
+        models.append(MetaModel(ModelConfig(str(tmp_path))))
     assert [model.has_tied_head for model in models] == [True, False]
     assert models[1].parameters - models[0].parameters == config["vocab_size"] * config["hidden_size"]
 
@@ -118,14 +118,14 @@ def test_rope_that_follows_the_length_keeps_what_any_rope_keeps(tiny_model, tmp_
     config.pop("rope_parameters", None)
     for more in ({}, {"rope_scaling": scaling, "rope_theta": 1000000}):
         (tmp_path / "config.json").write_text(json.dumps(config | more))
-        model = HollowModel(ModelConfig(str(tmp_path), use_peft=True, lora_target_modules="all-linear"))
+        model = MetaModel(ModelConfig(str(tmp_path), use_peft=True, lora_target_modules="all-linear"))
         kept.append(model.kept_for_backward((1, 96), torch.float16, torch.float16, is_masked=False))
     assert kept[0] == kept[1] > 0
 
 
 def test_what_cannot_be_built_is_told(tiny_model, tmp_path):
     with pytest.raises(UserError, match="its configuration cannot be read"):
-        HollowModel(ModelConfig(str(tmp_path)))
+        MetaModel(ModelConfig(str(tmp_path)))
     wrong = ModelConfig(str(tiny_model), use_peft=True, lora_target_modules=["query"])
     with pytest.raises(UserError, match=r"takes no such adapter \(.*query"):
-        HollowModel(wrong)
+        MetaModel(wrong)

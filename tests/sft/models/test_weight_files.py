@@ -109,12 +109,12 @@ def test_the_fingerprint_is_written_beside_every_adapter_of_a_run(make_trainer, 
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
-        assert fingerprint.read(folder) == WeightFiles(tiny_model).fingerprint()
+        assert fingerprint.read_fingerprint(folder) == WeightFiles(tiny_model).fingerprint()
         assert json.loads((folder / fingerprint.RECORD).read_text())["name"] == str(tiny_model)
 
 
 def test_a_broken_record_is_told(tmp_path):
     (tmp_path / fingerprint.RECORD).write_text("[")
     with pytest.raises(UserError, match=r"base_model\.json: cannot be read"):
-        fingerprint.read(tmp_path)
-    assert fingerprint.read(tmp_path / "none") is None
+        fingerprint.read_fingerprint(tmp_path)
+    assert fingerprint.read_fingerprint(tmp_path / "none") is None

@@ -17,6 +17,7 @@ from sft.reports import comparison, report
 from sft.reports.report_writer import ReportWriter, write_report
 from sft.runs import run_directory
 from sft.runs.run_files import read_run
+from sft.training import final_model
 from sft.training.progress import ProgressLog
 from tests.conftest import xtuner_row
 from tests.support.fake_run import NAME, PROMPTS, QUESTIONS, write_lines, write_run
@@ -69,14 +70,14 @@ def real_run(make_trainer, tmp_path):
             "eval_prompts": ["你是谁？"], "eval_prompts_steps": 10, "eval_prompts_generation": {"max_new_tokens": 8},
         }  # fmt: skip
         trainer, card = make_trainer(**settings | keys)
-        start = run_directory.beginning(trainer.recipe)
+        start = run_directory.find_start(trainer.recipe)
         run_directory.open_run(trainer.recipe, card, start)
         trainer._inputs = start.inputs
         trainer.add_callback(ProgressLog(trainer))
         for callback in callbacks:
             trainer.add_callback(callback(trainer))
         trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))
-        run_directory.save_final(trainer, card, [])
+        final_model.save_final(trainer, card, [])
         return trainer, tmp_path / "run"
 
     return train
@@ -98,7 +99,7 @@ def test_a_real_run_tells_what_it_learned_and_its_page_can_be_made_again_from_it
     assert "训练 / training" in text
     assert f"python -m model_tools chat {folder}" in text
     assert f"report: {folder / 'report.html'}" in capsys.readouterr().out.replace("\n", "")
-    assert report.page(read_run(folder)) == html
+    assert report.report_page(read_run(folder)) == html
 
 
 def test_the_packed_sample_shows_the_supervised_tokens_of_the_first_pack(real_run):
@@ -111,7 +112,7 @@ def test_the_packed_sample_shows_the_supervised_tokens_of_the_first_pack(real_ru
     supervised = [token for token, label in zip(pack["input_ids"], pack["labels"], strict=True) if label != -100]
     said = "".join(piece["text"] for piece in pieces if piece["supervised"])
     assert said == trainer.processing_class.decode(supervised)
-    html = report.page(read_run(folder))
+    html = report.report_page(read_run(folder))
     assert html.count(f"<mark>我是{NAME}</mark>") == len(pack["seq_lengths"])
 
 
@@ -176,7 +177,7 @@ def test_a_run_that_stopped_in_time_or_kept_its_best_says_so(real_run):
     )
     run = read_run(folder)
     assert 0 < run.last_step < 80
-    text = seen(report.page(run))
+    text = seen(report.report_page(run))
     assert f"Stopped early at step {run.last_step} of 80: identity 100%, stop_when_identity asks for 95%." in text
     assert f"Best checkpoint: step {run.best_step} (keep_best: balance); final/ holds it." in text
     assert run.best_step in run.evaluated_steps
@@ -219,14 +220,16 @@ def test_a_run_just_begun_has_a_report(real_run, tmp_path):
 
 @pytest.mark.parametrize(("keys", "gone"), [({"identity_name": None}, "身份与保留"), ({"prompts": ()}, "很高兴")])
 def test_a_run_without_a_name_or_without_prompts_has_a_report(tmp_path, keys, gone):
-    text = seen(report.page(read_run(write_run(tmp_path / "run", **keys))))
+    text = seen(report.report_page(read_run(write_run(tmp_path / "run", **keys))))
     assert "Ended at step 40 of 40." in text
     assert ("This run has no evaluation prompts." in text) == ("prompts" in keys)
     if "identity_name" in keys:
         assert gone not in text
 
 
-@pytest.mark.parametrize("make", [lambda run: report.page(run), lambda run: comparison.page([run, run])])
+@pytest.mark.parametrize(
+    "make", [lambda run: report.report_page(run), lambda run: comparison.comparison_page([run, run])]
+)
 def test_hostile_text_is_shown_as_text_and_asks_nobody_for_anything(tmp_path, make):
     folder = write_run(
         tmp_path / "<b>run",
@@ -255,11 +258,11 @@ def test_text_that_utf8_cannot_hold_does_not_stop_the_page(tmp_path):
     folder = write_run(tmp_path / "run")
     with open(folder / "eval_chat.jsonl", "a") as file:
         file.write(json.dumps({"step": 40, "prompt": "?", "answer": "half \ud83d a pair"}) + "\n")
-    assert "half ? a pair" in report.write(folder).read_text(encoding="utf-8")
+    assert "half ? a pair" in report.write_report(folder).read_text(encoding="utf-8")
 
 
 def test_the_page_of_a_long_run_is_small_and_its_curves_are_thinned(tmp_path):
-    html = report.page(read_run(write_run(tmp_path / "run", steps=2000, evaluations=40)))
+    html = report.report_page(read_run(write_run(tmp_path / "run", steps=2000, evaluations=40)))
     assert len(html.encode()) < 300_000
     assert html.count('<td class="number step">') == 41 * len(PROMPTS)
     assert max(path.count("L") for path in re.findall(r' d="([^"]*)"', html)) < 310
@@ -268,7 +271,7 @@ def test_the_page_of_a_long_run_is_small_and_its_curves_are_thinned(tmp_path):
 def test_the_page_stays_under_two_megabytes_whatever_the_model_says(tmp_path):
     prompts = [f"提示 {number}" for number in range(30)]
     folder = write_run(tmp_path / "run", steps=2000, evaluations=40, prompts=prompts, answer="我是黄大力，" * 1000)
-    html = report.page(read_run(folder))
+    html = report.report_page(read_run(folder))
     assert len(html.encode()) < 2_000_000
     assert "6,000 characters, of which 243 are shown" in html
 
@@ -283,7 +286,7 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_told(tmp_path, name, cut
     (folder / name).write_bytes(b"\n".join(lines))
     run = read_run(folder)
     assert run.problems == [f"{name}: line {len(lines)} is not whole and was left out"]
-    text = seen(report.page(run))
+    text = seen(report.report_page(run))
     assert run.problems[0] in text
     assert "损失 / loss" in text
     assert run.last_step == 40
@@ -293,7 +296,7 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_told(tmp_path, name, cut
 def test_a_file_that_was_cut_short_is_left_out_and_told(tmp_path, name):
     folder = write_run(tmp_path / "run")
     (folder / name).write_text('{"title": "The fi')
-    assert f"{name} is not whole and was left out" in seen(report.page(read_run(folder)))
+    assert f"{name} is not whole and was left out" in seen(report.report_page(read_run(folder)))
 
 
 def test_an_answer_may_hold_every_character_that_ends_a_line_elsewhere(tmp_path):
@@ -308,7 +311,7 @@ def test_a_loss_that_is_no_number_breaks_the_curve_and_is_told(tmp_path):
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     log[19]["loss"], log[29]["loss"], log[39]["loss"] = "nan", "inf", "nan"
     write_lines(folder / "log.jsonl", log)
-    html = report.page(read_run(folder))
+    html = report.report_page(read_run(folder))
     assert "the loss was no number at 3 logged steps, first at step 20" in html
     assert re.search(r'<path class="curve c0" d="([^"]*)"', html)[1].count("M") == 3
 
@@ -318,7 +321,7 @@ def test_a_score_that_is_no_number_is_no_point_of_its_curve(tmp_path):
     scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
     scores[1]["divergence"], scores[2]["divergence"], scores[4]["divergence"] = math.nan, math.inf, None
     write_lines(folder / "scores.jsonl", scores)
-    html = report.page(read_run(folder))
+    html = report.report_page(read_run(folder))
     assert re.findall(r"<title>divergence, step (\d+): ", html) == ["0", "30"]
 
 
@@ -368,7 +371,7 @@ def test_several_runs_are_compared_where_they_differ(tmp_path):
         read_run(write_run(tmp_path / "c", lora_r=64, identity_name=None)),
     ]
     runs[0].others["new_in_a_later_release"] = 1
-    html = comparison.page(runs)
+    html = comparison.comparison_page(runs)
     text = seen(html)
     assert "lora_r 8 64 64" in text
     assert f"identity_name {NAME} {NAME}" in text
@@ -383,7 +386,7 @@ def test_several_runs_are_compared_where_they_differ(tmp_path):
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [read_run(write_run(tmp_path / place / "demo")) for place in ("one", "two")]
     assert comparison.labels(runs) == [str(tmp_path / "one" / "demo"), str(tmp_path / "two" / "demo")]
-    assert "None: all runs have the same settings." in comparison.page(runs)
+    assert "None: all runs have the same settings." in comparison.comparison_page(runs)
 
 
 def test_the_answers_of_the_last_scoring_begin_with_what_was_missed(tmp_path):

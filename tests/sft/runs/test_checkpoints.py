@@ -9,9 +9,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from sft.core.errors import UserError
+from sft.core.errors import RunFailed, UserError
 from sft.runs import checkpoints
-from sft.training.health import RunFailed
 from sft.training.plan import make_plan
 from tests.support.malicious_pickle import Call
 
@@ -20,7 +19,7 @@ INPUTS = {"lora_r": 8}
 
 def write(run, step: int, *, processes: int = 1):
     """Write a small checkpoint as the trainer does."""
-    folder = checkpoints.aside(run) / f"checkpoint-{step}"
+    folder = checkpoints.staging_dir(run) / f"checkpoint-{step}"
     (folder / "global_step").mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * step)
     (folder / "global_step" / "optimizer.pt").write_bytes(b"state")
@@ -29,7 +28,7 @@ def write(run, step: int, *, processes: int = 1):
 
 def test_what_was_published_is_whole_and_says_what_it_is(tmp_path):
     folder = write(tmp_path, 3, processes=2)
-    assert checkpoints.whole(folder) == checkpoints.Checkpoint(folder, 3, 2, INPUTS)
+    assert checkpoints.verify(folder) == checkpoints.Checkpoint(folder, 3, 2, INPUTS)
     files = json.loads((folder / "manifest.json").read_text())["files"]
     assert files.keys() == {"adapter_model.safetensors", "global_step/optimizer.pt"}
     assert files["adapter_model.safetensors"]["bytes"] == 768
@@ -59,7 +58,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one_and_told(tmp_path,
     older, newer = write(tmp_path, 1), write(tmp_path, 3)
     do, told = DAMAGE[damage]
     do(newer)
-    found, skipped = checkpoints.newest_whole(tmp_path)
+    found, skipped = checkpoints.latest_valid(tmp_path)
     assert found.folder == older
     assert len(skipped) == 1
     assert re.search(rf"checkpoint-3.*{told}", skipped[0])
@@ -72,15 +71,15 @@ def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path):
     record["files"]["../outside"] = {"bytes": 0, "sha256": checkpoints.file_hash(tmp_path / "outside")}
     (folder / "manifest.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"names \.\./outside, which lies elsewhere"):
-        checkpoints.whole(folder)
+        checkpoints.verify(folder)
 
 
 def test_a_checkpoint_that_is_not_there_is_told_as_such_with_those_that_are(tmp_path):
     with pytest.raises(UserError, match="checkpoint-5: no such checkpoint; beside it there is none"):
-        checkpoints.whole(tmp_path / "checkpoint-5")
+        checkpoints.verify(tmp_path / "checkpoint-5")
     there = write(tmp_path, 3)
     with pytest.raises(UserError, match=f"checkpoint-5: no such checkpoint; beside it there is {there}"):
-        checkpoints.whole(tmp_path / "checkpoint-5")
+        checkpoints.verify(tmp_path / "checkpoint-5")
 
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):
@@ -142,17 +141,17 @@ def test_without_a_limit_nothing_goes(tmp_path):
 def test_tidying_takes_what_a_killed_run_left_and_keeps_damaged_checkpoints_aside(tmp_path):
     good, bad = write(tmp_path, 3), write(tmp_path, 6)
     flip(bad / "adapter_model.safetensors")
-    (checkpoints.aside(tmp_path) / "checkpoint-9").mkdir(parents=True)
+    (checkpoints.staging_dir(tmp_path) / "checkpoint-9").mkdir(parents=True)
     (tmp_path / ".removed-checkpoint-1").mkdir()
     (tmp_path / ".report.html.ab12cd_9").write_text("half")
     (tmp_path / "broken-checkpoint-6").mkdir()
-    checkpoints.tidy(tmp_path, good)
+    checkpoints.clean_up(tmp_path, good)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "broken-checkpoint-6",
         "broken-checkpoint-6.1",
         "checkpoint-3",
     ]
-    checkpoints.whole(good)
+    checkpoints.verify(good)
 
 
 def test_torch_load_runs_nothing_of_a_file_even_where_its_caller_would_let_it(tmp_path):

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sft.config.recipe import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
-from sft.evaluation.chat_eval import Answer
 from sft.runs import run_directory
+from sft.runs.run_files import Answer
+from sft.training import final_model
 from tests.conftest import SMOLLM2_TEMPLATE
 
 
@@ -20,7 +21,7 @@ def opened(write_recipe, tokenizer):
     def run(**keys):
         recipe = load_recipe([str(write_recipe(**keys))])
         _, card = load_dataset(recipe, tokenizer)
-        run_directory.open_run(recipe, card, run_directory.beginning(recipe))
+        run_directory.open_run(recipe, card, run_directory.find_start(recipe))
         return recipe
 
     return run
@@ -72,7 +73,7 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
     trainer, card = make_trainer(max_steps=2)
     trainer.train()
     answers = [Answer(2, "Who | are you?", "<script>alert(1)</script>\n| x", 0.1, 3, "end of turn")]
-    final = run_directory.save_final(trainer, card, answers)
+    final = final_model.save_final(trainer, card, answers)
     assert sorted(file.name for file in final.iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -96,11 +97,11 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
 def test_a_path_without_a_checkpoint_is_refused(write_recipe):
     recipe = load_recipe([str(write_recipe(resume="nowhere"))])
     with pytest.raises(UserError, match="nowhere: no such checkpoint; beside it there is none"):
-        run_directory.beginning(recipe)
+        run_directory.find_start(recipe)
 
 
 def test_an_empty_run_directory_is_begun_anew(write_recipe):
-    assert run_directory.beginning(load_recipe([str(write_recipe())])).checkpoint is None
+    assert run_directory.find_start(load_recipe([str(write_recipe())])).checkpoint is None
 
 
 @pytest.mark.parametrize("written", [{}, {"resume": "true"}, {"resume_from_checkpoint": True}])
@@ -108,10 +109,10 @@ def test_an_unfinished_run_is_gone_on_with_from_its_newest_checkpoint(make_train
     keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     recipe = load_recipe([str(write_recipe(**keys))])
     trainer, card = make_trainer(**keys)
-    trainer._inputs = run_directory.beginning(recipe).inputs
+    trainer._inputs = run_directory.find_start(recipe).inputs
     trainer.train()
     recipe = load_recipe([str(write_recipe(**keys, **written))])
-    start = run_directory.beginning(recipe)
+    start = run_directory.find_start(recipe)
     assert start.checkpoint.folder == tmp_path / "run" / "checkpoint-4"
-    run_directory.save_final(trainer, card, [])
-    assert run_directory.beginning(recipe).checkpoint is None  # it is finished
+    final_model.save_final(trainer, card, [])
+    assert run_directory.find_start(recipe).checkpoint is None  # it is finished

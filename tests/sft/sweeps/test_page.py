@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 
 def written(tmp_path, rows, title="demo.sweep", command="python sweep.py") -> tuple[Page, list[dict]]:
-    page.write(tmp_path, title, command, rows)
+    page.write_tables(tmp_path, title, command, rows)
     table = list(csv.DictReader((tmp_path / "sweep.csv").read_text(encoding="utf-8").splitlines()))
     return Page((tmp_path / "sweep.html").read_text(encoding="utf-8")), table
 
@@ -108,7 +108,7 @@ def test_before_the_first_point_has_finished_there_is_a_page_without_a_chart(tmp
 def test_the_console_table_keeps_brackets_and_whole_numbers(rows):
     rows[0].name = "lora_target_modules=[q_proj]"
     console = Console(width=200, record=True, highlight=False)
-    console.print(page.table(rows))
+    console.print(page.console_table(rows))
     text = console.export_text()
     assert "[q_proj]" in text
     assert "19,537,920" in text

@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from sft.core.errors import UserError
 from sft.sweeps import grid
-from sft.sweeps.planning import Plan, PlannedPoint
+from sft.sweeps.planning import PlannedPoint, SweepPlan
 from sft.sweeps.results import Outcome, Results
 from sft.sweeps.study import Study
 from sft.sweeps.sweep import Sweep
@@ -22,13 +22,13 @@ SCORE = {
 WORDS = ["learning_rate=1e-4,2e-4,3e-4,4e-4", "lora_r=8,16", "lora_alpha=0.5x"]
 
 
-def planned(words=WORDS, **inputs) -> tuple[Plan, dict]:
+def planned(words=WORDS, **inputs) -> tuple[SweepPlan, dict]:
     values = grid.read_grid(words)
     names = [(grid.name_of(point), point) for point in grid.points_of(values, 16, [42])]
     points = [
         PlannedPoint(name, name, point, {"identity_name": "黄大力", "point": name} | inputs, 8) for name, point in names
     ]
-    return Plan(points, [], 16, 42), values
+    return SweepPlan(points, [], 16, 42), values
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from sft.config.recipe import load_recipe
-from sft.training.health import Health, RunFailed, highest_rate
+from sft.core.errors import RunFailed
+from sft.training.health import Health, highest_rate
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -152,7 +152,7 @@ def test_fsdp_divides_all_but_weights_that_are_bytes(read):
             recipe.training.distributed_state = SimpleNamespace(num_processes=processes)
             shares[storage, processes] = predict(recipe, CARD, on_gpu=True)
     assert shares["bfloat16", 4].weights < shares["bfloat16", 1].weights / 3
-    four_bits = sum(weight.parameters for weight in memory.HollowModel(recipe.model).weights if weight.is_quantised) / 2
+    four_bits = sum(weight.parameters for weight in memory.MetaModel(recipe.model).weights if weight.is_quantised) / 2
     assert shares["uint8", 4].weights > four_bits
     assert shares["uint8", 4].training == pytest.approx(shares["uint8", 1].training / 4, abs=1)
 
@@ -240,5 +240,5 @@ def test_4_bits_are_advised_where_the_base_has_16(read):
     recipe = read("huangdali", INTERNLM2_5_7B, fp16=True, load_in_4bit=False, **ZERO2)
     steps = advice(recipe, replace(CARD, max_length=2048), 12 * GIB)
     assert steps[-1].changes == {"load_in_4bit": True, "load_in_8bit": False, "use_bnb_nested_quant": True}
-    assert torch.float16 == memory.trained_dtype(recipe, memory.HollowModel(recipe.model))
+    assert torch.float16 == memory.trained_dtype(recipe, memory.MetaModel(recipe.model))
     assert (REPOSITORY / steps[0].changes["deepspeed"]).is_file()

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, MistralForCausalLM
 
 from sft.training import packed_attention
-from sft.training.packed_attention import attend_by_sample, attend_over_packs, needs_no_mask
+from sft.training.packed_attention import attend_over_packs, needs_no_mask, use_packed_attention
 
 LENGTHS = (5, 1, 9)
 
@@ -17,7 +17,7 @@ LENGTHS = (5, 1, 9)
 def models(tiny_model):
     """The same model twice: attending over whole packs, and sample by sample."""
     whole, by_sample = (AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa") for _ in range(2))
-    attend_by_sample(by_sample)
+    use_packed_attention(by_sample)
     return whole, by_sample
 
 
@@ -155,7 +155,7 @@ def test_a_window_shorter_than_the_pack_keeps_its_mask(pairs):
         by_sample.load_state_dict(whole.state_dict())
         for model in (whole, by_sample):
             model.set_attn_implementation("sdpa")
-        attend_by_sample(by_sample)
+        use_packed_attention(by_sample)
         pack = pack_of(LENGTHS)
         torch.testing.assert_close(by_sample(**pack).logits, whole(**pack).logits, atol=1e-5, rtol=1e-4)
         # A pack under a mask is one call over all its pairs.

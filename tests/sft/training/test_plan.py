@@ -11,8 +11,9 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from sft.config.recipe import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
-from sft.evaluation.chat_eval import ANSWERS, ChatEval
+from sft.evaluation.chat_eval import ChatEval
 from sft.models.loading import load_tokenizer
+from sft.runs.run_files import ANSWERS
 from sft.training.memory import GIB
 from sft.training.plan import check_memory, check_output, check_speed, make_plan
 from tests.support.shapes import SMOLLM2

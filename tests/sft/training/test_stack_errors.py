@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from sft.config.recipe import load_recipe
-from sft.core.errors import UserError
+from sft.core.errors import RunFailed, UserError
 from sft.training import stack_errors
-from sft.training.health import RunFailed
 
 
 def test_a_key_that_the_stack_names_is_told_with_its_place(make_trainer, write_recipe, tmp_path):

@@ -50,7 +50,7 @@ def one_batch(trainer) -> tuple[float, dict, dict]:
 def test_loss_gradients_and_metrics_of_a_batch_are_those_of_trls_head(make_trainer, monkeypatch, load_in_4bit):
     keys = {"load_in_4bit": load_in_4bit, "lora_dropout": 0.0}
     loss, gradients, metrics = one_batch(make_trainer(**keys)[0])
-    monkeypatch.setattr("sft.training.trainer.score_supervised_tokens_only", lambda model: None)
+    monkeypatch.setattr("sft.training.trainer.use_masked_lm_head", lambda model: None)
     expected_loss, expected_gradients, expected_metrics = one_batch(make_trainer(**keys)[0])
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert metrics == pytest.approx(expected_metrics, rel=1e-4)

@@ -1,6 +1,6 @@
 """What each way to train faster or in less memory is worth on a CPU, one at a time against the demo's recipe.
 
-    python -m benchmarks.levers
+    python -m benchmarks.cpu_ablations
 
 Runs the recipe as it stands and, by turns with it, with one thing changed, and prints what that does to a step. What is
 not a key of a recipe is taken out of the code for the run. Each run is a process, whose memory is its own. For a GPU
@@ -42,8 +42,8 @@ def without(part: str) -> str:
 
 LEVERS = (
     Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
-    Changed("TRL's head: all tokens scored, twice", replacing=without("score_supervised_tokens_only")),
-    Changed("attention over whole packs", replacing=without("attend_by_sample")),
+    Changed("TRL's head: all tokens scored, twice", replacing=without("use_masked_lm_head")),
+    Changed("attention over whole packs", replacing=without("use_packed_attention")),
     Changed("PEFT's own LoRA layers", replacing=without("fuse_lora")),
     Changed("PEFT's own LoRA layers, no DeepSpeed", replacing=without("fuse_lora"), deepspeed=None),
     Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
@@ -61,7 +61,7 @@ LEVERS = (
     Changed("one thread (`OMP_NUM_THREADS=1`)", OMP_NUM_THREADS="1"),
     Changed("a heap that keeps what is freed (`MALLOC_...`)", **HEAP),
     Changed("packs of 1,024 tokens", max_length=1024),
-    Changed("packs of 1,024, attention over whole packs", max_length=1024, replacing=without("attend_by_sample")),
+    Changed("packs of 1,024, attention over whole packs", max_length=1024, replacing=without("use_packed_attention")),
 )
 
 
