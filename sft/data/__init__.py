@@ -1,4 +1,4 @@
-"""Training data: row formats, which tokens carry loss, tokenising, packing, the data summary, what rows teach of a name.
+"""Training data: row formats, which tokens carry loss, tokenising, packing, its summary, what rows teach of a name.
 
 Row formats import no torch. Knows nothing about the model that is trained.
 """
