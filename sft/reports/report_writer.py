@@ -30,7 +30,7 @@ class ReportWriter(Evaluation):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             # A run that resumes finds the time it had spent before.
-            clock.go_on_from(read_time(self.folder))
+            clock.resume_from(read_time(self.folder))
             _write_json(self.folder / "sample.json", first_pack(self.trainer))
         super().on_train_begin(args, state, control, **kwargs)
 
