@@ -11,13 +11,14 @@ from sft.core.errors import UserError
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases, so that no file of a few lines can grow into gigabytes.
-
-    Raises:
-        yaml.constructor.ConstructorError: an alias, or more levels than Python can descend.
-    """
+    """Safe YAML without aliases, so that no file of a few lines can grow into gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node.
+
+        Raises:
+            yaml.constructor.ConstructorError: it is an alias, or nested deeper than Python can descend.
+        """
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken: write it out", mark)
