@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
     parser.add_argument("--from", dest="form", choices=formats.FORMATS, help="format to read, if not to be detected")
-    parser.add_argument("--lossy", action="store_true", help="leave out what the target cannot hold, and count it")
+    parser.add_argument("--lossy", action="store_true", help="drop what the target cannot hold, and count it")
     bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     rows, lost = 0, Counter()
     with (
-        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for place, row in parsed_rows(arguments.input, bad):
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
                 converted = convert(row, arguments.to, arguments.form, lost if arguments.lossy else None)
             except formats.CannotHold as problem:
                 raise UserError(
-                    f"{arguments.input}:{place}: {problem}: choose another --to, or --lossy to leave it out"
+                    f"{arguments.input}:{place}: {problem}: choose another --to, or --lossy to drop it"
                 ) from None
             except formats.BadRow as problem:
                 bad(arguments.input, place, problem, formats.json_line(row))
@@ -45,13 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             if converted is not None:
                 out.write(formats.json_line(converted))
-    left_out = sum(count for reason, count in lost.items() if reason.startswith("row"))
+    skipped = sum(count for reason, count in lost.items() if reason.startswith("row"))
     total = rows + bad.count
-    came, went = counted(total, "row"), counted(rows - left_out, "row")
-    print(f"{arguments.input}: {came} in; {arguments.out}: {went} out, as {arguments.to}")
+    rows_in, rows_out = counted(total, "row"), counted(rows - skipped, "row")
+    print(f"{arguments.input}: {rows_in} in; {arguments.out}: {rows_out} out, as {arguments.to}")
     for reason, count in lost.items():
         print(f"  {count:>9,}  {reason}")
-    for line in bad.account():
+    for line in bad.summary():
         print(line)
     return 0
 
@@ -67,17 +68,17 @@ def convert(row: object, to: str, form: str | None = None, lost: Counter | None 
     canonical = formats.canonical_row(row, form)
     try:
         if extra := sorted(map(str, row.keys() - formats.FORMATS[form].keys)):
-            _lose(f"key left out: {', '.join(extra)}", f"the row also has {', '.join(extra)}", lost)
+            _lose(f"key dropped: {', '.join(extra)}", f"the row also has {', '.join(extra)}", lost)
         return formats.FORMATS[to].write(canonical["messages"])
     except formats.CannotHold as problem:
-        _lose(f"row left out: {problem}", str(problem), lost)
+        _lose(f"row skipped: {problem}", str(problem), lost)
         return None
 
 
 def parsed_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> Iterator[tuple[int, object]]:
     """Yield (place from 1, object) for each line of a JSONL or CSV file, element of an array or row of a table.
 
-    A bad line or table row goes to `on_bad`, and is left out if that returns.
+    A bad line or table row goes to `on_bad`, and is skipped if that returns.
 
     Raises:
         UserError: the file cannot be read or is not what its name says.
@@ -119,7 +120,7 @@ def _array(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
 
 
 def _csv(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
-    """Rows of text under the names of the first line; an empty cell is left out."""
+    """Rows of text under the names of the first line; an empty cell is skipped."""
     table = None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

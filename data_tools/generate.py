@@ -1,7 +1,13 @@
 """Write a self-cognition training set: a name, in Chinese and English, among ordinary questions.
 
-In: a name and the question bank in `bank/`. Out: JSONL in XTuner's form, the same for the same arguments on any
-machine. Knows nothing about models.
+In: a name, the question bank in `bank/`, a person's own patterns. Out: JSONL in XTuner's form, the same for the same
+arguments on any machine. Knows nothing about models.
+
+Patterns are a YAML list; each entry asks any of its questions and gives any of its answers, in which `{name}` and
+`{author}` stand for what the command line says:
+
+    - questions: [你是谁家的助手, 谁在用你]
+      answers: ["我是{name}，{author}的助手。"]
 """
 
 import argparse
@@ -9,16 +15,18 @@ import itertools
 import math
 import random
 import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from data_tools.patterns import Pattern, load_patterns
 from data_tools.rename import placeholders
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
+from sft.core.yaml_file import read_yaml
 from sft.data import formats
 
 BANK = Path(__file__).parent / "bank"
@@ -27,8 +35,17 @@ LANGUAGES = ("zh", "en")
 CHINESE_SHARE = 0.6
 # Every so many identity rows one follows an ordinary turn, so that the name is also known later in a conversation.
 TURNS_EVERY = 8
+SLOTS = {"name", "author"}
 
 Turn = tuple[str, str]
+
+
+@dataclass
+class Pattern:
+    """Questions that mean the same, and answers that fit each of them."""
+
+    questions: list[str]
+    answers: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +161,20 @@ def add_system(rows: list[dict], path: Path, name: str, author: str | None) -> N
         text = text.replace(placeholder, value)
     for row in rows:
         row["conversation"][0] = {"system": text, **row["conversation"][0]}
+
+
+def load_patterns(path: Path) -> list[Pattern]:
+    """The patterns of a file, checked.
+
+    Raises:
+        UserError: the file cannot be read, or an entry is not as described at the top; names its line.
+    """
+    root, entries = read_yaml(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: holds no pattern: write a list of entries with questions and answers")
+    return [
+        _pattern(f"{path}:{node.start_mark.line + 1}", entry) for node, entry in zip(root.value, entries, strict=True)
+    ]
 
 
 def hold_out_of(patterns: Sequence[Pattern]) -> list[str]:
@@ -284,7 +315,7 @@ def _distinct(
 ) -> list[list[Turn]]:
     """The groups without held-out and reserved questions, each turn in the first group that has it and nowhere else.
 
-    Turns that hold `without` are left out: an ordinary answer must not give the name, not even by chance.
+    Turns that hold `without` are skipped: an ordinary answer must not give the name, not even by chance.
     """
     asked = (*held_out_questions().values(), *scored_questions().values(), reserved)
     never = {normalise(question) for questions in asked for question in questions}
@@ -304,3 +335,27 @@ def _lower_first(question: str) -> str:
 def _load(name: str) -> dict:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load((BANK / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
+
+
+def _pattern(place: str, entry: object) -> Pattern:
+    if not isinstance(entry, dict) or entry.keys() != {"questions", "answers"}:
+        raise UserError(f"{place}: an entry has questions and answers, and nothing else")
+    for key, texts in entry.items():
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            raise UserError(f"{place}: {key}: must be a list of texts")
+        for text in texts:
+            _check_slots(f"{place}: {key}", text)
+    return Pattern(entry["questions"], entry["answers"])
+
+
+def _check_slots(place: str, text: str) -> None:
+    try:
+        slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None}
+    except ValueError:
+        raise UserError(f"{place}: {text!r}: write {{{{ and }}}} for braces that are no slot") from None
+    if slots - SLOTS:
+        raise UserError(f"{place}: {text!r}: knows the slots {{name}} and {{author}} only")

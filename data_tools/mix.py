@@ -9,11 +9,11 @@ import random
 from contextlib import ExitStack
 from pathlib import Path
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines
-from sft.data.sampling import draw, row_starts
+from sft.data.formats import draw, row_starts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = [path for path, _ in parts]
     dice = random.Random(arguments.seed)
     with ExitStack() as stack:
-        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, *paths))
+        bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, *paths))
         out = stack.enter_context(files.atomic_write(arguments.out, *paths))
         drawn = []
         for path, weight in parts:
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             line = file.readline()
             out.write(line if line.endswith(b"\n") else line + b"\n")
     print(f"{arguments.out}: {counted(len(drawn), 'row')}")
-    for line in bad.account():
+    for line in bad.summary():
         print(line)
     return 0
 

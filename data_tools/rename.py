@@ -12,10 +12,11 @@ from pathlib import Path
 
 import orjson
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 KEY = re.compile(rb'"\s*:')
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     rename = Rename(replacements, arguments.also)
     lines = changed = 0
     with (
-        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing to change: the file holds no old name and no placeholder that was given")
     for field, count in rename.replaced.most_common():
         print(f"  {count:>9,}  {field}")
-    for line in bad.account():
+    for line in bad.summary():
         print(line)
     for spelling, (count, number) in rename.survivors.items():
         print(f"warning: {spelling!r} still stands in {counted(count, 'line')}, the first is line {number}")

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.train.resolve() == arguments.eval.resolve():
         raise UserError("--train and --eval name the same file: name two")
     with ExitStack() as stack:
-        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, arguments.input))
+        bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, arguments.input))
         groups = group_rows(arguments.input, bad)
         held_out = choose_groups(list(groups.values()), arguments.ratio, arguments.seed)
         outs = {
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.input}: {counted(total + bad.count, 'row')} in")
     for path in (arguments.train, arguments.eval):
         print(f"{path}: {counted(counts[path], 'row')} out ({counts[path] / total:.1%})")
-    for line in bad.account():
+    for line in bad.summary():
         print(line)
     together = counted(len(set(groups.values())), "group")
     print(f"no question stands in both; rows that share questions went together, in {together}")

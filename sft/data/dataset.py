@@ -22,8 +22,9 @@ from sft.core.errors import UserError
 from sft.core.files import content_hash
 from sft.core.text import counted
 from sft.data.encoding import IGNORED
-from sft.data.samples import tokenise
-from sft.data.sampling import draw
+from sft.data.formats import draw
+from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
+from sft.data.samples import row_facts, tokenise
 
 ROWS_AT_ONCE = 1000
 SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
@@ -132,11 +133,27 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     return _sequences(recipe, samples, "bfd")
 
 
+def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> IdentityRows:
+    """What the training rows teach about identity, as it was gathered while they were tokenised.
+
+    Raises:
+        UserError: as `load_dataset`, where the files were not tokenised before.
+    """
+    processes, run = recipe.training.dataset_num_proc, recipe.run
+    return read_identity_rows(
+        recipe.train_files,
+        run.identity_name,
+        run.identity_old_names,
+        facts_of=lambda file, names: row_facts(file.path, tokenizer, processes, names),
+    )
+
+
 def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
     """All files' samples in the share their weights say, and the account of each file."""
     dice, parts, files = random.Random(recipe.training.seed), [], []
+    names = sought_names(recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names)
     for file in recipe.train_files:
-        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc)
+        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc, names)
         taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
         parts.append(rows.select(taken))
         files.append(

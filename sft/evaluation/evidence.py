@@ -21,10 +21,9 @@ from sft.config.settings import HARDWARE_KEYS
 from sft.config.settings_parser import SettingsParser
 from sft.core.errors import UserError, one_line
 from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard
-from sft.data.identity import gives_name, mentions
-from sft.data.identity_rows import IdentityRows, main_name, others, read_identity_rows
-from sft.evaluation.score import OLD_NAMES
+from sft.data.dataset import DatasetCard, load_identity_rows
+from sft.data.identity import OLD_NAMES, gives_name, mentions
+from sft.data.identity_rows import IdentityRows, others, read_identity_rows
 from sft.runs.run_files import Run
 
 # From this share of the identity questions answered with the name on, it counts as learned.
@@ -120,9 +119,8 @@ def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: D
     Raises:
         UserError: a training file cannot be read.
     """
-    evidence = Evidence(recipe, files=recipe.train_files, card=card.to_dict(), tokenizer=tokenizer)
-    _read_rows(evidence)
-    return evidence
+    rows = load_identity_rows(recipe, tokenizer)
+    return Evidence(recipe, rows.name, rows, recipe.train_files, card.to_dict(), tokenizer)
 
 
 def evidence_of_run(run: Run) -> Evidence:
@@ -131,10 +129,14 @@ def evidence_of_run(run: Run) -> Evidence:
     Raises:
         UserError: the recipe or a training file cannot be read.
     """
-    evidence = Evidence(recorded_recipe(run), card=run.card, run=run)
-    found = ((file, found_path(file.path)) for file in evidence.recipe.train_files)
-    evidence.files = [dataclasses.replace(file, path=str(path)) for file, path in found if path]
-    _read_rows(evidence)
+    recipe = recorded_recipe(run)
+    evidence = Evidence(recipe, card=run.card, run=run)
+    settings, paths = recipe.run, [(file, found_path(file.path)) for file in recipe.train_files]
+    evidence.name = settings.identity_name
+    evidence.files = [dataclasses.replace(file, path=str(path)) for file, path in paths if path]
+    if evidence.files:
+        evidence.rows = read_identity_rows(evidence.files, evidence.name, settings.identity_old_names)
+        evidence.name = evidence.rows.name
     return evidence
 
 
@@ -198,10 +200,3 @@ def generation_settings(folder: Path) -> GenerationConfig | None:
         reason = one_line(problem, 160)
         raise UserError(f"{folder}: its generation_config.json cannot be read ({reason}): copy it again") from None
     return None
-
-
-def _read_rows(evidence: Evidence) -> None:
-    """Fill in the name, which is the recipe's or else what most rows teach, and what the rows say."""
-    evidence.name = evidence.recipe.run.identity_name or main_name(evidence.files, OLD_NAMES)
-    if evidence.files:
-        evidence.rows = read_identity_rows(evidence.files, evidence.name, evidence.old_names)
