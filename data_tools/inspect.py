@@ -155,12 +155,11 @@ def _next_steps(survey: "Survey", path: Path, max_length: int) -> Iterator[str]:
     if survey.bad.count:
         yield f"skip bad rows:\n    {command('convert', 'good', '--to', 'messages', '--skip-bad', 'bad.jsonl')}"
     if survey.nested:
+        yield "read in docs/tutorial-data.md how such rows come about"
         yield f"give the questions back:\n    {command('repair', 'repaired', '--questions', 'Q_list.txt')}"
         yield f"or train on just what XTuner did, to compare:\n    {command('repair', 'repaired', '--as', 'repr')}"
     if survey.bad.count or survey.nested:
-        yield "then inspect what came out" + "; docs/tutorial-data.md says how such rows come about" * bool(
-            survey.nested
-        )
+        yield "then inspect what came out"
         return
     if survey.exact.count:
         yield f"drop what appears twice:\n    {command('dedup', 'distinct')}"

@@ -66,7 +66,7 @@ def gives_name(answer: str, name: str, question: str = "") -> bool:
     """
     text, wanted = normal(answer), normal(name)
     text = _without_quotes_of(text, normal(question))
-    return any(_is_claimed(clause, end, wanted) for clause, end in CLAUSES.findall(text))
+    return any(_is_claimed(clause, end, wanted) for clause, end in CLAUSES.findall(text) if wanted in clause)
 
 
 def mentions(answer: str, name: str) -> bool:

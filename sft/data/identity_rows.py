@@ -92,12 +92,12 @@ class NamedRows:
 
 @dataclass
 class GivenName:
-    """Answers that give one name to one question under one system message; the first few by line and question."""
+    """Answers that give one name to one question under one system message; the first few as (line, turn, question)."""
 
     question: str  # a digest
     name: str
     count: int = 0
-    examples: list[tuple[int, str]] = field(default_factory=list)
+    examples: list[tuple[int, int, str]] = field(default_factory=list)
 
 
 class RowFacts:
@@ -153,7 +153,7 @@ class RowFacts:
                 self.placeholders.setdefault(placeholder, Tally()).add(f"{line}: {quoted(message['content'])}")
         languages: dict[str, set[str]] = {}
         names = {}
-        for user, assistant in itertools.pairwise(messages):
+        for turn, (user, assistant) in enumerate(itertools.pairwise(messages)):
             if assistant["role"] != "assistant":
                 continue
             question, answer = user["content"], assistant["content"]
@@ -164,7 +164,7 @@ class RowFacts:
                     self.old_names.setdefault(name, Tally()).add(f"{line}: {quoted(answer)}")
             if name := given_name(answer[:OPENING_CHARACTERS]):
                 names[name] = True
-                self._add_given(line, system, question, name)
+                self._add_given(line, turn, system, question, name)
         self.names.update(names)
         for name, asked_in in languages.items():
             self.named[name].rows += 1
@@ -172,13 +172,13 @@ class RowFacts:
                 counts = self.named[name].languages
                 counts[language] = counts.get(language, 0) + 1
 
-    def _add_given(self, line: int, system: str | None, question: str, name: str) -> None:
+    def _add_given(self, line: int, turn: int, system: str | None, question: str, name: str) -> None:
         key = f"{system}\0{normalise(question)}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(key, digest_size=12).hexdigest()
         given = self.given.setdefault((digest, name), GivenName(digest, name))
         given.count += 1
         if len(given.examples) < KEPT_EXAMPLES:
-            given.examples.append((line, quoted(question)))
+            given.examples.append((line, turn, quoted(question)))
 
 
 class IdentityRows:
@@ -235,9 +235,9 @@ class IdentityRows:
                 continue
             wrong = name if first_name == self.name else first_name
             counts[wrong] += given.count
-            for line, question in given.examples:
-                examples.append((line, wrong, f"{question}: {first_name} at {first}, {name} at {path}:{line}"))
-        for _, wrong, example in sorted(examples):
+            for line, turn, question in given.examples:
+                examples.append((line, turn, wrong, f"{question}: {first_name} at {first}, {name} at {path}:{line}"))
+        for *_, wrong, example in sorted(examples):
             # The first example brings the count of all: of many answers only a few are examples.
             self.contradictions.setdefault(wrong, Tally()).extend(Tally(counts.pop(wrong, 0), [example]))
 

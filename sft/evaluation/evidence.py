@@ -1,7 +1,7 @@
 """Gathers what is known of one run, or of one that is only planned, for a diagnosis: what was meant, taught and seen.
 
-In: a recipe, its training files, its tokenizer, a run's own files. Out: `Evidence`. Judges nothing but whether the
-name was learned; loads no model.
+In: a recipe, its training files, its tokenizer, a run's own files. Out: `Evidence`; what a cause makes of it is a
+`Finding`. Judges nothing but whether the name was learned; loads no model.
 """
 
 import dataclasses
@@ -30,6 +30,10 @@ from sft.runs.run_files import Run
 LEARNED = 0.9
 # Nearly all rows: what they carry is what the model was trained with.
 NEARLY_ALL = 0.95
+# A run of fewer steps shows nothing about its other settings.
+FEW_STEPS = 30
+# Examples that a finding shows.
+SHOWN = 3
 NAMED = re.compile(r"(?:\b(?:named|called)\s+|名叫|名为|你叫)([\w-]+)")
 
 
@@ -113,6 +117,19 @@ class Evidence:
         return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
 
 
+@dataclass
+class Finding:
+    """What is wrong, the evidence for it, and the one thing to do: a command or an edit."""
+
+    wrong: str
+    evidence: list[str]
+    do: str
+
+    def lines(self) -> list[str]:
+        """What is wrong, and indented below it the evidence and what to do."""
+        return [self.wrong, *(f"  {line}" for line in self.evidence), f"  do: {self.do}"]
+
+
 def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Evidence:
     """What is known before the first step.
 
@@ -124,7 +141,7 @@ def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: D
 
 
 def evidence_of_run(run: Run) -> Evidence:
-    """What a run's own files and its training files tell; training files that are gone are left out.
+    """What a run's own files and its training files show; training files that are gone are skipped.
 
     Raises:
         UserError: the recipe or a training file cannot be read.
@@ -161,15 +178,15 @@ def recorded_recipe(run: Run) -> Recipe:
 
 def found_path(path: str) -> Path | None:
     """A recipe's path, from the working directory or the repository; None where it leads nowhere."""
-    return next((found for found in (Path(path), REPOSITORY / path) if found.exists()), None)
+    return next((place for place in (Path(path), REPOSITORY / path) if place.exists()), None)
 
 
 def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The system message that a chat template writes by itself where there is none; None where it writes none."""
     question, own = {"role": "user", "content": "<Q>"}, {"role": "system", "content": "<S>"}
     bare, full = (rendered(tokenizer, messages).partition("<Q>")[0] for messages in ([question], [own, question]))
-    before, found, after = full.partition("<S>")
-    if not found or not bare.startswith(before) or not bare.endswith(after):
+    before, own_text, after = full.partition("<S>")
+    if not own_text or not bare.startswith(before) or not bare.endswith(after):
         return None
     return bare[len(before) : len(bare) - len(after)].strip() or None
 
@@ -185,7 +202,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
 
 
 def generation_settings(folder: Path) -> GenerationConfig | None:
-    """How a folder's model answers where nobody says otherwise; None where the folder does not tell.
+    """How a folder's model answers where nobody says otherwise; None where the folder does not say.
 
     Raises:
         UserError: its file cannot be read.

@@ -268,7 +268,7 @@ class TestInTheTraining:
         set_keys(healthy, fp16=True)
         first = found(healthy)[0]
         assert first.wrong == "float16 overflowed: those steps taught nothing"
-        assert "log.jsonl: 28 of 40 losses and 0 gradient norms are no numbers" in first.evidence[0]
+        assert "log.jsonl: 28 of 40 losses and 0 gradient norms are NaN or infinite" in first.evidence[0]
         assert first.evidence[1].startswith("step 13: loss nan")
         assert first.do.endswith("--fp16 false --bf16 true --dtype bfloat16")
 
