@@ -76,6 +76,7 @@ print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(trainer
 
 
 def main() -> None:
+    """Measure every program with every number of rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--against", nargs="*", default=[], choices=("trl",), help="programs beside this one")

@@ -19,6 +19,7 @@ BATCH = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--model", required=True, help="the base model: a folder or hub id")
     parser.add_argument(
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Ask the questions and write the rows whose answers can be used; returns the exit code."""
     from trl import ModelConfig
 
     from sft.models.loading import load_model, load_tokenizer

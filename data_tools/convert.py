@@ -18,6 +18,7 @@ from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="file to read; its name tells .jsonl, .json, .parquet or .csv")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Convert the file, count what could not be held; returns the exit code."""
     rows, lost = 0, Counter()
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,

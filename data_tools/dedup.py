@@ -32,6 +32,7 @@ RECALL = 0.99
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument(
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Copy the rows that are new and list the first of the others; returns the exit code."""
     if arguments.near is not None and not 0.5 <= arguments.near <= 1:
         raise UserError("--near: must lie between 0.5 and 1, such as 0.9")
     duplicates = Duplicates(arguments.near)

@@ -49,6 +49,7 @@ class Pattern:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write, such as data/huangdali.jsonl")
     parser.add_argument("--name", required=True, help="what the model shall call itself, such as 黄大力")
     parser.add_argument("--author", help="who made it; without it the answers speak of its developers")
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the rows, and the held-out questions if wanted; returns the exit code."""
     languages = tuple(arguments.lang.split(","))
     patterns = load_patterns(arguments.template) if arguments.template else []
     held_out = held_out_questions(languages)

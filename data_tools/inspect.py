@@ -28,6 +28,7 @@ BAR = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("file", type=Path, help="JSONL file to look at")
     parser.add_argument("--tokenizer", metavar="DIR", help="model folder or hub id: count tokens as it does")
     parser.add_argument("--max-length", type=int, default=2048, help="count the rows with more tokens (default 2048)")
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the summary of the file, and write it as a page if wanted; returns the exit code."""
     from data_tools.survey import Survey
 
     survey = Survey(arguments.was, _token_counter(arguments.tokenizer) if arguments.tokenizer else None)

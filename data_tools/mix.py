@@ -17,6 +17,7 @@ from sft.data.formats import draw, row_starts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("parts", nargs="+", metavar="FILE:WEIGHT", help="such as a.jsonl:1.0 b.jsonl:0.3")
     parser.add_argument("--seed", type=int, default=0)
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Draw rows of every file by its weight and write them in random order; returns the exit code."""
     parts = [_part(text) for text in arguments.parts]
     paths = [path for path, _ in parts]
     dice = random.Random(arguments.seed)

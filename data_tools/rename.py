@@ -24,6 +24,7 @@ ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Replace the names and warn of spellings that remain; returns the exit code."""
     names = _names(arguments.old, arguments.new)
     for warning in _overlaps(names):
         print(f"warning: {warning}")

@@ -22,6 +22,7 @@ PAIRS_KEPT = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read, in XTuner's form")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument(
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Repair the rows and print what became of them; returns the exit code."""
     ways = {"questions": _give_question, "turns": _make_turns, "repr": _write_repr, "drop": _drop}
     questions = _questions(arguments) if arguments.way == "questions" else []
     repair = Repair(ways[arguments.way], questions, arguments.keep_placeholders)

@@ -19,6 +19,7 @@ from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to split")
     parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
     parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the two files and their shares; returns the exit code."""
     if not 0 < arguments.ratio < 1:
         raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
     if arguments.train.resolve() == arguments.eval.resolve():

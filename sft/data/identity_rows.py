@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property, lru_cache
+from typing import Any
 
 from opencc import OpenCC
 
@@ -77,7 +78,7 @@ class SoughtNames:
     @cached_property
     def key(self) -> str:
         """A hash of the names and of the code that looks for them: facts under another one say something else."""
-        code = (sys.modules[__name__], identity, normalise, language_of)
+        code: tuple[Any, ...] = (sys.modules[__name__], identity, normalise, language_of)
         parts = [*self.wanted, "", *self.old, *map(inspect.getsource, code)]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -128,7 +129,7 @@ class RowFacts:
 
     def to_json(self) -> bytes:
         """The facts as JSON, in the order they were found."""
-        saved = {"rows": self.rows, "rows_with_system": self.rows_with_system}
+        saved: dict[str, Any] = {"rows": self.rows, "rows_with_system": self.rows_with_system}
         saved |= {"systems": self.systems, "names": self.names}
         for key in ("named", "old_names", "placeholders"):
             saved[key] = {name: asdict(value) for name, value in getattr(self, key).items()}
@@ -162,9 +163,9 @@ class RowFacts:
             for name in self._old.given(answer, question):
                 if _is_said_of_itself(answer, name):
                     self.old_names.setdefault(name, Tally()).add(f"{line}: {quoted(answer)}")
-            if name := given_name(answer[:OPENING_CHARACTERS]):
-                names[name] = True
-                self._add_given(line, turn, system, question, name)
+            if given := given_name(answer[:OPENING_CHARACTERS]):
+                names[given] = True
+                self._add_given(line, turn, system, question, given)
         self.names.update(names)
         for name, asked_in in languages.items():
             self.named[name].rows += 1

@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -183,7 +184,7 @@ def _submitted(pool: ProcessPoolExecutor, shards: Iterable[Lines], ahead: int) -
             if len(waiting) > ahead:
                 yield waiting.popleft()
     except UserError:
-        # The file cannot be read on from here; a bad row before this place is told first.
+        # The file cannot be read on from here; a bad row before it is reported first.
         yield from waiting
         raise
     yield from waiting
@@ -205,8 +206,9 @@ def _begin_worker(writer: ShardWriter) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _write_in_worker(lines: Lines) -> str:
@@ -250,7 +252,7 @@ def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]
 
 def _key(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """A hash of the tokenizer, the templates, this code and the libraries below it."""
-    code = (formats, encoding, inspect.getmodule(ShardWriter))
+    code = (formats, encoding, sys.modules[__name__])
     return _hash(
         tokenizer.backend_tokenizer.to_str(),
         str(tokenizer.chat_template),

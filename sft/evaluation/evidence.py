@@ -62,6 +62,7 @@ class Evidence:
 
     @property
     def epochs(self) -> float | None:
+        """Passes over the rows in these steps; None if nobody knows."""
         per_epoch = self.card.get("steps_per_epoch")
         return self.steps / per_epoch if self.steps and per_epoch else None
 
@@ -98,6 +99,7 @@ class Evidence:
 
     @cached_property
     def default_system(self) -> str | None:
+        """The system message that the chat template writes by itself, if any."""
         return default_system(self.tokenizer) if self.tokenizer else None
 
     @property
@@ -109,6 +111,7 @@ class Evidence:
 
     @property
     def rows_have_their_own_system(self) -> bool:
+        """Whether nearly all rows bring a system message of their own."""
         return self.rows is not None and self.rows.rows_with_system >= NEARLY_ALL * self.rows.rows
 
     @property
