@@ -4,11 +4,15 @@ In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, an
 disk and are looked at a batch at a time; in memory is a number or two a row. Knows nothing about the model.
 """
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import datasets
 import numpy
 import pyarrow
 import pyarrow.compute as compute
@@ -20,7 +24,7 @@ from trl import SFTConfig
 from sft.config.parallelism import independent_processes
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
-from sft.core.files import content_hash
+from sft.core.files import atomic_write, content_hash
 from sft.core.text import counted
 from sft.data.encoding import IGNORED
 from sft.data.formats import draw
@@ -141,13 +145,20 @@ def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Id
     Raises:
         UserError: as `load_dataset`, where the files were not tokenised before.
     """
-    processes, run = recipe.training.dataset_num_proc, recipe.run
-    return read_identity_rows(
-        recipe.train_files,
-        run.identity_name,
-        run.identity_old_names,
-        facts_of=lambda file, names: row_facts(file.path, tokenizer, processes, names),
+    files, name, old_names = recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names
+    contents = [[file.path, file.weight, content_hash(file.path)] for file in files]
+    key = [name, sought_names(files, name, old_names).key, contents]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-identity" / f"{digest}.json"
+    if path.exists():
+        return IdentityRows.from_json(path.read_bytes())
+    processes = recipe.training.dataset_num_proc
+    rows = read_identity_rows(
+        files, name, old_names, lambda file, names: row_facts(file.path, tokenizer, processes, names)
     )
+    with atomic_write(path) as file:
+        file.write(rows.to_json())
+    return rows
 
 
 def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:

@@ -56,9 +56,7 @@ def _refuse_empty_answers(messages: list[dict]) -> None:
     for number, answer in enumerate(answers, start=1):
         if not answer.strip():
             which = f"answer {number} of {len(answers)}" if len(answers) > 1 else "the answer"
-            raise UserError(
-                f"{which} is empty, which would teach the model to say nothing: write it, or drop the row"
-            )
+            raise UserError(f"{which} is empty, which would teach the model to say nothing: write it, or drop the row")
 
 
 def _render(

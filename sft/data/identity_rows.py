@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
@@ -122,19 +122,14 @@ class RowFacts:
         facts.rows, facts.rows_with_system = saved["rows"], saved["rows_with_system"]
         facts.systems, facts.names = Counter(saved["systems"]), Counter(saved["names"])
         facts.named = {name: NamedRows(**named) for name, named in saved["named"].items()}
-        facts.old_names = {name: Tally(**tally) for name, tally in saved["old_names"].items()}
-        facts.placeholders = {text: Tally(**tally) for text, tally in saved["placeholders"].items()}
+        facts.old_names, facts.placeholders = map(_tallies, (saved["old_names"], saved["placeholders"]))
         facts.given = {(question, name): GivenName(question, name, *rest) for question, name, *rest in saved["given"]}
         return facts
 
     def to_json(self) -> bytes:
         """The facts as JSON, in the order they were found."""
-        saved: dict[str, Any] = {"rows": self.rows, "rows_with_system": self.rows_with_system}
-        saved |= {"systems": self.systems, "names": self.names}
-        for key in ("named", "old_names", "placeholders"):
-            saved[key] = {name: asdict(value) for name, value in getattr(self, key).items()}
-        saved["given"] = [[given.question, given.name, given.count, given.examples] for given in self.given.values()]
-        return json.dumps(saved, ensure_ascii=False).encode("utf-8")
+        given = [[given.question, given.name, given.count, given.examples] for given in self.given.values()]
+        return _to_json(vars(self) | {"given": given})
 
     def of(self, rows: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, dict]]:
         """Pass (line, row) pairs on and take in each on its way."""
@@ -197,7 +192,25 @@ class IdentityRows:
         self.placeholders: dict[str, Tally] = {}
         self.contradictions: dict[str, Tally] = {}
         self._old = set(others(old_names, name))
-        self._first_given: dict[str, tuple[str, str]] = {}
+        # By the digest of a question: the name it was first answered with, and where.
+        self._first_given: dict[str, tuple[str, str, int]] = {}
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "IdentityRows":
+        """What `to_json` wrote; it can be read, and nothing added."""
+        saved = json.loads(text)
+        rows = cls(saved["name"], ())
+        for key, value in saved.items():
+            if isinstance(getattr(rows, key), Counter):
+                value = Counter(value)
+            elif isinstance(value, dict):
+                value = _tallies(value)
+            setattr(rows, key, value)
+        return rows
+
+    def to_json(self) -> bytes:
+        """All counts and places as JSON, in the order they were found."""
+        return _to_json(vars(self))
 
     def add(self, path: str, facts: RowFacts, weight: float = 1.0) -> None:
         """Take in the next part of a file, of whose rows an epoch shows as many copies as `weight` says."""
@@ -230,14 +243,16 @@ class IdentityRows:
                 name = self.name
             else:
                 self.other_names[name] += given.count
-            first_name, first = self._first_given.setdefault(given.question, (name, f"{path}:{given.examples[0][0]}"))
+            here = (name, path, given.examples[0][0])
+            first_name, first_path, first_line = self._first_given.setdefault(given.question, here)
             is_same = name == first_name or _normal(name) in _normal(first_name) or _normal(first_name) in _normal(name)
             if is_same or (self.name and self.name not in (first_name, name)):
                 continue
             wrong = name if first_name == self.name else first_name
             counts[wrong] += given.count
+            before = f"{first_name} at {first_path}:{first_line}"
             for line, turn, question in given.examples:
-                examples.append((line, turn, wrong, f"{question}: {first_name} at {first}, {name} at {path}:{line}"))
+                examples.append((line, turn, wrong, f"{question}: {before}, {name} at {path}:{line}"))
         for *_, wrong, example in sorted(examples):
             # The first example brings the count of all: of many answers only a few are examples.
             self.contradictions.setdefault(wrong, Tally()).extend(Tally(counts.pop(wrong, 0), [example]))
@@ -332,6 +347,16 @@ def open_placeholders(text: str) -> list[str]:
 def quoted(text: str) -> str:
     """The beginning of a text on one line, between quotes."""
     return f'"{one_line(text, QUOTED_CHARACTERS)}"'
+
+
+def _tallies(saved: dict[str, dict]) -> dict[str, Tally]:
+    return {name: Tally(**tally) for name, tally in saved.items()}
+
+
+def _to_json(attributes: dict[str, Any]) -> bytes:
+    """The public attributes of an object; of what is no JSON its own attributes."""
+    public = {name: value for name, value in attributes.items() if not name.startswith("_")}
+    return json.dumps(public, ensure_ascii=False, default=vars).encode("utf-8")
 
 
 def _count_system(systems: Counter[str], system: str, count: int) -> None:
