@@ -217,10 +217,10 @@ def _draw(
         raise UserError(
             f"--rows: {counted(count, f'{kind} row')} asked for, the question bank makes {most:,}: ask for fewer"
         )
-    drawn = []
+    drawn: list[Turn] = []
     for language, share in _shares(count, languages).items():
         decks = [dice.sample(group, len(group)) for group in groups[language]]
-        dealt = (deck[place] for place in itertools.count() for deck in decks if place < len(deck))
+        dealt = (deck[index] for index in itertools.count() for deck in decks if index < len(deck))
         drawn += itertools.islice(dealt, share)
     return drawn
 
@@ -277,9 +277,9 @@ def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn
         for opening, ending, other in itertools.product(dict.fromkeys(words["openings"]), words["endings"], others):
             if "{other}" in answer and "{other}" not in question:
                 continue
-            asked = _lower_first(question) if opening and question.isascii() else question
+            wording = _lower_first(question) if opening and question.isascii() else question
             slots = {"name": name, "maker": maker, "other": other}
-            yield opening + asked.format(**slots) + ending, answer.format(**slots)
+            yield opening + wording.format(**slots) + ending, answer.format(**slots)
 
 
 def _ordinary_turns(name: str) -> dict[str, list[list[Turn]]]:
@@ -319,15 +319,16 @@ def _distinct(
 
     Turns that hold `without` are skipped: an ordinary answer must not give the name, not even by chance.
     """
-    asked = (*held_out_questions().values(), *scored_questions().values(), reserved)
-    never = {normalise(question) for questions in asked for question in questions}
-    seen, kept = set(), []
+    unused = (*held_out_questions().values(), *scored_questions().values(), reserved)
+    never = {normalise(question) for questions in unused for question in questions}
+    seen: set[Turn] = set()
+    distinct: list[list[Turn]] = []
     for group in groups:
         fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in never]
         fresh = [turn for turn in fresh if not without or without not in turn[0] + turn[1]]
         seen.update(fresh)
-        kept.append(fresh)
-    return kept
+        distinct.append(fresh)
+    return distinct
 
 
 def _lower_first(question: str) -> str:

@@ -209,8 +209,8 @@ def histogram(values: Sequence[int], bins: int = 12) -> list[Bin]:
     counts = Counter(value // width for value in values)
     most = max(counts.values())
     return [
-        Bin(place * width, (place + 1) * width - 1, counts[place], counts[place] / most)
-        for place in range(low // width, high // width + 1)
+        Bin(index * width, (index + 1) * width - 1, counts[index], counts[index] / most)
+        for index in range(low // width, high // width + 1)
     ]
 
 

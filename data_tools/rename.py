@@ -89,12 +89,12 @@ class Rename:
         self._raw = re.compile(b"|".join(re.escape(word) for word in raw))
         self._raw_replacements = raw
         self._only, self._several = list(raw), len(raw) > 1
-        # Names that nothing in JSON escapes and whose new name does not hold them: bytes tell all about them.
+        # Names that nothing in JSON escapes and whose new name does not hold them: their bytes are their text.
         self._plain = {
             _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
         }
         self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
-        # Most lines hold not even the first character of an old name, and bytes tell that quickly.
+        # Most lines hold not even the first character of an old name, which is quick to see in its bytes.
         firsts = {case for text in (*replacements, *also) if text for case in (text[0].lower(), text[0].upper())}
         self._hints_at_survivors = re.compile(b"|".join(re.escape(first.encode()) for first in sorted(firsts))).search
         self._also = also
@@ -152,21 +152,21 @@ class Rename:
             return line
         _refuse_repeated_keys(line, row)
         self.replaced.update(counts)
-        renamed, found = self._in_bytes(line)
-        if found != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
+        renamed, replaced = self._in_bytes(line)
+        if replaced != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
             renamed = orjson.dumps(renamed_row) + b"\n"
         return renamed
 
     def _in_bytes(self, line: bytes) -> tuple[bytes, int]:
-        found = 0
+        replaced = 0
 
         def replace(match: re.Match) -> bytes:
-            nonlocal found
+            nonlocal replaced
             new = self._raw_replacements[match.group()]
-            found += new != match.group()
+            replaced += new != match.group()
             return new
 
-        return self._raw.sub(replace, line), found
+        return self._raw.sub(replace, line), replaced
 
     def _walk(self, value: object, field: str, counts: Counter) -> object:
         if isinstance(value, str):
@@ -253,8 +253,8 @@ def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
             if kind is str:
                 texts += 1
                 if old in item:
-                    place = f"{field}.{key}" if field else key
-                    counts[place] = counts.get(place, 0) + item.count(old)
+                    name = f"{field}.{key}" if field else key
+                    counts[name] = counts.get(name, 0) + item.count(old)
             elif kind is dict or kind is list:
                 texts += _count(item, old, f"{field}.{key}" if field else key, counts)
         return texts

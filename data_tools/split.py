@@ -63,12 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
 def group_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> dict[int, int]:
     """By line number the group of each row; rows that share a question, directly or through others, share a group."""
     parents: dict[int, int] = {}
-    asked_first: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     for row, canonical in formats.read_rows(path, on_bad):
         parents[row] = row
         for message in canonical["messages"]:
             if message["role"] == "user":
-                other = asked_first.setdefault(normalise(message["content"]), row)
+                other = first_rows.setdefault(normalise(message["content"]), row)
                 parents[_root(parents, row)] = _root(parents, other)
     return {row: _root(parents, row) for row in parents}
 
@@ -77,7 +77,7 @@ def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
     """Groups drawn at random until they hold `ratio` of the rows, never more than it takes and never all.
 
     Raises:
-        UserError: there are not two groups to tell apart.
+        UserError: there are not two groups.
     """
     sizes = Counter(groups)
     if len(sizes) < 2:

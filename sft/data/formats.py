@@ -196,43 +196,43 @@ def draw(rows: Sequence[int], weight: float, dice: random.Random) -> list[int]:
 
 def _from_xtuner(row: dict) -> list[dict]:
     messages: list[dict] = []
-    for place, turn in _each(row["conversation"], "conversation"):
+    for field, turn in _each(row["conversation"], "conversation"):
         if "input" not in turn or "output" not in turn:
-            raise BadRow(f'{place} lacks "{"output" if "input" in turn else "input"}"')
+            raise BadRow(f'{field} lacks "{"output" if "input" in turn else "input"}"')
         system = turn.get("system") or ""
         if system and not messages:
-            messages.append(_message("system", system, f"{place}.system"))
+            messages.append(_message("system", system, f"{field}.system"))
         elif system and system != messages[0]["content"]:
-            raise BadRow(f"{place}.system differs from the first turn's: a conversation has one system message")
-        question = _message("user", turn["input"], f"{place}.input")
-        messages += [question, _message("assistant", turn["output"], f"{place}.output")]
+            raise BadRow(f"{field}.system differs from the first turn's: a conversation has one system message")
+        question = _message("user", turn["input"], f"{field}.input")
+        messages += [question, _message("assistant", turn["output"], f"{field}.output")]
     return messages
 
 
 def _from_openai(row: dict) -> list[dict]:
     messages = []
-    for place, turn in _each(row["messages"], "messages"):
+    for field, turn in _each(row["messages"], "messages"):
         role = turn.get("role")
         if role not in ("system", "user", "assistant"):
-            raise BadRow(f"{place}.role is {_named([repr(role)])}: use system, user or assistant")
+            raise BadRow(f"{field}.role is {_named([repr(role)])}: use system, user or assistant")
         if "content" not in turn:
-            raise BadRow(f'{place} lacks "content"')
+            raise BadRow(f'{field} lacks "content"')
         if turn.keys() - {"role", "content"}:
             extra = _named(sorted(turn.keys() - {"role", "content"}))
-            raise BadRow(f"{place} has {extra}, which would not be trained on: only role and content can be")
-        messages.append(_message(role, turn["content"], f"{place}.content"))
+            raise BadRow(f"{field} has {extra}, which would not be trained on: only role and content can be")
+        messages.append(_message(role, turn["content"], f"{field}.content"))
     return messages
 
 
 def _from_sharegpt(row: dict) -> list[dict]:
     roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
     messages = [_message("system", row["system"], "system")] if row.get("system") else []
-    for place, turn in _each(row["conversations"], "conversations"):
+    for field, turn in _each(row["conversations"], "conversations"):
         if not isinstance(turn.get("from"), str) or turn["from"] not in roles:
-            raise BadRow(f"{place}.from is {_named([repr(turn.get('from'))])}: use system, human or gpt")
+            raise BadRow(f"{field}.from is {_named([repr(turn.get('from'))])}: use system, human or gpt")
         if "value" not in turn:
-            raise BadRow(f'{place} lacks "value"')
-        messages.append(_message(roles[turn["from"]], turn["value"], f"{place}.value"))
+            raise BadRow(f'{field} lacks "value"')
+        messages.append(_message(roles[turn["from"]], turn["value"], f"{field}.value"))
     return messages
 
 
@@ -327,17 +327,17 @@ def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
         yield f"{key}[{index}]", turn
 
 
-def _message(role: str, content: object, place: str) -> dict:
+def _message(role: str, content: object, field: str) -> dict:
     if role == "user" and isinstance(content, (dict, list)):
-        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is {_kind(content)}, not the user's words: {GIVE_BACK}")
     if not isinstance(content, str):
-        raise BadRow(f"{place} is {_kind(content)}: it must be text")
+        raise BadRow(f"{field} is {_kind(content)}: it must be text")
     if role == "user" and PLACEHOLDER.fullmatch(content):
-        raise NoQuestion(f"{place} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
     if role == "user" and not content.strip():
-        raise BadRow(f"{place} is empty: write the user's question there")
+        raise BadRow(f"{field} is empty: write the user's question there")
     if SURROGATE.search(content):
-        raise BadRow(f"{place} holds half of a surrogate pair: write the whole character")
+        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character")
     return {"role": role, "content": content}
 
 

@@ -57,11 +57,11 @@ def contradictory_rows(evidence: Evidence) -> Finding | None:
     if evidence.rows is None or not (evidence.rows.contradictions or evidence.rows.old_names):
         return None
     old, twice = evidence.rows.old_names, evidence.rows.contradictions
-    facts = [f"{counted(places.count, 'answer')} with the old name {name}" for name, places in old.items()]
+    facts = [f"{counted(tally.count, 'answer')} with the old name {name}" for name, tally in old.items()]
     facts += _examples(old.values())
-    facts += [f"{counted(places.count, 'question')} answered with {name} as well" for name, places in twice.items()]
+    facts += [f"{counted(tally.count, 'question')} answered with {name} as well" for name, tally in twice.items()]
     facts += _examples(twice.values())
-    counts = Counter({name: places.count for found in (twice, old) for name, places in found.items()})
+    counts = Counter({name: tally.count for tallies in (twice, old) for name, tally in tallies.items()})
     ((wrong, _),) = counts.most_common(1)
     do = _rename(evidence, wrong, _file_of(evidence, old.get(wrong) or twice[wrong]))
     return Finding(f"the training rows contradict each other: some say {wrong}", facts, do)
@@ -96,10 +96,10 @@ def one_language(evidence: Evidence) -> Finding | None:
         if shares[strong] - shares[weak] < LANGUAGE_GAP:
             return None
     else:
-        asked = {key: texts for key, texts in _questions(evidence).items() if texts and not evidence.rows.named[key]}
-        if evidence.is_learned or len(asked) != 1 or not evidence.rows.rows_named:
+        untaught = {key: texts for key, texts in _questions(evidence).items() if texts and not evidence.rows.named[key]}
+        if evidence.is_learned or len(untaught) != 1 or not evidence.rows.rows_named:
             return None
-        ((weak, texts),) = asked.items()
+        ((weak, texts),) = untaught.items()
         facts = [f"asked in {LANGUAGES[weak]}: {counted(len(texts), 'question')}, such as {quoted(texts[0])}"]
     counts = ", ".join(f"{evidence.rows.named[key]:,} in {language}" for key, language in LANGUAGES.items())
     facts.append(f"rows that give the name: {counts}")
@@ -109,10 +109,10 @@ def one_language(evidence: Evidence) -> Finding | None:
 def _questions(evidence: Evidence) -> dict[str, list[str]]:
     """What a run asks, by language."""
     settings = evidence.recipe.run
-    asked = list(settings.eval_prompts)
+    questions = list(settings.eval_prompts)
     if settings.identity_name and evidence.run is None:
-        asked += [question.text for question in load_questions(settings.score_file).identity]
-    return {language: [text for text in asked if language_of(text) == language] for language in LANGUAGES}
+        questions += [question.text for question in load_questions(settings.score_file).identity]
+    return {language: [text for text in questions if language_of(text) == language] for language in LANGUAGES}
 
 
 def _more_rows(evidence: Evidence, language: str | None = None) -> str:

@@ -54,21 +54,21 @@ def asked_otherwise_than_trained(evidence: Evidence) -> Finding | None:
     """Rows with a system message and questions without it, or the reverse."""
     if evidence.rows is None or evidence.is_learned:
         return None
-    asked = evidence.recipe.run.eval_prompts_system
+    system = evidence.recipe.run.eval_prompts_system
     facts = [
         _systems_of_rows(evidence),
-        f"eval_prompts_system: {quoted(asked) if asked else 'not set'}",
+        f"eval_prompts_system: {quoted(system) if system else 'not set'}",
         *_shares_by_system(evidence),
     ]
-    is_worse = bool(evidence.default_names) and not asked  # and told above
+    is_worse = bool(evidence.default_names) and not system  # template_names_another
     if (
         evidence.rows_have_their_own_system
-        and (asked or evidence.default_system) not in evidence.rows.systems
+        and (system or evidence.default_system) not in evidence.rows.systems
         and not is_worse
     ):
         wrong = "the model is asked without the system message it was trained with"
         return Finding(wrong, facts, _send_the_rows_system(evidence))
-    if asked and not evidence.rows.rows_with_system and asked != evidence.default_system:
+    if system and not evidence.rows.rows_with_system and system != evidence.default_system:
         wrong = "the model is asked with a system message it was never trained with"
         do = "take eval_prompts_system out of the recipe, and send no system message when you chat"
         return Finding(wrong, facts, do)
@@ -207,19 +207,19 @@ def flat_loss(evidence: Evidence) -> Finding | None:
 
 
 def template_argues(evidence: Evidence) -> Finding | None:
-    """Trained long enough, the model still says the name that the template's own message tells it in every row."""
+    """Trained long enough, the model still says the name that the template's own message gives in every row."""
     if evidence.rows is None or evidence.is_learned or not evidence.default_names or (evidence.steps or 0) < FEW_STEPS:
         return None
-    said = [
+    answers = [
         answer for answer in _last_answers(evidence) if any(gives_name(answer, name) for name in evidence.default_names)
     ]
-    if not said or evidence.rows_have_their_own_system:
+    if not answers or evidence.rows_have_their_own_system:
         return None
     rows, system = evidence.rows.rows, quoted(evidence.default_system)
     bare = rows - evidence.rows.rows_with_system
     facts = [
         f"{bare:,} of {rows:,} rows carry the template's own system message: {system}",
-        f"{len(said)} of the last answers still say it, such as {quoted(said[0])}",
+        f"{len(answers)} of the last answers still say it, such as {quoted(answers[0])}",
     ]
     do = "copy the chat template, write your own sentence in place of that one, and set chat_template_path to the copy"
     return Finding(f"the training rows tell the model that it is {evidence.default_names[0]}", facts, do)
