@@ -9,6 +9,7 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from data_tools import bad_lines
 from sft.core import files
@@ -54,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.input}: {rows_in} in; {arguments.out}: {rows_out} out, as {arguments.to}")
     for reason, count in dropped.items():
         print(f"  {count:>9,}  {reason}")
-    for line in bad.summary():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     return 0
 
 
-def convert(row: object, to: str, form: str | None = None, dropped: Counter[str] | None = None) -> dict | None:
+def convert(row: Any, to: str, form: str | None = None, dropped: Counter[str] | None = None) -> dict | None:
     """The row in the format `to`; None where it cannot be held and `dropped` counts such rows.
 
     Raises:

@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.near is not None and not 0.5 <= arguments.near <= 1:
         raise UserError("--near: must lie between 0.5 and 1, such as 0.9")
     duplicates = Duplicates(arguments.near)
-    rows, dropped, examples = 0, Counter[str](), []
+    rows, dropped = 0, Counter[str]()
+    examples: list[str] = []
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.input}: {counted(rows, 'row')} in; {arguments.out}: {counted(left, 'row')} out")
     for reason, count in dropped.items():
         print(f"  {count:>9,}  dropped: {reason} an earlier row")
-    for line in bad.summary() + [f"    {example}" for example in examples]:
-        print(line)
+    for summary in bad.summary() + [f"    {example}" for example in examples]:
+        print(summary)
     if dropped.total() > len(examples):
         print(f"    ... and {dropped.total() - len(examples):,} more")
     return 0

@@ -132,7 +132,7 @@ def generate(
     about_it = _identity_turns(name, author, patterns, reserved)
     identity = _draw("identity", about_it, rows - ordinary_rows, languages, dice)
     small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, languages, dice)
-    before = itertools.cycle(small_talk or [None])
+    before = itertools.cycle(small_talk)
     conversations = [
         [next(before), turn] if small_talk and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
         for index, turn in enumerate(identity)
@@ -172,7 +172,7 @@ def load_patterns(path: Path) -> list[Pattern]:
         UserError: the file cannot be read, or an entry is not as described at the top; names its line.
     """
     root, entries = read_yaml(path)
-    if not isinstance(entries, list) or not entries:
+    if root is None or not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: holds no pattern: write a list of entries with questions and answers")
     return [
         _pattern(f"{path}:{node.start_mark.line + 1}", entry) for node, entry in zip(root.value, entries, strict=True)

@@ -250,7 +250,7 @@ def _token_counter(folder: str) -> Callable[[list[dict]], int]:
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template:
         raise UserError(f"{folder}: the tokenizer has no chat template: name a chat model")
-    return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
+    return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
 
 
 def _line(count: int, who: str, what: str) -> str:

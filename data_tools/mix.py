@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             line = file.readline()
             out.write(line if line.endswith(b"\n") else line + b"\n")
     print(f"{arguments.out}: {counted(len(drawn), 'row')}")
-    for line in bad.summary():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     return 0
 
 

@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing to change: the file holds no old name and no placeholder that was given")
     for field, count in rename.replaced.most_common():
         print(f"  {count:>9,}  {field}")
-    for line in bad.summary():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     for spelling, (count, number) in rename.survivors.items():
         print(f"warning: {spelling!r} still stands in {counted(count, 'line')}, the first is line {number}")
     return 0
@@ -78,7 +78,7 @@ class Rename:
     it is left alone, so that a second run changes nothing.
     """
 
-    def __init__(self, replacements: dict[str, str], also: list[str] = ()):
+    def __init__(self, replacements: dict[str, str], also: Sequence[str] = ()):
         self.replacements = replacements
         self.replaced: Counter[str] = Counter()
         self.survivors: dict[str, tuple[int, int]] = {}

@@ -8,6 +8,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from data_tools import bad_lines
 from sft.core import files
@@ -52,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
                 out.write(repair(line))
             except formats.BadRow as problem:
                 bad(arguments.input, number, problem, line)
-    for line in repair.report(arguments.input, arguments.out, bad):
-        print(line)
+    for summary in repair.report(arguments.input, arguments.out, bad):
+        print(summary)
     return 0
 
 
@@ -74,7 +75,7 @@ class Repair:
             BadRow: the row is not in XTuner's form.
         """
         index, self.rows = self.rows, self.rows + 1
-        row = formats.parse_line(line)
+        row: Any = formats.parse_line(line)
         turns = row.get("conversation") if isinstance(row, dict) else None
         if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
             raise formats.BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')

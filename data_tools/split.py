@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.input}: {counted(total + bad.count, 'row')} in")
     for path in (arguments.train, arguments.eval):
         print(f"{path}: {counted(counts[path], 'row')} out ({counts[path] / total:.1%})")
-    for line in bad.summary():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     together = counted(len(set(groups.values())), "group")
     print(f"no question stands in both; rows that share questions went together, in {together}")
     return 0
@@ -82,7 +82,8 @@ def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise UserError("every row shares its questions with every other, so none can be held out")
-    wanted, drawn, rows = max(round(len(groups) * ratio), 1), set(), 0
+    wanted, rows = max(round(len(groups) * ratio), 1), 0
+    drawn: set[int] = set()
     for group in random.Random(seed).sample(sorted(sizes), len(sizes)):
         if rows >= wanted or len(drawn) == len(sizes) - 1:
             break

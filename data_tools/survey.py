@@ -8,7 +8,8 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from data_tools.dedup import Duplicates, NearDuplicates
 from sft.core.text import Tally, normalise
@@ -51,7 +52,7 @@ _KINDS = list(_SHAPES)
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
-    def __init__(self, was: list[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
+    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
         self.was, self.count_tokens = list(was), count_tokens
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
@@ -90,7 +91,7 @@ class Survey:
         self._add_repeats(number, messages if has_question else messages[-1:])
         self._add_texts(number, [message["content"] for message in messages])
 
-    def _add_nested(self, row: dict) -> None:
+    def _add_nested(self, row: Any) -> None:
         self.nested += 1
         for turn in _dicts(row.get("conversation")):
             question = turn.get("input")
@@ -157,9 +158,9 @@ class Survey:
         return self.names.total()
 
 
-def as_trained_by_xtuner(row: dict) -> list[dict]:
+def as_trained_by_xtuner(row: Any) -> list[dict]:
     """The messages XTuner makes of a row without a question: an object becomes its Python repr, the user's words."""
-    messages = []
+    messages: list[dict] = []
     for turn in _dicts(row.get("conversation")):
         if not messages and turn.get("system"):
             messages.append({"role": "system", "content": str(turn["system"])})
@@ -182,7 +183,7 @@ def sensitive(text: str) -> Iterator[tuple[str, str]]:
     Shapes only: a match may be harmless, and what has another shape is missed.
     """
     for match in _ANY.finditer(text):
-        yield _KINDS[match.lastindex - 1], match.group()[:4] + "*" * min(len(match.group()) - 4, 8)
+        yield _KINDS[(match.lastindex or 1) - 1], match.group()[:4] + "*" * min(len(match.group()) - 4, 8)
 
 
 def script(text: str) -> str:

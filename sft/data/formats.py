@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sft.core import files
 from sft.core.errors import UserError
@@ -41,7 +42,7 @@ class NoQuestion(BadRow):
     """A row whose input is an object or a placeholder, so that nobody asked the question."""
 
 
-def stop_at_bad_line(path: str | Path, number: int, problem: BadRow, raw: bytes) -> None:
+def stop_at_bad_line(path: str | Path, number: int, problem: BadRow, raw: bytes) -> NoReturn:
     """The default for `on_bad` of every reader: `UserError` with the line's place."""
     raise UserError(f"{path}:{number}: {problem}") from None
 
