@@ -1,11 +1,11 @@
-"""Speed and peak memory of reading, tokenising and packing a training file.
+"""Speed and peak memory of a start up to its plan: reading, tokenising, packing and checking a training file.
 
     python -m benchmarks.data_pipeline --rows 10000 100000 1000000
     python -m benchmarks.data_pipeline --rows 10000 100000 --against trl      # beside TRL's own preparation of it
 
 Makes files of conversations of varied length, cut out of this repository's English and Chinese prose, and prepares each
 in a fresh process with an empty cache (cold) and again with what that left there (warm). The tokenizer is the demo
-model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, imports left out.
+model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, without imports.
 
 Memory is the most that all processes together held at one moment, shared pages counted once: `own` is what they
 allocated, `mapped` what they had in view of files, which the kernel takes back when anybody needs the room.
@@ -35,13 +35,17 @@ OURS = """
 import json, sys, time
 from sft.core.console import quiet_the_stack
 quiet_the_stack()
-from sft.data.dataset import load_dataset
-from sft.models.loading import load_tokenizer
 from sft.config.recipe import load_recipe
+from sft.data.dataset import load_dataset, load_held_out
+from sft.evaluation.diagnosis import warnings_before_training
+from sft.models.loading import load_tokenizer
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 started = time.perf_counter()
-packs, _ = load_dataset(recipe, tokenizer)
+packs, card = load_dataset(recipe, tokenizer)
+load_held_out(recipe, tokenizer)
+card.lines()
+warnings_before_training(recipe, tokenizer, card)
 print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(packs)}))
 """
 
@@ -72,6 +76,7 @@ print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(trainer
 
 
 def main() -> None:
+    """Measure every program with every number of rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--against", nargs="*", default=[], choices=("trl",), help="programs beside this one")

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from sft.config.recipe import load_recipe
     from sft.core.console import console, waiting
-    from sft.data.identity import mentions
+    from sft.data.identity import OLD_NAMES, mentions
     from sft.data.questions import load_questions
-    from sft.evaluation.score import OLD_NAMES, score, share
+    from sft.evaluation.score import score, share
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:

@@ -20,21 +20,6 @@ from sft.training.launch import broadcast_from_main
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one.
 BATCH, BATCH_ON_A_GPU = 16, 64
-# Names that base models give themselves; what a recipe's identity_old_names adds to is this list.
-OLD_NAMES = (
-    "InternLM",
-    "书生",
-    "浦语",
-    "SmolLM",
-    "ChatGPT",
-    "GPT-4",
-    "OpenAI",
-    "Qwen",
-    "通义千问",
-    "DeepSeek",
-    "Llama",
-    "Claude",
-)
 GENERATION = {"max_new_tokens": 48, "do_sample": False}
 
 

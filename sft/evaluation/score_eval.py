@@ -14,9 +14,10 @@ from accelerate.utils import broadcast_object_list
 
 from sft.core.console import say, waiting
 from sft.core.text import counted
+from sft.data.identity import OLD_NAMES
 from sft.data.questions import load_questions
 from sft.evaluation.chat_eval import Evaluation
-from sft.evaluation.score import OLD_NAMES, Score, score
+from sft.evaluation.score import Score, score
 from sft.models.loading import is_in_parts
 from sft.runs.run_files import read_run
 from sft.training.trainer import RecipeTrainer

@@ -140,7 +140,7 @@ def test_with_skip_bad_every_bad_line_is_in_the_report_and_the_counts_add_up(run
     assert [entry["line"] for entry in entries] == [2, 4, 6, 8]
     assert [entry["text"] for entry in entries] == ["{broken", '"\\xff"', "[1, 2", bad[3].decode()]
     assert all(entry["file"].endswith("in.jsonl") and entry["reason"] for entry in entries)
-    assert re.search(rf"4  left out, bad: each is in {report} with its reason", said)
+    assert re.search(rf"4  skipped, bad: each is in {report} with its reason", said)
     if rows_in := re.search(r"([\d,]+) rows in", said):
         assert int(rows_in.group(1)) == 7
 
@@ -151,7 +151,7 @@ def test_the_report_is_whole_even_when_nothing_was_bad(run, verb, tmp_path):
     code, rows, said = run(verb, content, "--skip-bad", str(tmp_path / "report.jsonl"))
     assert (code, rows) == (0, 2)
     assert (tmp_path / "report.jsonl").read_bytes() == b""
-    assert "left out" not in said
+    assert "skipped" not in said
 
 
 @pytest.mark.parametrize("verb", ALL_VERBS)

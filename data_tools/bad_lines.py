@@ -1,4 +1,4 @@
-"""What becomes of lines that cannot be read: the first stops the verb, or `--skip-bad` lists them all in a report.
+"""What a verb does with lines it cannot read: it stops at the first, or `--skip-bad` lists them all in a report.
 
 Knows nothing about what makes a line bad: that is a `BadRow` of whoever read it.
 """
@@ -14,25 +14,26 @@ from sft.data import formats
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--skip-bad` to a verb that reads lines."""
     parser.add_argument(
-        "--skip-bad", type=Path, metavar="REPORT.jsonl", help="leave out lines that cannot be read and list them there"
+        "--skip-bad", type=Path, metavar="REPORT.jsonl", help="skip lines that cannot be read and list them there"
     )
 
 
 @contextmanager
-def handled(report: Path | None, *sources: Path) -> Iterator["BadLines"]:
-    """Something to give bad lines to while `sources` are read; the report is there, whole, when all went well."""
+def collect(report: Path | None, *sources: Path) -> Iterator["BadLines"]:
+    """Collect bad lines while `sources` are read; the report, if one is wanted, appears when all went well."""
     if report is None:
-        yield BadLines(None, report)
+        yield BadLines()
         return
     with files.atomic_write(report, *sources) as out:
         yield BadLines(out, report)
 
 
 class BadLines:
-    """Takes bad lines, one after another, and counts those that were left out."""
+    """Takes bad lines, one after another, and counts those that were skipped."""
 
-    def __init__(self, out: BinaryIO | None, report: Path | None):
+    def __init__(self, out: BinaryIO | None = None, report: Path | None = None):
         self._out, self._report = out, report
         self.count = 0
 
@@ -55,6 +56,6 @@ class BadLines:
         self._out.write(formats.json_line(entry))
         self.count += 1
 
-    def account(self) -> list[str]:
-        """A line for the verb's account of rows, or none where nothing was left out."""
-        return [f"  {self.count:>9,}  left out, bad: each is in {self._report} with its reason"] if self.count else []
+    def summary(self) -> list[str]:
+        """A line for the verb's summary of rows, or none where nothing was skipped."""
+        return [f"  {self.count:>9,}  skipped, bad: each is in {self._report} with its reason"] if self.count else []
