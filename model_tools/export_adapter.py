@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from model_tools.checkpoints import trained_adapter
-    from sft.core.new_folder import atomic_folder, refuse_occupied
+    from sft.core.files import atomic_folder, refuse_occupied
 
     refuse_occupied(arguments.out)
     found = trained_adapter.read_adapter(arguments.checkpoint, arguments.fp32, arguments.config)
@@ -53,8 +53,8 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
     Raises:
         UserError: the base model is not here to tell what its names mean.
     """
-    from model_tools.chatting.model_folder import config_file
     from model_tools.checkpoints import internlm2_adapter
+    from model_tools.checkpoints.model_folder import config_file
 
     if not internlm2_adapter.has_published_names(tensors):
         return tensors, config, False
@@ -75,7 +75,7 @@ def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from model_tools.chatting.model_folder import ADAPTER_FILE
+    from model_tools.checkpoints.model_folder import ADAPTER_FILE
     from model_tools.merging.merged_folder import TOKENIZER_FILES
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -108,9 +108,9 @@ def _write_card(folder: Path, config: dict, origin: str, title: str) -> None:
 
 
 def _summary(tensors: dict, config: dict) -> str:
-    from model_tools.checkpoints.adapter_tensors import ranks
+    from model_tools.checkpoints.adapter_tensors import module_ranks
 
-    names = sorted({module.rpartition(".")[2] for module in ranks(tensors)})
+    names = sorted({module.rpartition(".")[2] for module in module_ranks(tensors)})
     size = sum(tensor.nbytes for tensor in tensors.values())
     lora = f"r {config.get('r')}, alpha {config.get('lora_alpha')}, {' '.join(names)}, " if names else ""
     return f"{len(tensors)} tensors, {lora}{size / 2**20:,.2f} MiB, {_dtypes(tensors)}"

@@ -13,7 +13,7 @@ from functools import partial
 from html import escape
 
 from model_tools.chat import add_model_arguments
-from model_tools.chatting.model_folder import Named, resolve
+from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    named = resolve(arguments.model, arguments.adapter)
+    named = resolve_model(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, suppress(KeyboardInterrupt):
         _require_gradio()
         from model_tools.chatting.conversation import ChatModel
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
-            serve(build_page(model, named, arguments.system), listening)
+            serve_page(build_page(model, named, arguments.system), listening)
         finally:
             model.end()
     return 0
@@ -64,7 +64,7 @@ def open_port(port: int) -> socket.socket:
         raise UserError(f"--port {port}: {reason}: name another port, or 0 for a free one") from None
 
 
-def build_page(model, named: Named, system: str | None):
+def build_page(model, named: NamedModel, system: str | None):
     """The page as Gradio's Blocks: a system message, one or two conversations, a question, three buttons."""
     import gradio
 
@@ -74,7 +74,7 @@ def build_page(model, named: Named, system: str | None):
     with gradio.Blocks(title=named.base, analytics_enabled=False) as page:
         system_box = gradio.Textbox(system or "", label="系统消息 System message", max_lines=4, elem_id="system")
         with gradio.Row():
-            # No copy button: it would give the text as `shown` escapes it.
+            # No copy button: it would give the text escaped by `escape_messages`.
             plain = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
             chats = [
                 gradio.Chatbot(label=name, elem_classes="chat", height="", min_width=300, **plain) for name in sides
@@ -87,7 +87,7 @@ def build_page(model, named: Named, system: str | None):
             clear = gradio.Button("清空 Clear", min_width=80, elem_id="clear")
         answering = gradio.on(
             [send.click, question.submit],
-            partial(answer, model, list(sides.values())),
+            partial(answer_on_page, model, list(sides.values())),
             [question, system_box, *histories],
             [question, *chats, *histories],
             concurrency_limit=1,
@@ -109,7 +109,7 @@ def build_page(model, named: Named, system: str | None):
     return page
 
 
-def answer(model, sides: list[bool], question: str, system: str, *histories: list[dict]) -> Iterator[list]:
+def answer_on_page(model, sides: list[bool], question: str, system: str, *histories: list[dict]) -> Iterator[list]:
     """Let each side answer, with its adapter or without, one by one, and yield what the page shows meanwhile.
 
     That is the question box, the chats, and the histories: what was answered, as far as it came.
@@ -123,15 +123,15 @@ def answer(model, sides: list[bool], question: str, system: str, *histories: lis
         return
     remembered = list(histories)
     chats = [[*history, {"role": "user", "content": question}] for history in histories]
-    yield ["", *map(shown, chats), *remembered]
-    for place, with_adapter in enumerate(sides):
-        conversation = Conversation(model, system.strip() or None, with_adapter, [*histories[place]])
-        asked = chats[place]
+    yield ["", *map(escape_messages, chats), *remembered]
+    for number, with_adapter in enumerate(sides):
+        conversation = Conversation(model, system.strip() or None, with_adapter, [*histories[number]])
+        shown = chats[number]
         try:
             for text in conversation.ask(question):
-                remembered[place] = chats[place] = [*asked, {"role": "assistant", "content": text}]
+                remembered[number] = chats[number] = [*shown, {"role": "assistant", "content": text}]
                 # The box is the person's again, who may be typing the next question.
-                yield [gradio.skip(), *map(shown, chats), *remembered]
+                yield [gradio.skip(), *map(escape_messages, chats), *remembered]
         except UserError as problem:
             raise gradio.Error(str(problem), print_exception=False) from None
         if conversation.answer.stop_reason == "max_new_tokens":
@@ -139,7 +139,7 @@ def answer(model, sides: list[bool], question: str, system: str, *histories: lis
             gradio.Info(f"回答到 {tokens} 个 token 为止 The answer was cut after {tokens} tokens (--max_new_tokens)")
 
 
-def shown(messages: list[dict[str, str]]) -> list[dict]:
+def escape_messages(messages: list[dict[str, str]]) -> list[dict]:
     """The messages so that Gradio shows each character: it would take tags out, and the indent off a plain string."""
     return [
         {"role": message["role"], "content": [{"type": "text", "text": escape(message["content"])}]}
@@ -147,7 +147,7 @@ def shown(messages: list[dict[str, str]]) -> list[dict]:
     ]
 
 
-def serve(page, listening: socket.socket) -> None:
+def serve_page(page, listening: socket.socket) -> None:
     """Serve the page until Ctrl-C."""
     import gradio
     import uvicorn

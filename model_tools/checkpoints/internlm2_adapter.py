@@ -14,11 +14,11 @@ from peft.utils.other import get_pattern_key
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, ranks
+from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, module_ranks
 from sft.core.errors import UserError
 from sft.models import internlm2
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 RULES = get_checkpoint_conversion_mapping("internlm2")
 RENAMINGS = [rule for rule in RULES if isinstance(rule, WeightRenaming)]
@@ -97,10 +97,10 @@ def _renamed(config: dict, tensors: Tensors, made: Tensors) -> dict:
     old_alphas = config.get("alpha_pattern") or {}
     alphas = {
         new: old_alphas.get(get_pattern_key(old_alphas, module), config["lora_alpha"])
-        for module in ranks(tensors)
+        for module in module_ranks(tensors)
         for new in _modules(module)
     }
-    new_ranks = ranks(made)
+    new_ranks = module_ranks(made)
     rank = Counter(new_ranks.values()).most_common(1)[0][0]
     saved = [new for module in config.get("modules_to_save") or () for new in _modules(module)]
     tokens = config.get("trainable_token_indices")

@@ -11,10 +11,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoTokenizer, GenerationConfig
 
-from model_tools.chatting.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.merging.tuned_modules import Adapter
 from sft.models import internlm2, internlm2_tokenizer
-from sft.models.generation import end_tokens
+from sft.models.generate import end_tokens
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sft.core.errors import UserError, one_line
 
@@ -31,6 +32,24 @@ class Adapter:
     @property
     def config(self) -> PeftConfig:
         return PeftConfig.from_pretrained(str(self.folder))
+
+
+def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTrainedModel:
+    """The model the adapters were trained on, on the meta device: its class is theirs, or the config's.
+
+    Raises:
+        UserError: Transformers has no such class.
+    """
+    trained = adapters[0].config
+    named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
+    with torch.device("meta"):
+        if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
+            return AutoModelForCausalLM.from_config(config)
+        if not hasattr(transformers, named):
+            raise UserError(
+                f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
+            )
+        return getattr(transformers, named)._from_config(config)
 
 
 class TunedModules:

@@ -25,7 +25,7 @@ from sft.data.identity import gives_name
 from sft.data.identity_rows import quoted
 from sft.data.questions import load_questions
 from sft.evaluation.evidence import LEARNED, Evidence, evidence_of_plan, generation_settings, rendered
-from sft.models.generation import end_tokens
+from sft.models.generate import end_tokens
 from sft.runs.run_files import number
 
 FEW_STEPS, ENOUGH_STEPS = 30, 60

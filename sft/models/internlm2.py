@@ -89,7 +89,7 @@ def register_with_liger() -> set[str]:
     return set(MODEL_TYPE_TO_APPLY_LIGER_FN)
 
 
-def register() -> None:
+def register_with_transformers() -> None:
     """Make `AutoConfig` and `AutoModelForCausalLM` know internlm2; a second call changes nothing."""
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)
     AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM, exist_ok=True)

@@ -27,9 +27,9 @@ from trl import ModelConfig, get_quantization_config
 
 from sft.core.errors import UserError, one_line
 from sft.models import internlm2, internlm2_tokenizer
-from sft.models.lora_scale import scale_line
+from sft.models.adapter import scale_line
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 
 def load_tokenizer(
@@ -103,7 +103,7 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
     return model
 
 
-def describe(model: torch.nn.Module, settings: ModelConfig) -> str:
+def describe_parameters(model: torch.nn.Module, settings: ModelConfig) -> str:
     """One line: trainable and all parameters, and the scale alpha/r an adapter's output is multiplied with.
 
     Counts weights, not storage: a 4-bit layer counts all its weights, a ZeRO-3 shard the whole tensor.

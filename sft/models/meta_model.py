@@ -27,7 +27,7 @@ from sft.core.errors import UserError, one_line
 from sft.models import internlm2
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 # bitsandbytes, `functional.quantize_4bit`: a float32 scale for every block; nested, one byte instead, and a float32
 # for every 256 of those. 8 bits: a float32 for every output, `nn.Int8Params.SCB`.
