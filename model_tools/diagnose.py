@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("run", type=Path, help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("--merged", type=Path, metavar="DIR", help="the merged model that is asked")
     parser.add_argument("--base", type=Path, metavar="DIR", help="the base model's folder, if it is not where it was")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns 1 where there is a finding, else 0."""
     from model_tools.diagnosing.causes import CAUSES_IN_WEIGHTS
     from model_tools.diagnosing.model_parts import find_parts
     from sft.core.console import console

@@ -54,11 +54,13 @@ WITHOUT_COUNTERPART = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("config", type=Path, help="XTuner config, such as internlm2_5_chat_7b_qlora_alpaca_e3_copy.py")
     parser.add_argument("out", type=Path, help="recipe to write, such as recipes/mine.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     config = read_config(arguments.config)
     _refuse_what_is_no_text_sft(arguments.config, config)
     settings, notes = recipe_of(config)

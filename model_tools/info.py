@@ -48,10 +48,12 @@ class PathSummary:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("path", type=Path, help="folder of a model, adapter, checkpoint or run, or XTuner's iter_N.pth")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns 1 where something is missing or cut short, else 0."""
     path = arguments.path
     summary = recognise(path)
     summary.facts["on disk"] = _size(_bytes_on_disk(path))

@@ -17,6 +17,7 @@ SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("base", help="the base model's folder or hub id")
     parser.add_argument(
         "adapters",
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns 1 where verifying finds another model, else 0."""
     from model_tools.checkpoints.model_folder import adapter_folder, local_folder
     from model_tools.merging import verify
     from model_tools.merging.tuned_modules import Adapter
@@ -125,11 +127,11 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
         if remembered != model_fingerprint(str(base)):
             raise UserError(f"{adapter}: was trained on other weights than those of {name}: give {base_of(adapter)}")
         return
-    said = base_of(adapter)
-    if _plain(said) not in {_plain(name), _plain(str(base.resolve()))}:
+    base_name = base_of(adapter)
+    if _plain(base_name) not in {_plain(name), _plain(str(base.resolve()))}:
         raise UserError(
-            f"{adapter}: says that its base is {said}, not {name}: if they are the same model, put this name into its "
-            f"{ADAPTER_FILE} as base_model_name_or_path"
+            f"{adapter}: says that its base is {base_name}, not {name}: if they are the same model, put this name into "
+            f"its {ADAPTER_FILE} as base_model_name_or_path"
         )
 
 

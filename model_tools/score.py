@@ -15,6 +15,7 @@ SHOWN_CHARACTERS = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder")
     parser.add_argument("recipe", help="recipe with identity_name, such as recipes/demo.yaml")
     parser.add_argument("--adapter", help="adapter folder or run directory, where MODEL is its base model")
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
     from sft.config.recipe import load_recipe
     from sft.core.console import console, waiting

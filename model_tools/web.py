@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from html import escape
+from typing import Any
 
 from model_tools.chat import add_model_arguments
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
@@ -31,11 +32,13 @@ FONTS = ("Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0 takes a free one")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     named = resolve_model(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, suppress(KeyboardInterrupt):
         _require_gradio()
@@ -60,7 +63,7 @@ def open_port(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as problem:
-        reason = os.strerror(problem.errno)
+        reason = problem.strerror or problem
         raise UserError(f"--port {port}: {reason}: name another port, or 0 for a free one") from None
 
 
@@ -75,7 +78,7 @@ def build_page(model, named: NamedModel, system: str | None):
         system_box = gradio.Textbox(system or "", label="系统消息 System message", max_lines=4, elem_id="system")
         with gradio.Row():
             # No copy button: it would give the text escaped by `escape_messages`.
-            plain = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
+            plain: dict[str, Any] = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
             chats = [
                 gradio.Chatbot(label=name, elem_classes="chat", height="", min_width=300, **plain) for name in sides
             ]
@@ -134,7 +137,7 @@ def answer_on_page(model, sides: list[bool], question: str, system: str, *histor
                 yield [gradio.skip(), *map(escape_messages, chats), *remembered]
         except UserError as problem:
             raise gradio.Error(str(problem), print_exception=False) from None
-        if conversation.answer.stop_reason == "max_new_tokens":
+        if conversation.answer and conversation.answer.stop_reason == "max_new_tokens":
             tokens = model.settings.max_new_tokens
             gradio.Info(f"回答到 {tokens} 个 token 为止 The answer was cut after {tokens} tokens (--max_new_tokens)")
 

@@ -94,7 +94,7 @@ class ModelParts:
             return {}
         base, tuned = self.fitted
         modules = [name for name, needed in tuned.parameters.items() if base.sources.keys() >= set(needed)]
-        changes = {}
+        changes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for module in _spread(modules, SAMPLED_MODULES):
             before = {name: base.read(name) for name in tuned.parameters[module]}
             after = tuned.merge(module, {name: value.clone() for name, value in before.items()}, "cpu")

@@ -75,7 +75,7 @@ class MergedWeights:
                 for name, content in self._contents(unit, device):
                     writer.write(name, content)
 
-    def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, object]]:
+    def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, torch.Tensor | Iterator[bytes]]]:
         if unit.modules:
             yield from self._merged(unit, device).items()
         elif self._as_parameters and unit.stored in self._layout.groups:
@@ -139,12 +139,13 @@ class MergedWeights:
 
         for names in self._layout.groups:
             join(names)
-        modules = defaultdict(list)
+        modules: dict[str, list[str]] = defaultdict(list)
         for module, parameters in self._tuned.parameters.items():
             needed = [name for parameter in parameters for name in self._home[self._source[parameter]]]
             join(needed)
             modules[needed[0]].append(module)
-        members, changed = defaultdict(list), defaultdict(list)
+        members: dict[str, list[str]] = defaultdict(list)
+        changed: dict[str, list[str]] = defaultdict(list)
         for name in self._files.tensors:
             members[first(name)].append(name)
             changed[first(name)] += modules[name]

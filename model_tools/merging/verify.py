@@ -72,7 +72,7 @@ def report_difference(base: Path, adapters: list[Adapter], out: Path) -> int:
     return 0
 
 
-@torch.no_grad
+@torch.no_grad()
 def compare_models(base: Path, adapters: list[Adapter], out: Path) -> Difference:
     """Ask both models the evaluation prompts of the adapter's run, or the tutorial's."""
     tokenizer = AutoTokenizer.from_pretrained(out)

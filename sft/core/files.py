@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -60,7 +60,7 @@ def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
                     line, begin = _without_mark(path, line), len(codecs.BOM_UTF8)
                 if line and not line.isspace():
                     yield number, begin, line
-            bar.update(bar.total - bar.n)
+            bar.update((bar.total or 0) - bar.n)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
@@ -82,7 +82,7 @@ def _without_mark(path: str | Path, line: bytes) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=file)
     if suffix == ".zst":

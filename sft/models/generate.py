@@ -7,6 +7,7 @@ nothing about training.
 import copy
 from dataclasses import dataclass
 
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sft.models.loading import is_in_parts, preserve_state
@@ -37,7 +38,7 @@ def reply_to_all(
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
     with preserve_state(model):
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]  # mixed in when a model class is made
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             generation_config=settings,
@@ -48,7 +49,9 @@ def reply_to_all(
     ]
 
 
-def generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chosen: dict) -> GenerationConfig:
+def generation_config(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, chosen: dict
+) -> GenerationConfig:
     """The model's own settings with the chosen ones on top, ending at every token that ends a turn."""
     settings = copy.deepcopy(model.generation_config)
     ends = end_tokens(settings, tokenizer)

@@ -189,7 +189,7 @@ def test_a_fused_adapter_says_on_the_native_model_what_it_said_on_its_own(publis
     folder, own = published(shape)
     own.save_pretrained(tmp_path / "fused")
     out, said = export(tmp_path / "fused")
-    assert "wqkv dealt out to q_proj, k_proj, v_proj" in said
+    assert "wqkv split into q_proj, k_proj, v_proj" in said
     assert_says_the_same(loaded(load_model(ModelConfig(str(folder), dtype="float32")), out), own)
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_dealt_out_is_refused(published, export, tmp_path):
     _, own = published(SHAPE, target_modules=["wqkv"], init_lora_weights="pissa")
     own.save_pretrained(tmp_path / "fused")
     _, said = export(tmp_path / "fused", code=2)
-    assert "init_lora_weights pissa on InternLM2's fused modules cannot be dealt out" in said
+    assert "init_lora_weights pissa on InternLM2's fused modules cannot be split" in said
 
 
 # XTuner's checkpoints.

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from sft.core.errors import UserError
 from sft.models.adapter import BASE_RECORD, read_fingerprint
-from sft.models.weight_files import WeightFiles
+from sft.models.weight_files import WeightFiles, read_headers
+from tests.support.malicious_pickle import Call
 
 WEIGHTS = {
     "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -94,6 +95,34 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path, spoil, said):
     spoil(shard)
     with pytest.raises(UserError, match=f"{shard.name}: .*{said}"):
         WeightFiles(folder)
+
+
+def test_headers_are_read_on_after_the_first_problem(tmp_path):
+    folder = write(tmp_path / "model", "safetensors", 3)
+    first, second, third = sorted(folder.glob("*.safetensors"))
+    first.unlink()
+    os.truncate(second, 20)
+    headers = read_headers(folder)
+    assert [problem.split(": ")[0] for problem in headers.problems] == [str(first), str(second)]
+    assert headers.files == 2
+    assert {tensor.file for tensor in headers.tensors.values()} == {third}
+
+
+def test_a_type_that_torch_does_not_have_is_named_and_not_read(tmp_path):
+    header = json.dumps({"packed": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    headers = read_headers(tmp_path)
+    assert (headers.problems, headers.tensors["packed"].dtype_name) == ([], "F4")
+    with pytest.raises(UserError, match=r"model\.safetensors: holds tensors of type F4, which cannot be read here"):
+        WeightFiles(tmp_path)
+
+
+def test_a_pickled_shard_that_would_run_code_is_refused(tmp_path):
+    torch.save({"a.weight": Call(os.mkdir, str(tmp_path / "mark"))}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: asks for posix\.mkdir, which is no data"):
+        WeightFiles(tmp_path)
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_broken_index_is_told(tmp_path):
