@@ -1,4 +1,4 @@
-"""The hash of a file is taken anew whenever the file may have changed."""
+"""A hash is taken anew whenever the file may have changed; a folder is written whole or not at all."""
 
 import os
 
@@ -39,9 +39,13 @@ def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
 
 
 def test_a_folder_that_failed_on_the_way_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.atomic_folder(tmp_path / "out") as aside:
-        (aside / "file").write_text("x")
-        raise ZeroDivisionError
+    def write_half() -> None:
+        with files.atomic_folder(tmp_path / "out") as aside:
+            (aside / "file").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 
