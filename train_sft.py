@@ -105,7 +105,7 @@ def carry_out(
     """Train by a recipe, from where it starts, in a run directory that is open."""
     from sft.evaluation.chat_eval import ChatEval
     from sft.evaluation.score_eval import ScoreEval
-    from sft.models.loading import describe, load_model
+    from sft.models.loading import describe_parameters, load_model
     from sft.reports.report_writer import ReportWriter, write_report
     from sft.training import final_model
     from sft.training.interrupts import StopAndSave
@@ -127,7 +127,7 @@ def carry_out(
     trainer.add_callback(ReportWriter(trainer))
     trainer.add_callback(Watchdog(training.ddp_timeout))
     trainer.add_callback(StopAndSave(trainer))
-    say(describe(trainer.model, recipe.model))
+    say(describe_parameters(trainer.model, recipe.model))
 
     trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))
     final = final_model.save_final(trainer, card, chat.latest)

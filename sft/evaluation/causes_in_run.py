@@ -17,7 +17,7 @@ from sft.data.encoding import IGNORED, encode
 from sft.data.identity import gives_name
 from sft.data.identity_rows import quoted
 from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, Finding, generation_settings, rendered
-from sft.models.generation import end_tokens
+from sft.models.generate import end_tokens
 from sft.runs.run_files import number
 
 ENOUGH_STEPS = 60

@@ -164,7 +164,7 @@ def read_as_data(folder: str) -> Iterator[None]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    from sft.models.weights_only import refused_name, weights_only
+    from sft.models.restricted_pickle import refused_name, weights_only
 
     # Plain records and numbers, all that DeepSpeed saves beside tensors.
     try:

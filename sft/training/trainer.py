@@ -27,7 +27,8 @@ from sft.core.errors import RunFailed, UserError, one_line
 from sft.core.text import counted
 from sft.data.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
 from sft.data.encoding import IGNORED
-from sft.models import fingerprint, internlm2
+from sft.models import internlm2
+from sft.models.adapter import model_fingerprint, write_fingerprint
 from sft.models.fused_lora import fuse_lora
 from sft.models.loading import preserve_state
 from sft.runs import checkpoints
@@ -86,7 +87,7 @@ class RecipeTrainer(SFTTrainer):
             call = getattr(self.callback_handler, event)
             setattr(self.callback_handler, event, clock.spent_on("evaluation")(call))
         if recipe.model.use_peft and self.args.should_save:
-            self._fingerprint = fingerprint.fingerprint(recipe.model.model_name_or_path, recipe.model.model_revision)
+            self._fingerprint = model_fingerprint(recipe.model.model_name_or_path, recipe.model.model_revision)
         if recipe.model.use_peft and not is_deepspeed_zero3_enabled() and not self.is_fsdp_enabled:
             fuse_lora(self.model)
         if recipe.model.use_peft and not self.is_deepspeed_enabled:
@@ -295,7 +296,7 @@ class RecipeTrainer(SFTTrainer):
         # A pickle of all arguments, tokens for hubs included; nothing here reads it.
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
         if self.recipe.model.use_peft and self.args.should_save:
-            fingerprint.write_fingerprint(
+            write_fingerprint(
                 output_dir or self.args.output_dir, self.recipe.model.model_name_or_path, self._fingerprint
             )
 

@@ -124,7 +124,9 @@ def test_a_model_with_a_missing_shard_is_refused_before_anything_is_loaded(
     cut(model / "model.safetensors")
     ended = runs.run([write_recipe(model_name_or_path=str(model))], tmp_path / "run")
     assert ended.codes == [2]
-    assert re.search(r"model\.safetensors: is [\d,]+ bytes and should be [\d,]+: download it again", ended.err)
+    assert re.search(
+        r"model\.safetensors: is [\d,]+ bytes long, and its header says [\d,]+: copy or download it again", ended.err
+    )
     outcome("a base model's file cut short", "refused before loading, exit code 2")
 
 

@@ -1,8 +1,11 @@
-"""The hash of a file is taken anew whenever the file may have changed."""
+"""A hash is taken anew whenever the file may have changed; a folder is written whole or not at all."""
 
 import os
 
+import pytest
+
 from sft.core import files
+from sft.core.errors import UserError
 from sft.core.files import content_hash, file_hash
 
 
@@ -24,3 +27,30 @@ def test_a_file_that_stays_as_it_is_is_read_once(tmp_path, monkeypatch):
     os.chmod(path, 0o600)
     assert content_hash(path) == file_hash(path)
     assert files._known_hash.cache_info().misses == readings + 2
+
+
+def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
+    out = tmp_path / "parent" / "out"
+    with files.atomic_folder(out) as aside:
+        (aside / "file").write_text("x")
+        assert not out.exists()
+    assert (out / "file").read_text() == "x"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_failed_on_the_way_leaves_nothing(tmp_path):
+    def write_half() -> None:
+        with files.atomic_folder(tmp_path / "out") as aside:
+            (aside / "file").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_occupied_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(UserError, match="is there already and not empty"), files.atomic_folder(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -9,8 +9,8 @@ from collections import OrderedDict, defaultdict, deque
 import pytest
 import torch
 
-from model_tools.checkpoints import restricted_pickle
 from sft.core.errors import UserError
+from sft.models import restricted_pickle
 from tests.model_tools.conftest import mmengine, write_xtuner, xtuner_config
 from tests.support.malicious_pickle import Call
 
@@ -46,7 +46,7 @@ def test_what_mmengine_logs_beside_the_weights_stays_empty(tmp_path, is_zip):
     assert torch.equal(loaded["state_dict"]["a"], weight)
     assert "lora_alpha=16" in loaded["meta"]["cfg"]
     logged = loaded["message_hub"]["log_scalars"]["train/loss"]
-    assert type(logged) is restricted_pickle.Inert
+    assert type(logged) is restricted_pickle.Placeholder
     assert vars(logged) == {}
 
 
@@ -79,7 +79,7 @@ def test_a_function_of_a_package_that_is_passed_over_is_not_run_either(tmp_path)
 
     planted = Call(runstring, f"open({str(mark)!r}, 'w')", {})
     path = save({"planted": planted}, tmp_path / "file.pth")
-    assert type(restricted_pickle.load_data(path)["planted"]) is restricted_pickle.Inert
+    assert type(restricted_pickle.load_data(path)["planted"]) is restricted_pickle.Placeholder
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), "the payload does nothing, so that this test proves nothing"

@@ -1,6 +1,6 @@
-"""Loads what a person names to be asked: a model, or a base model with an adapter on it.
+"""Finds what a person names: a model, an adapter and its base model, or a run directory that holds one of them.
 
-In: a model folder or hub id, an adapter folder, or a run directory. Out: the model and its tokenizer.
+In: a path or hub id. Out: folders, and what their JSON files say. Loads no model.
 """
 
 import json
@@ -14,7 +14,7 @@ MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """What a person's words came to: a base model, perhaps an adapter for it, and where the tokenizer is."""
 
     base: str
@@ -22,7 +22,7 @@ class Named:
     tokenizer: str
 
 
-def resolve(model: str, adapter: str | None = None) -> Named:
+def resolve_model(model: str, adapter: str | None = None) -> NamedModel:
     """Find the base model, the adapter and the tokenizer that `model` and `adapter` mean.
 
     `model` may be a model folder, a hub id, a run directory (its `final/` is meant) or an adapter folder, whose config
@@ -31,20 +31,20 @@ def resolve(model: str, adapter: str | None = None) -> Named:
     Raises:
         UserError: `adapter` holds no adapter, or both name one.
     """
-    found = adapter_folder(Path(model))
-    if adapter is None and found is None:
-        return Named(_final_model(model), None, _final_model(model))
+    folder = adapter_folder(Path(model))
     if adapter is not None:
-        if found is not None:
-            raise UserError(f"{model}: is an adapter itself: give its base model, or leave --adapter out")
-        found = adapter_folder(Path(adapter))
-        if found is None:
+        if folder is not None:
+            raise UserError(f"{model}: is an adapter itself: give its base model, or omit --adapter")
+        folder = adapter_folder(Path(adapter))
+        if folder is None:
             raise UserError(f"{adapter}: holds no adapter: give a run directory, or a folder with {ADAPTER_FILE}")
         base = model
+    elif folder is not None:
+        base = base_of(folder)
     else:
-        base = base_of(found)
-    has_tokenizer = (found / "tokenizer_config.json").is_file()
-    return Named(base, found, str(found) if has_tokenizer else base)
+        return NamedModel(_final_model(model), None, _final_model(model))
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    return NamedModel(base, folder, str(folder) if has_tokenizer else base)
 
 
 def adapter_folder(path: Path) -> Path | None:
@@ -58,15 +58,19 @@ def base_of(adapter: Path) -> str:
     Raises:
         UserError: it names none, or its config cannot be read.
     """
-    from peft import PeftConfig
-
-    try:
-        base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
-    except (ValueError, TypeError, KeyError) as problem:
-        raise UserError(f"{adapter / ADAPTER_FILE}: cannot be read ({problem}): write the adapter again") from None
+    base = read_adapter_config(adapter).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{adapter / ADAPTER_FILE}: names no base model: give the base model, and this as --adapter")
     return base
+
+
+def read_adapter_config(folder: Path) -> dict:
+    """What stands in an adapter folder's adapter_config.json.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return read_json(folder / ADAPTER_FILE)
 
 
 def read_json(path: Path, advice: str = "copy or write it again") -> dict:
@@ -89,10 +93,10 @@ def config_file(model: str) -> Path | None:
     if (Path(model) / CONFIG_FILE).is_file():
         return Path(model) / CONFIG_FILE
     try:
-        found = try_to_load_from_cache(model, CONFIG_FILE)
+        cached = try_to_load_from_cache(model, CONFIG_FILE)
     except HFValidationError:
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def local_folder(model: str) -> Path:
@@ -114,41 +118,6 @@ def local_folder(model: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as problem:
         reason = one_line(problem, 160)
         raise UserError(f"{model}: no such folder, and not on the hub ({reason}): check the path and network") from None
-
-
-def load(named: Named, bits: int = 16):
-    """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
-
-    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. With an adapter the model is a PeftModel, and
-    `model.disable_adapter()` gives the base model.
-
-    Raises:
-        UserError: there is no such model, or the adapter does not fit it.
-    """
-    import torch
-    from peft import PeftModel
-    from trl import ModelConfig
-
-    from sft.models.loading import load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(named.tokenizer)
-    settings = ModelConfig(
-        model_name_or_path=named.base,
-        # What 4-bit weights are computed in has to be named.
-        dtype="bfloat16" if bits == 4 else "auto",
-        load_in_4bit=bits == 4,
-        load_in_8bit=bits == 8,
-        bnb_4bit_quant_type="nf4",
-    )
-    placed = {"device_map": "auto"} if torch.accelerator.is_available() else {}
-    model = load_model(settings, **placed)
-    if named.adapter:
-        try:
-            model = PeftModel.from_pretrained(model, str(named.adapter))
-        except (ValueError, RuntimeError) as problem:
-            reason = one_line(problem, 200)
-            raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
-    return model.eval(), tokenizer
 
 
 def _final_model(model: str) -> str:
