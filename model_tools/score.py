@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.core.console import console, waiting
     from sft.data.identity import mentions
     from sft.data.questions import load_questions
-    from sft.evaluation.score import OLD_NAMES, score, share
+    from sft.evaluation.score import OLD_NAMES, percent, score
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(found.line(), markup=False)
     console.print(
-        f"with a system message {share(found.with_system)}, without {share(found.without_system)}; "
+        f"with a system message {percent(found.with_system)}, without {percent(found.without_system)}; "
         f"{found.seconds:.1f} s",
         markup=False,
     )
