@@ -52,8 +52,9 @@ def train(recipe: "Recipe") -> None:
     from sft.models.loading import load_tokenizer
     from sft.runs import run_directory
     from sft.training import stack_errors
+    from sft.training.cpu import check_speed
     from sft.training.launch import broadcast_from_main
-    from sft.training.plan import check_memory, check_output, check_speed, make_plan
+    from sft.training.plan import check_memory, check_output, make_plan
 
     training = recipe.training
     if not recipe.run.dry_run:
@@ -108,10 +109,9 @@ def carry_out(
     from sft.models.loading import describe_parameters, load_model
     from sft.reports.report_writer import ReportWriter, write_report
     from sft.training import final_model
-    from sft.training.interrupts import StopAndSave
+    from sft.training.interrupts import StopAndSave, Watchdog
     from sft.training.progress import ProgressLog
     from sft.training.trainer import RecipeTrainer
-    from sft.training.watchdog import Watchdog
 
     training = recipe.training
     with waiting(f"loading {recipe.model.model_name_or_path}"):

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.core.console import console, waiting
     from sft.data.identity import OLD_NAMES, mentions
     from sft.data.questions import load_questions
-    from sft.evaluation.score import score, share
+    from sft.evaluation.score import percent, score
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         scores = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(scores.line(), markup=False)
     console.print(
-        f"with a system message {share(scores.with_system)}, without {share(scores.without_system)}; "
+        f"with a system message {percent(scores.with_system)}, without {percent(scores.without_system)}; "
         f"{scores.seconds:.1f} s",
         markup=False,
     )

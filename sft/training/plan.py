@@ -5,7 +5,6 @@ Knows nothing about how any of it is done.
 """
 
 import math
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -23,18 +22,10 @@ from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data.dataset import DatasetCard
 from sft.models.meta_model import MetaModel
-from sft.training.memory import (
-    GIB,
-    Memory,
-    advice,
-    optimizer_name,
-    predict,
-    states_bytes,
-    trained_dtype,
-    usable,
-    zero_config,
-)
+from sft.training.gpu import suggestion_lines, usable_bytes
+from sft.training.memory import GIB, Memory, predict_memory, states_bytes
 from sft.training.stack_check import check_stack
+from sft.training.strategy import trained_dtype, zero_config
 
 FLOAT32 = 4
 SHOWN = 4
@@ -131,7 +122,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         check_stack(training, total, model)
     on_gpu = bool(recipe.run.card) or (torch.accelerator.is_available() and not training.use_cpu)
     try:
-        memory = predict(recipe, card, on_gpu=on_gpu, model=model)
+        memory = predict_memory(recipe, card, on_gpu=on_gpu, model=model)
     except RuntimeError:
         memory = None
     saves, evaluations = save_steps(training, card), evaluation_steps(recipe, total)
@@ -215,31 +206,13 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
     if plan.memory is None:
         return []
     available = (plan.card or _available(plan.memory)) if available is None else available
-    counted_on = usable(available) if plan.memory.on_gpu else available
+    counted_on = usable_bytes(available) if plan.memory.on_gpu else available
     if plan.memory.peak <= counted_on:
         return []
     place = "of GPU memory" if plan.memory.on_gpu else "of RAM"
     in_pieces = ", of which a tenth may lie in pieces too small" if plan.memory.on_gpu else ""
     lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there{in_pieces}"]
-    return lines + advice_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
-
-
-def check_speed(recipe: Recipe) -> list[str]:
-    """Warnings where a setting makes steps slow on this machine that another would not."""
-    optim = optimizer_name(recipe.training)
-    if recipe.run.card or torch.accelerator.is_available() or not re.search("bnb_8bit|^(paged_)?[a-z]+_8bit", optim):
-        return []
-    # 0.04 to 0.2 s a matrix of 16,384 to 2,359,296 numbers with bitsandbytes 0.50.2 on two cores.
-    return [f"warning: optim: {optim}: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"]
-
-
-def advice_lines(recipe: Recipe, card: DatasetCard, available: int) -> list[str]:
-    """What to change so that a process fits a GPU of so many bytes, a line each, with what it then takes."""
-    lines = []
-    for step in advice(recipe, card, available):
-        flags = " ".join(f"--{key} {str(value).lower()}" for key, value in step.changes.items())
-        lines.append(f"         {flags}: {_size(step.peak)}{'' if step.peak <= available else ', not enough yet'}")
-    return lines
+    return lines + suggestion_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
 
 
 def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:
@@ -263,18 +236,19 @@ def _disk(recipe: Recipe, model: MetaModel, most: int) -> Disk:
         folder=str(folder),
         checkpoint=_checkpoint_bytes(recipe, model),
         at_once=most,
-        final=model.trainable * trained_dtype(recipe, model).itemsize,
+        final=model.trainable * trained_dtype(recipe.model, training, model.dtype).itemsize,
         free=shutil.disk_usage(folder).free,
     )
 
 
 def _checkpoint_bytes(recipe: Recipe, model: MetaModel) -> int:
     """The weights that were trained and all that is needed to go on; every process's part."""
-    training, size = recipe.training, trained_dtype(recipe, model).itemsize
+    training = recipe.training
+    size = trained_dtype(recipe.model, training, model.dtype).itemsize
     weights = model.trainable * size
     if training.save_only_model:
         return weights
-    zero = zero_config(training, 1)
+    zero = zero_config(training)
     if zero is None:
         return round(weights + model.trainable * states_bytes(training, size))
     # DeepSpeed writes the weights once more and float32 masters with their states; of what is frozen it leaves out the

@@ -5,19 +5,17 @@ In: the trainer's events. Out: text and JSON lines, from the main process only. 
 
 import json
 import math
-import resource
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from sft.core.clock import clock
 from sft.core.console import console, say
+from sft.training.memory import peak_memory
 from sft.training.plan import evaluation_steps
 
 
@@ -98,14 +96,6 @@ class ProgressLog(TrainerCallback):
         done = sum(step <= state.global_step for step in planned)
         an_evaluation = spent["evaluation"] / done if done else 0.0
         return a_step * (state.max_steps - state.global_step) + an_evaluation * (len(planned) - done)
-
-
-def peak_memory() -> int:
-    """Bytes: the most this process has held on its GPU, or in RAM where it has none."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _line(record: dict) -> str:

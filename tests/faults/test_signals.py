@@ -52,7 +52,7 @@ def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(runs, recipe, tmp_pat
     arguments = [recipe, "--save_only_model", "true", "--output_dir", folder]
     ended = runs.run(arguments, folder, kill=Kill(WHILE_TRAINING, signal=signal.SIGTERM))
     assert ended.codes == [75], ended.err[-2000:]
-    assert "it holds the weights alone (save_only_model), so no run can go on from it" in ended.err
+    assert "it holds the weights alone (save_only_model), so no run can resume from it" in ended.err
     refused = runs.run(arguments, folder)
     assert refused.codes == [2]
     assert "holds the weights alone (save_only_model), and a run needs its optimizer's state to go on" in refused.err

@@ -11,8 +11,9 @@ from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
+from sft.training.callbacks import packs_leak
+from sft.training.gpu import CountSkippedSteps
 from sft.training.packed_attention import NAME, use_packed_attention
-from sft.training.trainer import CountSkippedSteps, packs_leak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -8,7 +8,8 @@ import pytest
 from transformers import TrainerCallback
 
 from sft.core.clock import Clock
-from sft.training.progress import ProgressLog, peak_memory
+from sft.training.memory import peak_memory
+from sft.training.progress import ProgressLog
 
 
 def test_log_jsonl_has_every_figure_and_tokens_add_up(make_trainer, tmp_path, capsys):

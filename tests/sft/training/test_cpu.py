@@ -5,14 +5,14 @@ import torch
 from torch.nn import functional
 
 from sft.data.encoding import IGNORED
-from sft.training.supervised_head import TOKENS_A_TILE, SupervisedLogProbs
+from sft.training.cpu import HEAD_TILE, SupervisedLogProbs
 
 
 def log_probs_by_the_book(hidden, weight, bias, targets):
     return -functional.cross_entropy(functional.linear(hidden, weight, bias), targets, reduction="none")
 
 
-@pytest.mark.parametrize("tokens", [1, 7, 2 * TOKENS_A_TILE + 3])
+@pytest.mark.parametrize("tokens", [1, 7, 2 * HEAD_TILE + 3])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_log_probs_entropy_hits_and_gradient_are_those_of_a_softmax(tokens, has_bias):
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def test_only_supervised_tokens_reach_the_head(make_trainer, monkeypatch):
     rows = []
     apply = SupervisedLogProbs.apply
     monkeypatch.setattr(
-        "sft.training.supervised_head.SupervisedLogProbs.apply",
+        "sft.training.cpu.SupervisedLogProbs.apply",
         lambda hidden, *rest: rows.append(len(hidden)) or apply(hidden, *rest),
     )
     trainer, card = make_trainer(max_steps=-1, num_train_epochs=1)
@@ -81,7 +81,7 @@ def test_a_batch_without_a_supervised_token_has_a_loss_of_zero(make_trainer):
 
 
 def test_a_head_that_is_trained_stays_trls(make_trainer, monkeypatch):
-    monkeypatch.setattr("sft.training.supervised_head.SupervisedLogProbs.apply", None)
+    monkeypatch.setattr("sft.training.cpu.SupervisedLogProbs.apply", None)
     trainer, _ = make_trainer(use_peft=False, max_steps=1)
     trainer.train()
     assert trainer.state.global_step == 1
