@@ -24,6 +24,7 @@ from model_tools.chatting.model_folder import (
 )
 from sft.core.errors import UserError
 from sft.models.lora_scale import lora_scale
+from sft.runs.run_files import is_run_directory
 
 LOADS = "PyTorch and Transformers"
 
@@ -184,7 +185,7 @@ def find_parts(named: Path, merged: Path | None, base: Path | None) -> Parts:
     for option, folder in (("--merged", merged), ("--base", base)):
         if folder is not None and not (folder / CONFIG_FILE).is_file():
             raise UserError(f"{option} {folder}: holds no {CONFIG_FILE}: give a model folder")
-    run = next((folder for folder in (named, named.parent) if (folder / "recipe.yaml").is_file()), None)
+    run = next((folder for folder in (named, named.parent) if is_run_directory(folder)), None)
     adapter = adapter_folder(named)
     if adapter is None and run != named:
         raise UserError(f"{named}: is no run directory and holds no adapter: give one, such as work_dirs/demo")

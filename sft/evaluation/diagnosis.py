@@ -26,7 +26,7 @@ from sft.data.identity_rows import quoted
 from sft.data.questions import load_questions
 from sft.evaluation.evidence import LEARNED, Evidence, evidence_of_plan, generation_settings, rendered
 from sft.models.generation import end_tokens
-from sft.runs.run_files import number
+from sft.runs.run_files import LOG, number
 
 FEW_STEPS, ENOUGH_STEPS = 30, 60
 # How often training must show the name, and in what share of its rows, before it is called seldom.
@@ -241,7 +241,7 @@ def overflow(evidence: Evidence) -> Finding | None:
     # Where no norm at all is a number, none was measured.
     if not lost and not SKIPPED_SHARE * len(log) < len(skipped) < len(log):
         return None
-    path = evidence.run.folder / "log.jsonl"
+    path = evidence.run.folder / LOG
     facts = [f"{path}: {len(lost):,} of {len(log):,} losses and {len(skipped):,} gradient norms are no numbers"]
     facts += [
         f"step {record['step']:,}: loss {record['loss']}, gradient norm {record.get('grad_norm')}"

@@ -25,7 +25,7 @@ from sft.data.dataset import DatasetCard
 from sft.data.identity import gives_name, mentions
 from sft.data.identity_rows import IdentityRows, main_name, others, read_identity_rows
 from sft.evaluation.score import OLD_NAMES
-from sft.runs.run_files import Run
+from sft.runs.run_files import RECIPE, Run
 
 # From this share of the identity questions answered with the name on, it counts as learned.
 LEARNED = 0.9
@@ -144,7 +144,7 @@ def recorded_recipe(run: Run) -> Recipe:
     Raises:
         UserError: it cannot be read.
     """
-    path = run.folder / "recipe.yaml"
+    path = run.folder / RECIPE
     settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
     parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
     try:

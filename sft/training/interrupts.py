@@ -54,9 +54,9 @@ class StopAndSave(TrainerCallback):
                 self.trainer.tensorboard.tb_writer.flush()
             name = signal.Signals(self._signal).name
             step, steps = state.global_step, counted(state.max_steps, "step")
-            way_on = "run the same command to go on from it"
+            way_on = "run the same command to resume from it"
             if args.save_only_model:
-                way_on = "it holds the weights alone (save_only_model), so no run can go on from it"
+                way_on = "it holds the weights alone (save_only_model), so no run can resume from it"
             raise Stopped(f"stopped by {name}: checkpoint-{step} of {steps} is saved; {way_on}")
 
     def on_train_end(self, args, state, control, **_):

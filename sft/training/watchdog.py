@@ -12,7 +12,9 @@ import time
 
 from transformers import TrainerCallback
 
+from sft.core.errors import RunFailed
 from sft.core.exit_codes import FAILED
+from sft.training.progress import ResultRecorder
 
 # An operation that keeps the interpreter to itself lets no thread of ours speak; this one of C's still ends it.
 LAST_RESORT = 5
@@ -21,8 +23,9 @@ LAST_RESORT = 5
 class Watchdog(TrainerCallback):
     """Watches over one process of several while it trains."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, result: ResultRecorder):
         self.seconds = seconds
+        self.result = result
         self._last_sign = time.monotonic()
         self._is_watching = False
 
@@ -50,11 +53,10 @@ class Watchdog(TrainerCallback):
         while self._is_watching:
             time.sleep(min(self.seconds / 10, 1))
             if self._is_watching and time.monotonic() - self._last_sign > self.seconds:
-                print(
-                    f"train_sft.py: nothing has moved for {self.seconds:g} s (ddp_timeout): another process hangs, or "
-                    "has gone: see its message above; the same command goes on from the newest checkpoint, if there "
-                    "is one",
-                    file=sys.stderr,
-                    flush=True,
+                line = (
+                    f"nothing has moved for {self.seconds:g} s (ddp_timeout): another process hangs, or has gone: see "
+                    "its message above; the same command resumes from the newest checkpoint, if there is one"
                 )
+                print(f"train_sft.py: {line}", file=sys.stderr, flush=True)
+                self.result.record(RunFailed(line))
                 os._exit(FAILED)
