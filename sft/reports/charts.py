@@ -1,7 +1,7 @@
 """Draws curves as SVG, small enough for half a page and for a phone.
 
-In: named curves of (x, y). Out: an HTML figure with its legend, in the colours of `sft/core/pages/charts.css`; all text is
-escaped. Knows nothing about runs.
+In: named curves of (x, y). Out: an HTML figure with its legend, in the colours of `sft/core/pages/charts.css`; all text
+is escaped. Knows nothing about runs.
 """
 
 import math

@@ -26,13 +26,13 @@ from sft.runs.run_files import RunResult
 from sft.training.plan import Plan, evaluation_steps
 
 if TYPE_CHECKING:
-    from sft.training.trainer import RecipeTrainer
+    from trl import SFTTrainer
 
 
 class ProgressLog(TrainerCallback):
     """Writes `log.jsonl` and one readable line per log; tokens/s counts time inside steps only."""
 
-    def __init__(self, trainer: "RecipeTrainer"):
+    def __init__(self, trainer: "SFTTrainer"):
         self.trainer = trainer
         self.path = Path(trainer.args.output_dir) / run_files.LOG
         self.bar = None
