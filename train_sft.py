@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sft.config.recipe import Recipe
     from sft.data.dataset import DatasetCard
     from sft.runs.run_directory import StartPoint
+    from sft.training.progress import ResultRecorder
 
 
 def main(arguments: list[str]) -> None:
@@ -55,6 +56,7 @@ def train(recipe: "Recipe") -> None:
     from sft.training.cpu import check_speed
     from sft.training.launch import broadcast_from_main
     from sft.training.plan import check_memory, check_output, make_plan
+    from sft.training.progress import ResultRecorder
 
     training = recipe.training
     if not recipe.run.dry_run:
@@ -90,9 +92,10 @@ def train(recipe: "Recipe") -> None:
         say("dry run: nothing was loaded or written")
         return
 
-    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start))
-    with stack_errors.told(recipe, Path(training.output_dir)):
-        carry_out(recipe, start, tokenizer, packs, held_out, card)
+    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, plan.to_dict()))
+    folder, first_step = Path(training.output_dir), start.checkpoint.step if start.checkpoint else 0
+    with ResultRecorder(folder, plan, first_step) as result, stack_errors.told(recipe, folder):
+        carry_out(recipe, start, tokenizer, packs, held_out, card, result)
 
 
 def carry_out(
@@ -102,6 +105,7 @@ def carry_out(
     packs: "Dataset",
     held_out: "Dataset | None",
     card: "DatasetCard",
+    result: "ResultRecorder",
 ) -> None:
     """Train by a recipe, from where it starts, in a run directory that is open."""
     from sft.evaluation.chat_eval import ChatEval
@@ -120,12 +124,13 @@ def carry_out(
         )
         trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
     chat = ChatEval(trainer)
+    trainer.add_callback(result)
     trainer.add_callback(ProgressLog(trainer))
     trainer.add_callback(chat)
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))
     trainer.add_callback(ReportWriter(trainer))
-    trainer.add_callback(Watchdog(training.ddp_timeout))
+    trainer.add_callback(Watchdog(training.ddp_timeout, result))
     trainer.add_callback(StopAndSave(trainer))
     say(describe_parameters(trainer.model, recipe.model))
 

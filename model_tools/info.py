@@ -21,6 +21,7 @@ from model_tools.checkpoints.model_folder import (
 )
 from sft.core.errors import UserError, one_line
 from sft.core.text import counted
+from sft.runs.run_files import RECIPE, is_run_directory
 
 LOADS = "safetensors and PyTorch"
 
@@ -76,7 +77,7 @@ def recognise(path: Path) -> PathSummary:
         raise UserError(f"{path}: no such file or folder: check the path")
     if path.is_file():
         return _file(path)
-    if (path / "recipe.yaml").is_file():
+    if is_run_directory(path):
         return _run_directory(path)
     if (path / ADAPTER_FILE).is_file():
         return _adapter(path)
@@ -125,10 +126,10 @@ def _run_directory(path: Path) -> PathSummary:
     import yaml
 
     try:
-        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
         base = str(recipe["model_name_or_path"])
     except (yaml.YAMLError, KeyError, TypeError, OSError) as problem:
-        raise UserError(f"{path / 'recipe.yaml'}: cannot be read ({one_line(problem, 100)})") from None
+        raise UserError(f"{path / RECIPE}: cannot be read ({one_line(problem, 100)})") from None
     numbers = [folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*")]
     steps = sorted(int(number) for number in numbers if number.isdecimal())
     parts = [path / f"checkpoint-{step}" for step in steps]

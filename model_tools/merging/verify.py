@@ -17,6 +17,7 @@ from sft.core.console import waiting
 from sft.models import internlm2
 from sft.models.generate import generation_config
 from sft.models.weight_files import WeightFiles
+from sft.runs.run_files import RECIPE
 
 # The tutorial's, for an adapter that does not lie in the directory of a run.
 PROMPTS = ("请介绍一下你自己", "Please introduce yourself")
@@ -110,7 +111,7 @@ def _answer(model: PreTrainedModel | PeftModel, tokenizer, text: str) -> torch.T
 def _prompts(adapters: list[Adapter]) -> tuple[list[str], str | None]:
     """The evaluation prompts and system message of the run whose adapter this is."""
     for adapter in adapters:
-        recipe = adapter.folder.parent / "recipe.yaml"
+        recipe = adapter.folder.parent / RECIPE
         if recipe.is_file():
             settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
             if settings.get("eval_prompts"):

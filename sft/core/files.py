@@ -180,3 +180,25 @@ def content_hash(path: str | Path) -> str:
 @functools.lru_cache(maxsize=1024)
 def _known_hash(path: str, *stamp: int) -> str:
     return file_hash(path)
+
+
+def exclusive_lock(path: Path) -> BinaryIO | None:
+    """Open a file, made if need be, that no other process has locked; None where one has.
+
+    It stays locked for as long as it is open here, or in a program that was started with its descriptor (`pass_fds`).
+    Processes that are merely forked, such as those that read data, close it at once: one that outlives this process
+    does not keep the lock.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    import fcntl  # which only Unix has
+
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115 (the caller closes it, or the end of the process)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    os.register_at_fork(after_in_child=file.close)
+    return file

@@ -24,7 +24,7 @@ from sft.core.paths import REPOSITORY
 from sft.data.dataset import DatasetCard, load_identity_rows
 from sft.data.identity import OLD_NAMES, gives_name, mentions
 from sft.data.identity_rows import IdentityRows, others, read_identity_rows
-from sft.runs.run_files import Run
+from sft.runs.run_files import RECIPE, Run
 
 # From this share of the identity questions answered with the name on, it counts as learned.
 LEARNED = 0.9
@@ -166,7 +166,7 @@ def recorded_recipe(run: Run) -> Recipe:
     Raises:
         UserError: it cannot be read.
     """
-    path = run.folder / "recipe.yaml"
+    path = run.folder / RECIPE
     settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
     parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
     try:

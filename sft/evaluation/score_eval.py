@@ -20,7 +20,7 @@ from sft.data.questions import load_questions
 from sft.evaluation.chat_eval import Evaluation
 from sft.evaluation.score import Score, score
 from sft.models.loading import is_in_parts
-from sft.runs.run_files import read_run
+from sft.runs.run_files import SCORED_ANSWERS, SCORES, read_run
 from sft.training.trainer import RecipeTrainer
 
 # Scoring that takes more than this share of the training time is worth a hint.
@@ -76,9 +76,9 @@ class ScoreEval(Evaluation):
         trained = time.perf_counter() - self._started - self._seconds
         share = self._seconds / trained if state.global_step and trained > 0 else None
         record = {"step": state.global_step, **score.to_dict(), "share_of_training": share and round(share, 4)}
-        _append(self.folder / "scores.jsonl", [record])
+        _append(self.folder / SCORES, [record])
         answers = [{"step": state.global_step, **asdict(answer)} for answer in score.answers]
-        _append(self.folder / "score_answers.jsonl", answers)
+        _append(self.folder / SCORED_ANSWERS, answers)
         cost = f"{score.seconds:.1f} s"
         if share is not None:
             cost += f", all scoring {share:.1%} of the training time"

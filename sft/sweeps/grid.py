@@ -22,7 +22,7 @@ Point = dict[str, Value]
 # A sweep sets these itself.
 TAKEN = {
     "output_dir": "every point has a directory of its own",
-    "resume": "a point that was ended goes on by itself",
+    "resume": "a point that was ended resumes by itself",
     "resume_anyway": "a point whose settings changed is run anew",
     "dry_run": "a sweep is there to run",
 }
@@ -60,13 +60,13 @@ def points_of(grid: dict[str, list[Value]], rank: int, seeds: list[int]) -> list
     """
     if "seed" in grid and len(seeds) > 1:
         raise UserError("seed and --seeds: choose one; --seeds gives mean and spread, seed=1,2 a point for each")
-    points = [settle(dict(zip(grid, values, strict=True)), rank) for values in itertools.product(*grid.values())]
+    points = [resolve_alpha(dict(zip(grid, values, strict=True)), rank) for values in itertools.product(*grid.values())]
     distinct = {name_of(point): point for point in points}
     seeded = [{}, *({"seed": str(seed)} for seed in seeds[1:])]
     return [point | seed for point in distinct.values() for seed in seeded]
 
 
-def settle(point: Point, rank: int) -> Point:
+def resolve_alpha(point: Point, rank: int) -> Point:
     """The point with `lora_alpha` as a number where it was written as a multiple of the rank.
 
     Raises:
@@ -121,7 +121,7 @@ def _values(word: str, text: str) -> list[Value]:
     try:
         loader = PlainLoader(f"[{text}]")
         root = loader.get_single_node()
-        values = [_value(loader, node) for node in root.value]
+        values = [_value(loader, node) for node in (root.value if root else ())]
     except (yaml.YAMLError, ValueError):
         raise UserError(f"{word}: cannot be read: write values with commas between, a list in [brackets]") from None
     if not values:

@@ -16,9 +16,10 @@ import torch
 from transformers import TrainerCallback
 
 from sft.core.console import say
-from sft.core.errors import Stopped
+from sft.core.errors import RunFailed, Stopped
 from sft.core.exit_codes import FAILED
 from sft.core.text import counted
+from sft.training.progress import ResultRecorder
 from sft.training.trainer import RecipeTrainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -101,8 +102,9 @@ class Watchdog(TrainerCallback):
     does.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, result: ResultRecorder):
         self.seconds = seconds
+        self.result = result
         self._last_sign = time.monotonic()
         self._is_watching = False
 
@@ -133,11 +135,10 @@ class Watchdog(TrainerCallback):
         while self._is_watching:
             time.sleep(min(self.seconds / 10, 1))
             if self._is_watching and time.monotonic() - self._last_sign > self.seconds:
-                print(
-                    f"train_sft.py: no progress for {self.seconds:g} s (ddp_timeout): another process hangs or has "
-                    "died: see its message above; run the same command to resume from the newest checkpoint, if there "
-                    "is one",
-                    file=sys.stderr,
-                    flush=True,
+                line = (
+                    f"no progress for {self.seconds:g} s (ddp_timeout): another process hangs or has died: see its "
+                    "message above; run the same command to resume from the newest checkpoint, if there is one"
                 )
+                print(f"train_sft.py: {line}", file=sys.stderr, flush=True)
+                self.result.record(RunFailed(line))
                 os._exit(FAILED)

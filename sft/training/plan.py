@@ -1,4 +1,4 @@
-"""What a run will do, said before any weight is loaded: when it evaluates and saves, and what memory and disk it takes.
+"""What a run will do, known before any weight is loaded: when it evaluates and saves, what memory and disk it takes.
 
 In: a recipe and its dataset card. Out: a `Plan`; warnings; a refusal where the disk cannot hold what will be written.
 Knows nothing about how any of it is done.
@@ -7,7 +7,6 @@ Knows nothing about how any of it is done.
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a run writes where it writes them, small files left out; `at_once` checkpoints are there at most."""
+    """Bytes that a run writes into a folder, not counting small files; `at_once` is the most checkpoints at a time."""
 
     folder: str
     checkpoint: int
@@ -43,6 +42,7 @@ class Disk:
 
     @property
     def peak(self) -> int:
+        """The most that is there at once."""
         return self.checkpoint * self.at_once + self.final
 
     @property
@@ -53,7 +53,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do; steps are optimizer steps, 0 before the first. `memory` is None where it cannot be told."""
+    """What a run will do; steps are optimizer steps, 0 before the first. `memory` is None where it is not predicted."""
 
     samples: int
     packs: int
@@ -69,15 +69,21 @@ class Plan:
     parameters: int
     vocabulary: int
     precision: str
+    world_size: int
     memory: Memory | None
     card: int | None  # bytes of the GPU that is planned for, where it is not here
     disk: Disk
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """The plan as JSON has it, as `plan.json` holds it; sizes in bytes, with the peaks of memory and disk."""
+        plan = asdict(self)
+        plan["disk"]["peak"] = self.disk.peak
+        if self.memory:
+            plan["memory"]["peak"] = self.memory.peak
+        return plan
 
     def lines(self) -> list[str]:
-        """The plan as text, one fact a line; what the dataset card says is not said again."""
+        """The plan as text, one fact a line, without what the dataset card says."""
         best = f"; each best by {self.keep_best} besides" if self.keep_best else ""
         at_once = counted(self.disk.at_once, "checkpoint")
         return [
@@ -88,7 +94,7 @@ class Plan:
             f" ({self.trainable / self.parameters:.2%})",
             f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
-            *([f"card           {self._card_line()}"] if self.card and self.memory else []),
+            *([f"card           {_card_line(self.card, self.memory)}"] if self.card and self.memory else []),
             f"disk           {_size(self.disk.peak)} at most ({at_once} of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
@@ -101,10 +107,6 @@ class Plan:
         if not self.knows_best:
             return f"; the newest {limit} stay" if limit > 1 else "; the newest stays"
         return f"; {limit} stay, the newest and the best among them" if limit > 1 else "; the newest and the best stay"
-
-    def _card_line(self) -> str:
-        spare = self.card - self.memory.peak
-        return f"{self.card / GIB:g} GB: {f'{_size(spare)} to spare' if spare >= 0 else f'{_size(-spare)} too small'}"
 
 
 def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
@@ -143,8 +145,9 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         parameters=model.parameters,
         vocabulary=model.text_config.vocab_size,
         precision=_precision(recipe, model),
+        world_size=training.world_size,
         memory=memory,
-        card=recipe.run.card and round(recipe.run.card * GIB),
+        card=round(recipe.run.card * GIB) if recipe.run.card else None,
         disk=_disk(recipe, model, _at_once(saves, evaluations if recipe.run.keep_best else [], limit, knows_best)),
     )
 
@@ -242,7 +245,7 @@ def _disk(recipe: Recipe, model: MetaModel, most: int) -> Disk:
 
 
 def _checkpoint_bytes(recipe: Recipe, model: MetaModel) -> int:
-    """The weights that were trained and all that is needed to go on; every process's part."""
+    """The trained weights and all that resuming needs; every process's part."""
     training = recipe.training
     size = trained_dtype(recipe.model, training, model.dtype).itemsize
     weights = model.trainable * size
@@ -272,13 +275,18 @@ def _available(memory: Memory) -> int:
     return psutil.virtual_memory().available + memory.process
 
 
-def _at(steps: Iterable[int]) -> str:
-    """How many, and at which steps; the middle of a long list is left out."""
-    steps = [f"{step:,}" for step in steps]
-    if not steps:
+def _card_line(card: int, memory: Memory) -> str:
+    spare = card - memory.peak
+    return f"{card / GIB:g} GB: {f'{_size(spare)} to spare' if spare >= 0 else f'{_size(-spare)} too small'}"
+
+
+def _at(steps: list[int]) -> str:
+    """How many, and at which steps; "..." stands for the middle of a long list."""
+    texts = [f"{step:,}" for step in steps]
+    if not texts:
         return "none"
-    shown = steps if len(steps) <= SHOWN + 1 else [*steps[: SHOWN - 1], "...", steps[-1]]
-    return f"{len(steps)}, at step {', '.join(shown)}"
+    shown = texts if len(texts) <= SHOWN + 1 else [*texts[: SHOWN - 1], "...", texts[-1]]
+    return f"{len(texts)}, at step {', '.join(shown)}"
 
 
 def _size(size: int) -> str:

@@ -1,12 +1,15 @@
-"""A hash is taken anew whenever the file may have changed; a folder is written whole or not at all."""
+"""A hash is taken anew where the file may have changed; a folder is written whole or not at all; one holds a lock."""
 
+import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.files import content_hash, file_hash
+from sft.core.files import content_hash, exclusive_lock, file_hash
 
 
 def test_a_file_that_was_just_written_is_hashed_anew(tmp_path):
@@ -54,3 +57,32 @@ def test_an_occupied_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match="is there already and not empty"), files.atomic_folder(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_one_at_a_time_holds_a_lock(tmp_path):
+    with exclusive_lock(tmp_path / "lock"):
+        assert exclusive_lock(tmp_path / "lock") is None
+    with exclusive_lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_forked_worker_does_not_keep_the_lock(tmp_path):
+    file, (ours, theirs) = exclusive_lock(tmp_path / "lock"), multiprocessing.Pipe()
+    # As of `datasets`, which waits for more to do when its parent is killed.
+    worker = multiprocessing.get_context("fork").Process(target=lambda: (theirs.send("forked"), theirs.recv()))
+    worker.start()
+    ours.recv()
+    file.close()
+    with exclusive_lock(tmp_path / "lock"):
+        pass
+    ours.send("end")
+    worker.join()
+
+
+def test_a_program_that_was_given_the_lock_keeps_it(tmp_path):
+    with exclusive_lock(tmp_path / "lock") as file:
+        program = subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=[file.fileno()], stdin=subprocess.PIPE)
+    assert exclusive_lock(tmp_path / "lock") is None
+    program.communicate(b"\n")
+    with exclusive_lock(tmp_path / "lock"):
+        pass
