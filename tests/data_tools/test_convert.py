@@ -98,7 +98,7 @@ def test_an_empty_system_message_is_not_passed_off_as_none(run, tmp_path, form):
 @pytest.mark.parametrize(
     ("name", "content", "arguments", "said"),
     [
-        ("in.txt", b"", [], "its name tells no format"),
+        ("in.txt", b"", [], "its name shows no format"),
         ("in.jsonl", b"[]\n", [], "in.jsonl:1: a row is a JSON object"),
         (
             "in.jsonl",
