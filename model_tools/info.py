@@ -137,7 +137,7 @@ def _run_directory(path: Path) -> PathSummary:
     parts += [path / "final"] if has_final else []
     summary = PathSummary("run directory", {"base": base})
     summary.facts["checkpoints"] = ", ".join(map(str, steps)) or "none"
-    summary.facts["final"] = "none: the run goes on, or did not end"
+    summary.facts["final"] = "none: the run is still going, or did not finish"
     for part in parts:
         try:
             inner = recognise(part)

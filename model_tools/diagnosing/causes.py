@@ -64,7 +64,7 @@ def adapter_is_zero(parts: ModelParts, evidence: Evidence) -> Finding | None:
 
 
 def never_trained(parts: ModelParts, evidence: Evidence) -> Finding | None:
-    """What tells of steps says that none was done."""
+    """Every file that counts steps says that none was done."""
     steps = _steps(parts, evidence)
     if not steps or not all(line.endswith(": 0 steps") for line in steps):
         return None
@@ -180,7 +180,7 @@ CAUSES_IN_WEIGHTS = (
 
 
 def _steps(parts: ModelParts, evidence: Evidence) -> list[str]:
-    """How many steps were done, by every file that tells."""
+    """How many steps were done, by every file that counts them."""
     state = parts.adapter / "trainer_state.json" if parts.adapter else None
     lines = [f"{state}: {read_json(state).get('global_step', 0):,} steps"] if state and state.is_file() else []
     if evidence.run and (evidence.run.log or evidence.run.evaluated_steps):

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 from sft.core.errors import UserError
-from sft.models.adapter import BASE_RECORD, read_fingerprint
 from sft.models.weight_files import WeightFiles, read_headers
 from tests.support.malicious_pickle import Call
 
@@ -125,25 +124,9 @@ def test_a_pickled_shard_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "mark").exists()
 
 
-def test_a_broken_index_is_told(tmp_path):
+def test_a_broken_index_is_reported(tmp_path):
     folder = write(tmp_path / "model", "safetensors", 2)
     for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
         (folder / "model.safetensors.index.json").write_text(text)
         with pytest.raises(UserError, match=r"index\.json: is no index of weight files"):
             WeightFiles(folder)
-
-
-def test_the_fingerprint_is_written_beside_every_adapter_of_a_run(make_trainer, tiny_model, tmp_path):
-    trainer, _ = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
-    trainer.train()
-    trainer.save_model(str(tmp_path / "saved"))
-    for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
-        assert read_fingerprint(folder) == WeightFiles(tiny_model).fingerprint()
-        assert json.loads((folder / BASE_RECORD).read_text())["name"] == str(tiny_model)
-
-
-def test_a_broken_record_is_told(tmp_path):
-    (tmp_path / BASE_RECORD).write_text("[")
-    with pytest.raises(UserError, match=r"base_model\.json: cannot be read"):
-        read_fingerprint(tmp_path)
-    assert read_fingerprint(tmp_path / "none") is None
