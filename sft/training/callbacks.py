@@ -1,6 +1,7 @@
-"""What the trainer does at events of a run: resume the sums of the next log line, check that packs do not leak.
+"""Two callbacks of the trainer: one resumes the sums of the next log line, one checks that packed samples are apart.
 
 In: the trainer and its events. Out: a file in each checkpoint; `UserError` where a packed sample sees its neighbour.
+Knows nothing about recipes.
 """
 
 import json

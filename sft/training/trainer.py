@@ -76,14 +76,14 @@ class RecipeTrainer(SFTTrainer):
         )
         if held_out is not None:
             self._held_out_tokens_a_sequence = supervised_tokens(held_out) / len(held_out)
-        self._choose_kernels()
+        self._prepare_model()
         self._add_and_remove_callbacks()
         if recipe.model.use_peft and self.args.should_save:
             self._fingerprint = model_fingerprint(self._base_name, recipe.model.model_revision)
 
-    def _choose_kernels(self) -> None:
-        """Replace what would compute for nothing: pairs of tokens in different samples, PEFT's copies of LoRA outputs
-        and, where TRL's head does not do so by itself, logits of tokens that carry no loss."""
+    def _prepare_model(self) -> None:
+        """Avoid work without effect: attention between samples, PEFT's copies of LoRA outputs and, on a CPU, logits of
+        tokens that carry no loss; and hold the adapter in float32."""
         if self.args.device.type == "cpu":
             use_masked_lm_head(self.base)
         if attends_by_sample(self.args):
@@ -310,11 +310,10 @@ class RecipeTrainer(SFTTrainer):
 
 
 def own_arguments(training: SFTConfig) -> SFTConfig:
-    """A recipe's arguments as a trainer needs them, which may change them: no value is shared that the stack changes.
+    """A copy of a recipe's arguments and their dictionaries, for a trainer and the stack to change.
 
-    The packs are made and the model is loaded already; of checkpoints, the Trainer is to delete none: it would before a
-    new one has its name, and the newest at the end. A copy, since `dataclasses.replace` would run `__post_init__`,
-    which opens process groups.
+    With it the Trainer prepares no packs, loads no model and deletes no checkpoint: it would delete one before the new
+    one has its name, and at the end the newest. `dataclasses.replace` would open process groups in `__post_init__`.
     """
     args = copy.copy(training)
     vars(args).update({key: dict(value) for key, value in vars(args).items() if type(value) is dict})

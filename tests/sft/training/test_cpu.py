@@ -21,12 +21,12 @@ def test_log_probs_entropy_hits_and_gradient_are_those_of_a_softmax(tokens, has_
     bias = torch.randn(50, dtype=torch.float64) if has_bias else None
     share = torch.rand(tokens, dtype=torch.float64)
     log_probs, entropy, is_top1 = SupervisedLogProbs.apply(hidden, weight, bias, targets)
-    (found,) = torch.autograd.grad((log_probs * share).sum(), hidden)
+    (ours,) = torch.autograd.grad((log_probs * share).sum(), hidden)
     expected = log_probs_by_the_book(hidden, weight, bias, targets)
     (gradient,) = torch.autograd.grad((expected * share).sum(), hidden)
     logits = functional.linear(hidden, weight, bias)
     torch.testing.assert_close(log_probs.double(), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, gradient, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         entropy.double(), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-4, rtol=1e-4
     )
