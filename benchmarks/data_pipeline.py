@@ -37,7 +37,7 @@ from sft.core.console import quiet_the_stack
 quiet_the_stack()
 from sft.data.dataset import load_dataset
 from sft.models.loading import load_tokenizer
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 started = time.perf_counter()
@@ -55,7 +55,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 from sft.data.chat_template import training_template
 from sft.models.loading import load_tokenizer
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 tokenizer.chat_template = training_template(tokenizer)

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.config.recipe import load_recipe
+    from sft.config.load import load_recipe
     from sft.core.console import console, waiting
     from sft.data.identity import mentions
     from sft.data.questions import load_questions

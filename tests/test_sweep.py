@@ -18,7 +18,7 @@ import yaml
 import sweep
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.runner import Interruption, PointRun, run_all, slots
 from sft.sweeps.sweep import lock
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import yaml
 
+from sft.config.own_keys import DEFAULTS_BEGIN
 from sft.core.errors import UserError
 from sft.core.files import atomic_write
 
-# What stands in recipe.yaml between the keys a person set and all the others, which follow as comments.
-DEFAULTS_BEGIN = "# Everything else stood at its default:"
 ANSWERS = "eval_chat.jsonl"
 # What a line of each file must hold to be of use.
 LINES = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
+from sft.config.load import load_recipe
 from sft.config.own_keys import TrainFile
-from sft.config.recipe import load_recipe
 from sft.data.chat_template import MARKED_TEMPLATES
 from sft.data.dataset import load_dataset
 from sft.data.identity_rows import IdentityRows, main_name, read_identity_rows, unfilled

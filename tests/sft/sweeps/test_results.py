@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from sft.runs.run_files import read_run
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import (
     Outcome,
     Results,

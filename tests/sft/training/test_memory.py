@@ -10,7 +10,7 @@ from accelerate import ParallelismConfig
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import DatasetCard
 from sft.training import memory
