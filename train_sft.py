@@ -4,7 +4,7 @@
     deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
 
 `python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
-data or the machine; 3 the run could not go on; 75 stopped by a signal and saved: the same command goes on. Each is told
+data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it. Each is explained
 in one line.
 """
 
@@ -35,22 +35,20 @@ def main(arguments: list[str]) -> None:
 
     # Seconds of imports, for which a mistake in the recipe need not wait.
     say("loading PyTorch, Transformers and TRL")
-    from sft.config.recipe import make_recipe
-    from sft.training import stack_errors
+    from sft.config.load import read_recipe
+    from sft.training import launch, stack_errors
 
-    recipe = make_recipe(settings, starts=not settings.dry_run)
-    with stack_errors.told(recipe):
+    recipe = read_recipe(settings) if settings.dry_run else launch.start(settings)
+    with stack_errors.explain(recipe):
         train(recipe)
 
 
 def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
-    from accelerate import PartialState
-
-    from sft.config.model_check import check_model_folder, check_tokens
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
     from sft.models.loading import load_tokenizer
+    from sft.models.model_folder import check_model_folder, check_tokens
     from sft.runs import run_directory
     from sft.training import stack_errors
     from sft.training.cpu import check_speed
@@ -75,7 +73,7 @@ def train(recipe: "Recipe") -> None:
         pad_token=training.pad_token,
     )
     reading = waiting(f"reading {recipe.run.train_file}")
-    with clock.spent_on("data"), reading, PartialState().local_main_process_first():
+    with clock.spent_on("data"), reading, training.distributed_state.local_main_process_first():
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
@@ -94,7 +92,7 @@ def train(recipe: "Recipe") -> None:
 
     broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, plan.to_dict()))
     folder, first_step = Path(training.output_dir), start.checkpoint.step if start.checkpoint else 0
-    with ResultRecorder(folder, plan, first_step) as result, stack_errors.told(recipe, folder):
+    with ResultRecorder(folder, plan, first_step) as result, stack_errors.explain(recipe, folder):
         carry_out(recipe, start, tokenizer, packs, held_out, card, result)
 
 

@@ -36,7 +36,7 @@ OURS = """
 import json, os, sys, time
 from sft.core.console import quiet_the_stack
 quiet_the_stack()
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.data.dataset import load_dataset, load_held_out
 from sft.evaluation.diagnosis import warnings_before_training
 from sft.models.loading import load_tokenizer
@@ -61,7 +61,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 from sft.data.chat_template import training_template
 from sft.models.loading import load_tokenizer
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 tokenizer.chat_template = training_template(tokenizer)

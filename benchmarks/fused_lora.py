@@ -15,12 +15,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks.ablations import use_peft_layers
 from benchmarks.step_profile import wait_for_device
-from sft.config.recipe import load_recipe
+from sft.config.settings import read_settings
 from sft.core.console import quiet_the_stack
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import load_dataset
 from sft.models.fused_lora import fuse_lora
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.trainer import RecipeTrainer
 
 PACKS, TURNS = 6, 12
@@ -63,7 +64,7 @@ def _trainer(**keys) -> RecipeTrainer:
     chosen = {"deepspeed": "", "identity_name": "", "report_to": "none", "save_strategy": "no", "max_steps": 3}
     chosen |= {"eval_prompts_steps": 0, "output_dir": tempfile.mkdtemp()} | keys
     flags = [f"--{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in chosen.items()]
-    recipe = load_recipe([str(REPOSITORY / "recipes/demo.yaml"), *flags])
+    recipe = launch.start(read_settings([str(REPOSITORY / "recipes/demo.yaml"), *flags]))
     tokenizer = load_tokenizer(recipe.model.model_name_or_path)
     packs, card = load_dataset(recipe, tokenizer)
     trainer = RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, None, {}, card)

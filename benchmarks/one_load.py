@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer, get_peft_config
 
-from sft.config.recipe import Recipe, load_recipe
+from sft.config.recipe import Recipe
+from sft.config.settings import read_settings
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import DatasetCard, load_dataset
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.packed_attention import attend_over_packs
 from sft.training.trainer import RecipeTrainer, own_arguments
 
@@ -46,7 +48,7 @@ class OneLoad:
         flags = [str(REPOSITORY / "recipes/huangdali.yaml")]
         for key, value in (KEYS | {"model_name_or_path": self.model} | keys).items():
             flags += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
-        return load_recipe(flags)
+        return launch.start(read_settings(flags))
 
     def data(self, recipe: Recipe) -> tuple[Dataset, DatasetCard]:
         """The packs of a recipe, and their card."""

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
-    from sft.config.recipe import load_recipe
+    from sft.config.load import load_recipe
     from sft.core.console import console, waiting
     from sft.data.identity import OLD_NAMES, mentions
     from sft.data.questions import load_questions

@@ -18,7 +18,7 @@ import yaml
 import sweep
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
 from sft.sweeps.sweep import lock_folder
 

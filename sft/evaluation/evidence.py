@@ -13,12 +13,10 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
-from trl import ModelConfig, SFTConfig
 
-from sft.config.own_keys import OwnKeys, TrainFile
+from sft.config.load import read_recorded_recipe
+from sft.config.own_keys import TrainFile
 from sft.config.recipe import Recipe
-from sft.config.settings import HARDWARE_KEYS
-from sft.config.settings_parser import SettingsParser
 from sft.core.errors import UserError, one_line
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import DatasetCard, load_identity_rows
@@ -166,17 +164,7 @@ def recorded_recipe(run: Run) -> Recipe:
     Raises:
         UserError: it cannot be read.
     """
-    path = run.folder / RECIPE
-    settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
-    parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
-    try:
-        # A run of an earlier version wrote a mapping from the command line as its text.
-        settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
-        groups = parser.parse_dict(settings | {"bf16": False, "use_cpu": True}, allow_extra_keys=True)
-    except (ValueError, TypeError) as problem:
-        reason = one_line(problem, 160)
-        raise UserError(f"{path}: cannot be read ({reason}): copy it again from the run") from None
-    return Recipe(path, *groups, run.settings)
+    return read_recorded_recipe(run.folder / RECIPE, run.settings)
 
 
 def found_path(path: str) -> Path | None:

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import yaml
 
+from sft.config.own_keys import DEFAULTS_BEGIN
 from sft.core.errors import UserError, one_line
 from sft.core.files import atomic_write
 
-# What stands in recipe.yaml between the keys a person set and all the others, which follow as comments.
-DEFAULTS_BEGIN = "# Everything else stood at its default:"
 # The mark of a run directory: the first file that a run writes.
 RECIPE = "recipe.yaml"
 STACK_DEFAULTS, CARD, ENVIRONMENT = "stack_defaults.json", "dataset_card.json", "environment.json"

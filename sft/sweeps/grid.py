@@ -1,18 +1,20 @@
 """The points of a sweep: `lora_r=8,16 lora_alpha=0.25x` as lists of settings, each with a name for its folder.
 
 In: words of the command line. Out: mappings of recipe keys to values, still as they were written. Knows nothing about
-which keys a recipe has; reading a recipe checks them.
+which keys a recipe has; reading a recipe, for a `PlannedPoint`, checks them.
 """
 
 import hashlib
 import itertools
 import json
 import re
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import yaml
 
-from sft.config.aliases import renamed
+from sft.config.aliases import modern_name
 from sft.core.errors import UserError
 from sft.core.yaml_file import PlainLoader
 
@@ -30,6 +32,27 @@ RATIO = re.compile(r"(\d+(?:\.\d+)?|\d+/[1-9]\d*)x")
 LONGEST_NAME = 150  # bytes; a file system takes 255, and logs and moved directories add to it
 
 
+@dataclass(frozen=True)
+class PlannedPoint:
+    """One run of the sweep. Two points with equal `inputs` come out alike; `group` is the name without the seed."""
+
+    name: str
+    group: str
+    values: Point
+    inputs: dict[str, Any]
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All points, the GPUs to run them on (none: the CPU), and the recipe's own rank and seed."""
+
+    points: list[PlannedPoint]
+    gpus: list[str]
+    rank: int
+    seed: int
+
+
 def read_grid(words: list[str]) -> dict[str, list[Value]]:
     """The values of each key of `key=value,value`; a list in brackets is one value, as in YAML.
 
@@ -41,7 +64,7 @@ def read_grid(words: list[str]) -> dict[str, list[Value]]:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"{word}: write each key with its values, such as lora_r=8,16")
-        key, _ = renamed(key)
+        key, _ = modern_name(key)
         if key in TAKEN:
             raise UserError(f"{word}: {key} cannot be swept: {TAKEN[key]}")
         if key in grid:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from sft.core.errors import UserError
 from sft.runs import run_files
-from sft.sweeps.grid import Point
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint, Point
 
 RECORD = "sweep_point.json"
 LAST_PART = 10  # the last tenth of the logged losses

@@ -20,7 +20,7 @@ from sft.core.console import say
 from sft.runs.checkpoints import latest_valid
 from sft.runs.run_files import PLAN, RunResult, read_result
 from sft.sweeps import grid
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_sft.py"
 GLANCE = 0.2  # seconds between two looks at the running points

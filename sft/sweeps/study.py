@@ -12,8 +12,7 @@ from sft.core.errors import UserError
 from sft.evaluation.score import Score
 from sft.runs.run_files import SCORES, read_run
 from sft.sweeps import grid
-from sft.sweeps.grid import Value
-from sft.sweeps.planning import PlannedPoint, SweepPlan
+from sft.sweeps.grid import PlannedPoint, SweepPlan, Value
 from sft.sweeps.runner import PointRun
 from sft.sweeps.sweep import Sweep
 

@@ -13,7 +13,7 @@ from sft.core.errors import UserError
 from sft.core.files import exclusive_lock
 from sft.runs.run_files import read_run
 from sft.sweeps import page, results
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import Outcome, Results, Row
 from sft.sweeps.runner import PointRun
 

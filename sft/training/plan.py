@@ -15,7 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from sft.config.deepspeed import check_deepspeed_fits
-from sft.config.model_check import check_liger_fits
+from sft.config.machine_check import check_liger_fits
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
 from sft.core.text import counted
@@ -118,7 +118,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
     """
     training, total = recipe.training, card.total_steps
     model = MetaModel.of(recipe.model, training)
-    check_deepspeed_fits(training, model.text_config, total)
+    check_deepspeed_fits(training, recipe.chosen.get("deepspeed"), model.text_config, total)
     check_liger_fits(training, model.text_config.model_type)
     if not recipe.run.card:  # what is installed here says nothing of where that card is
         check_stack(training, total, model)

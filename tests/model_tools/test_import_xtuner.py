@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from model_tools.__main__ import main
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 
 QLORA = """

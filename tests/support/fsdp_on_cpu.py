@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 import train_sft
-from sft.config import model_check
+from sft.config import machine_check
 from sft.core import console, exit_codes
 from sft.training import final_model
 
@@ -29,7 +29,7 @@ def open_the_gates() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = make_with_fsdp
-    model_check.refuse_fsdp = lambda *_: None
+    machine_check.refuse_fsdp = lambda *_: None
 
 
 def say_what_is_held() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.data.chat_template import MARKED_TEMPLATES
 from sft.data.dataset import load_dataset
 from sft.evaluation.chat_eval import ChatEval

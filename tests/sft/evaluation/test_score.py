@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.data.questions import Question, QuestionSet, load_questions
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score

@@ -4,7 +4,7 @@ import bitsandbytes
 import pytest
 import torch
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.evaluation.chat_eval import ask
 from sft.models.loading import describe_parameters, load_model, load_tokenizer

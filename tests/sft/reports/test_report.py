@@ -343,7 +343,7 @@ def test_settings_that_differ_from_the_stacks_stand_first_and_the_rest_is_folded
 
 
 def test_the_stacks_own_values_are_those_of_its_dataclasses(write_recipe):
-    from sft.config.recipe import load_recipe
+    from sft.config.load import load_recipe
 
     recipe = load_recipe([str(write_recipe(lr_scheduler_type="cosine", seed=7))])
     own = run_directory.stack_defaults(recipe)

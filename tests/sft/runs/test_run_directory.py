@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.runs import run_directory

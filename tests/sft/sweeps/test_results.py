@@ -8,7 +8,7 @@ import pytest
 
 from sft.core.errors import UserError
 from sft.runs.run_files import RunResult, read_run, write_result
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import (
     Outcome,
     Results,

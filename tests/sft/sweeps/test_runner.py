@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.runner import PointRun
 from sft.sweeps.sweep import lock_folder
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sft.core.errors import UserError
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import Results, write_record
 from sft.sweeps.sweep import InOrder, Sweep, lock_folder
 

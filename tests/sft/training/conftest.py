@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 
 
 @pytest.fixture

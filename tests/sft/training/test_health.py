@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import RunFailed
 from sft.training.health import Health, peak_learning_rate
 

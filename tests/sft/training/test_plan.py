@@ -8,7 +8,7 @@ import pytest
 from transformers import MixtralConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.evaluation.chat_eval import ChatEval

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from sft.config.recipe import make_recipe
 from sft.config.settings import read_settings
 from sft.data.dataset import load_dataset
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.trainer import RecipeTrainer, whole_warmup_steps
 
 PEAK = 2e-4
@@ -102,7 +102,7 @@ def test_frozen_weights_are_to_the_last_bit_what_was_loaded(write_recipe, engine
 
 def changed_weights(path: str) -> list[str]:
     """Trains a recipe; the names of the base model's weights that are no longer what was loaded."""
-    recipe = make_recipe(read_settings([path]), starts=True)
+    recipe = launch.start(read_settings([path]))
     tokenizer = load_tokenizer(recipe.model.model_name_or_path)
     packs, card = load_dataset(recipe, tokenizer)
     loaded = frozen_bits(load_model(recipe.model))

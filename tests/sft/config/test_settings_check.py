@@ -4,11 +4,12 @@ import dataclasses
 import re
 
 import pytest
+import yaml
 from trl import ModelConfig, SFTConfig
 
 from sft.config.aliases import RENAMED
-from sft.config.inert_keys import DONE_ANYWAY, IDLE_WITHOUT, INERT
 from sft.config.settings import read_settings
+from sft.config.settings_check import DONE_ANYWAY, IDLE_WITHOUT, INERT
 from sft.core.errors import UserError
 
 LEFT_TO_THE_STACK = """
@@ -52,6 +53,11 @@ VALUES = {
 }
 
 BESIDE = {
+    "lora_dropout": 0.1,
+    "lora_target_modules": ["q_proj"],
+    "lora_target_parameters": ["q_proj.weight"],
+    "lora_modules_to_save": ["lm_head"],
+    "lora_task_type": "CAUSAL_LM",
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_quant_storage": "uint8",
     "packing_strategy": "bfd",
@@ -78,9 +84,13 @@ def test_what_asks_for_what_is_done_anyway_is_accepted(write_recipe):
 
 @pytest.mark.parametrize(("companion", "key"), [(name, key) for name, keys in IDLE_WITHOUT.items() for key in keys])
 def test_a_key_that_does_nothing_without_another_is_refused_with_that(write_recipe, companion, key):
-    path = write_recipe(**{key: BESIDE.get(key, 1)})
-    kept = [line for line in path.read_text().splitlines() if not line.startswith(("report_to:", "packing:"))]
-    path.write_text("\n".join(kept))
+    path = write_recipe()
+    settings = yaml.safe_load(path.read_text())
+    switches = ("report_to", "packing", "use_peft", "lora_r", "lora_target_modules")
+    kept = {name: value for name, value in settings.items() if name not in switches}
+    if companion != "use_peft: true":
+        kept["use_peft"] = True
+    path.write_text(yaml.safe_dump(kept | {key: BESIDE.get(key, 1)}))
     with pytest.raises(UserError, match=rf"{key}: would change nothing by itself; add {re.escape(companion)}"):
         read_settings([str(path)])
 
