@@ -17,14 +17,14 @@ from trl import get_quantization_config
 
 from sft.config.recipe import load_recipe
 from sft.core.errors import UserError
+from sft.core.paths import REPOSITORY
 from sft.models.loading import load_model
-from tests.test_train_sft import BIN, REPOSITORY, SCRIPT, launch, losses
+from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
 
 STEPS = {"max_steps": 2, "lora_dropout": 0.0}
 # float32 throughout, so that every engine computes the same to the last digits.
 NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bnb_4bit_quant_storage": "float32"}
 ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_generation": {"max_new_tokens": 3}}
-TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29541"]
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def train(write_recipe, tmp_path):
     def run(script=SCRIPT, environment=None, **keys) -> tuple[Path, str]:
         output = tmp_path / "together"
         recipe = write_recipe(output_dir=str(output), **STEPS, **keys)
-        result = launch(*TORCHRUN, script, recipe, PYTHONPATH=str(REPOSITORY), **environment or {})
+        result = launch(*launcher("torchrun", 2), script, recipe, PYTHONPATH=str(REPOSITORY), **environment or {})
         assert result.returncode == 0, result.stderr[-3000:]
         return output, result.stdout
 
@@ -173,25 +173,25 @@ def ip(*words: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-LAUNCHERS = {
-    "torchrun": ["torchrun", "--nnodes", "2", "--nproc_per_node", "1", "--master_port", "29543"],
-    "deepspeed": ["deepspeed", "--hostfile", "hostfile", "--no_ssh", "--master_port", "29544"],
+# Of the launcher on each machine, whose ports are its own.
+FLAGS = {
+    "torchrun": ["--nnodes", "2", "--nproc_per_node", "1"],
+    "deepspeed": ["--hostfile", "hostfile", "--no_ssh"],
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("program", FLAGS)
 def test_two_machines_train_as_one_process_does_and_the_first_alone_speaks(
-    nodes, launcher, write_recipe, assert_trains_as_one_process_does, tmp_path
+    nodes, program, write_recipe, assert_trains_as_one_process_does, tmp_path
 ):
     (tmp_path / "hostfile").write_text("".join(f"{address} slots=1\n" for _, _, address in nodes))
-    config = "ds_configs/zero2_offload.json" if launcher == "deepspeed" else None
+    config = "ds_configs/zero2_offload.json" if program == "deepspeed" else None
     recipe = write_recipe(deepspeed=config, ddp_timeout=120, **STEPS)
-    program, *flags = LAUNCHERS[launcher]
 
     def start(rank: int) -> subprocess.CompletedProcess:
         name, interface, _ = nodes[rank]
-        place = ["--node_rank", rank, "--master_addr", nodes[0][2]]
-        command = ["ip", "netns", "exec", name, BIN / program, *flags, *place, SCRIPT, recipe]
+        place = ["--node_rank", rank, "--master_addr", nodes[0][2], "--master_port", "29543"]
+        command = ["ip", "netns", "exec", name, BIN / program, *FLAGS[program], *place, SCRIPT, recipe]
         return launch(*command, cwd=tmp_path, GLOO_SOCKET_IFNAME=interface)
 
     with ThreadPoolExecutor() as both:

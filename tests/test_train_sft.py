@@ -1,23 +1,18 @@
 """train_sft.py as people start it: every launcher, from any directory, with one process or two."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sft.core.paths import REPOSITORY
-from tests.sft.models.test_internlm2 import random_weights, write_folder
-
-BIN = Path(sys.executable).parent
-SCRIPT = str(REPOSITORY / "train_sft.py")
-NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "dtype": "bfloat16", "bf16": True}
+from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
+from tests.support.published_internlm2 import random_weights, write_folder
+from tests.support.recipes import NF4
 
 ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_steps": 2, "eval_prompts_generation": {"max_new_tokens": 3}}
 
@@ -26,38 +21,25 @@ ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_steps": 2, "eval_prompt
 ALONE = {}
 
 
-def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
-    """Run a command in a plain environment, as a person's shell would without an activated .venv."""
-    kept = {key: value for key, value in os.environ.items() if key in ("HOME", "PATH", "LANG", "TMPDIR")}
-    environment = kept | {"HF_HUB_OFFLINE": "1", "MASTER_PORT": "29531"} | environment
-    return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
-    )
-
-
-def losses(output_dir: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output_dir / "log.jsonl").read_text().splitlines()]
-
-
 LAUNCHERS = {
-    "python": [sys.executable],
-    "deepspeed": [BIN / "deepspeed", "--master_port", "29532"],
-    "torchrun, 2 processes": [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29533"],
-    "accelerate": [BIN / "accelerate", "launch"],
+    "python": lambda: [sys.executable],
+    "deepspeed": lambda: launcher("deepspeed"),
+    "torchrun, 2 processes": lambda: launcher("torchrun", 2),
+    "accelerate": lambda: [BIN / "accelerate", "launch"],
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, launcher):
+@pytest.mark.parametrize("kind", LAUNCHERS)
+def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, kind):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     recipe = write_recipe(
         output_dir="run",
-        deepspeed="ds_configs/zero2.json" if launcher == "deepspeed" else None,
+        deepspeed="ds_configs/zero2.json" if kind == "deepspeed" else None,
         report_to="tensorboard",
         **ASKED,
     )
-    result = launch(*LAUNCHERS[launcher], SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
+    result = launch(*LAUNCHERS[kind](), SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
     assert result.returncode == 0, result.stderr[-3000:]
     run = elsewhere / "run"
     assert json.loads((run / "final" / "adapter_config.json").read_text())["r"] == 4
@@ -85,8 +67,7 @@ def run_and_dump(write_recipe, tmp_path):
         output, dump = tmp_path / name, tmp_path / f"{name}.dump"
         dump.mkdir()
         recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **ASKED, **keys)
-        launcher = [BIN / "deepspeed", "--num_accelerators", processes, "--master_port", "29534"]
-        start = [*launcher] if processes > 1 else [sys.executable]
+        start = launcher("deepspeed", processes) if processes > 1 else [sys.executable]
         result = launch(
             *start,
             REPOSITORY / "tests" / "support" / "dump_adapter.py",
@@ -186,9 +167,9 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
 def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(write_recipe, tmp_path):
     recipe = write_recipe(deepspeed="ds_configs/zero3.json")
     steps = []
-    for processes in ("1", "2"):
+    for processes in (1, 2):
         result = launch(
-            BIN / "torchrun", "--nproc_per_node", processes, "--master_port", "29536", SCRIPT, recipe, "--dry_run",
+            *launcher("torchrun", processes), SCRIPT, recipe, "--dry_run",
             "--max_steps", "-1", "--num_train_epochs", "1", TORCH_EXTENSIONS_DIR=str(tmp_path / "none"),
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
@@ -221,7 +202,7 @@ def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, 
 
 def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
     recipe = write_recipe(lora_rr=3)
-    result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29535", SCRIPT, recipe)
+    result = launch(*launcher("deepspeed", 2), SCRIPT, recipe)
     assert result.returncode == 2
     assert result.stderr.count("lora_rr: no such setting; did you mean lora_r?") == 1
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sft.runs import checkpoints
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 from tests.support.fault_runs import Shortage
 
 

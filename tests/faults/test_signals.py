@@ -8,10 +8,9 @@ import time
 
 import pytest
 
+from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
-from tests.conftest import REPOSITORY
-from tests.faults.conftest import result
-from tests.support.fault_runs import Kill
+from tests.support.fault_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 # By then training goes on: the files of a run's beginning are some twenty touches.

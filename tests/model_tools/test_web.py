@@ -22,7 +22,7 @@ from model_tools.__main__ import main
 from model_tools.chatting.conversation import ChatModel, Conversation
 from model_tools.chatting.model_folder import resolve
 from sft.core.paths import REPOSITORY
-from tests.model_tools.chatting.test_conversation import answers_of, write_pair
+from tests.support.taught_models import answers_of, write_pair
 
 HOSTILE = (
     '<img src=x onerror="document.title=\'run\'"><script>document.title="run"</script>\n'

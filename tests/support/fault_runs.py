@@ -19,8 +19,11 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import REPOSITORY, WORKER
+from sft.core.paths import REPOSITORY
+from sft.runs.run_files import read_run
+from tests.support.launching import free_port
 
+OUTCOME = "outcome of a fault"  # of what a test of faults notes down; see its fixture `outcome`
 # Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
 PASSING = re.compile(
     "passed over: |no checkpoint to go on from: |going on from |step .*: saving |.* is now |.*output_dir: "
@@ -107,6 +110,19 @@ def named_and_gone(ended: Ended, folder: Path) -> set[Path]:
     return {path for name in (*named, *became) if not (path := folder / name.rstrip(".")).exists()}
 
 
+def result(folder: Path) -> dict:
+    """What must not depend on how often a run was killed: each log line, each answer, and the adapter's bytes."""
+    run = read_run(folder)
+    told = ("step", "epoch", "loss", "learning_rate", "grad_norm", "token_accuracy", "tokens")
+    assert not run.problems
+    return {
+        "log": [{key: record[key] for key in told} for record in run.log],
+        "answers": [(record["step"], record["prompt"], record["answer"]) for record in run.answers],
+        "adapter": (folder / "final" / "adapter_model.safetensors").read_bytes(),
+        "steps": [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()],
+    }
+
+
 def serve() -> None:
     # What packages print while they are imported is no answer.
     answers = os.fdopen(os.dup(1), "w")
@@ -125,9 +141,8 @@ def serve() -> None:
 
     assert all((accelerate, deepspeed, torch, transformers, train_sft))
     assert all((report_writer, run_directory, score_eval, interrupts))
-    for number, line in enumerate(sys.stdin):
-        port = 29600 + 300 * WORKER + number % 300
-        print(json.dumps(asdict(_carry_out(json.loads(line), port))), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(asdict(_carry_out(json.loads(line), free_port()))), file=answers, flush=True)
 
 
 def _carry_out(order: dict, port: int) -> Ended:

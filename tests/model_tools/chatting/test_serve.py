@@ -15,7 +15,7 @@ import pytest
 
 from model_tools.chatting.model_folder import load, resolve
 from sft.evaluation.chat_eval import ask
-from tests.model_tools.chatting.test_conversation import AFTER, BEFORE, write_pair
+from tests.support.taught_models import AFTER, BEFORE, write_pair
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sft.core.errors import UserError
 from sft.data import samples
 from sft.data.chat_template import training_template
 from sft.data.samples import tokenise
-from tests.sft.data.test_encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
+from tests.support.encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from sft.data.dataset import load_dataset
 from sft.runs import run_directory
 from sft.runs.run_files import Answer
 from sft.training import final_model
-from tests.conftest import SMOLLM2_TEMPLATE
+from tests.support.conversations import SMOLLM2_TEMPLATE
 
 
 @pytest.fixture
