@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models this small are slower on several threads than on one, many times so beside another worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from filelock import FileLock
 
 from sft.core.console import quiet_the_stack
 from tests.support.conversations import CONVERSATIONS, SMOLLM2_TEMPLATE, xtuner_row
-from tests.support.fault_runs import OUTCOME
+from tests.support.forked_runs import OUTCOME, Runs
 from tests.support.recipes import SMALL_LORA
 
 quiet_the_stack()
@@ -113,6 +115,14 @@ def train_file(once) -> Path:
         (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
 
     return once("data", write) / "train.jsonl"
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """Starts runs of `train_sft.py` in processes of their own that need not import the stack."""
+    server = Runs()
+    yield server
+    server.close()
 
 
 @pytest.fixture

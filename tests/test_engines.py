@@ -17,9 +17,8 @@ from trl import get_quantization_config
 
 from sft.config.recipe import load_recipe
 from sft.core.errors import UserError
-from sft.core.paths import REPOSITORY
 from sft.models.loading import load_model
-from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
+from tests.support.launching import BIN, SCRIPT, launch, losses
 
 STEPS = {"max_steps": 2, "lora_dropout": 0.0}
 # float32 throughout, so that every engine computes the same to the last digits.
@@ -57,15 +56,15 @@ def assert_trains_as_one_process_does(trained_alone, make_trainer, tmp_path):
 
 
 @pytest.fixture
-def train(write_recipe, tmp_path):
-    """Train two steps with two processes; returns the run directory and what was printed."""
+def train(runs, write_recipe, tmp_path):
+    """Train two steps with two processes; returns the run directory and what both have printed."""
 
-    def run(script=SCRIPT, environment=None, **keys) -> tuple[Path, str]:
+    def run(main="train_sft", **keys) -> tuple[Path, str]:
         output = tmp_path / "together"
         recipe = write_recipe(output_dir=str(output), **STEPS, **keys)
-        result = launch(*launcher("torchrun", 2), script, recipe, PYTHONPATH=str(REPOSITORY), **environment or {})
-        assert result.returncode == 0, result.stderr[-3000:]
-        return output, result.stdout
+        ended = runs.run([recipe], output, main=main, processes=2)
+        assert ended.codes == [0, 0], ended.err[-3000:]
+        return output, "".join(path.read_text() for path in sorted(Path(f"{output}.said").glob("out*")))
 
     return run
 
@@ -82,9 +81,8 @@ def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, asser
 
 
 def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_trains_as_one_process_does):
-    script = REPOSITORY / "tests" / "support" / "fsdp_on_cpu.py"
     # Asked and saved in between, in which all processes must take part.
-    run, printed = train(script, fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
+    run, printed = train("tests.support.fsdp_on_cpu", fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
     assert_trains_as_one_process_does(run, **NF4)
     held = re.findall(r"holds (\d+) of (\d+)", printed)
     assert len(held) == 2

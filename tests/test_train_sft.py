@@ -9,7 +9,6 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sft.core.paths import REPOSITORY
 from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
 from tests.support.published_internlm2 import random_weights, write_folder
 from tests.support.recipes import NF4
@@ -60,22 +59,17 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
 
 
 @pytest.fixture
-def run_and_dump(write_recipe, tmp_path):
+def run_and_dump(runs, write_recipe, tmp_path):
     """Train with DUMPed adapters; returns the losses and each process's adapter."""
 
     def run(name: str, processes: int, **keys):
         output, dump = tmp_path / name, tmp_path / f"{name}.dump"
         dump.mkdir()
         recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **ASKED, **keys)
-        start = launcher("deepspeed", processes) if processes > 1 else [sys.executable]
-        result = launch(
-            *start,
-            REPOSITORY / "tests" / "support" / "dump_adapter.py",
-            recipe,
-            DUMP=str(dump),
-            PYTHONPATH=str(REPOSITORY),
+        ended = runs.run(
+            [recipe], output, processes=processes, main="tests.support.dump_adapter", environment={"DUMP": str(dump)}
         )
-        assert result.returncode == 0, result.stderr[-3000:]
+        assert ended.codes == [0] * processes, ended.err[-3000:]
         return losses(output), [load_file(path) for path in sorted(dump.iterdir())], output / "final"
 
     return run

@@ -1,4 +1,4 @@
-"""One server of runs a session, and the faults and outcomes of which a table is printed at its end."""
+"""The recipe that is run with faults, and the faults and outcomes of which a table is printed at its end."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sft.core.paths import REPOSITORY
-from tests.support.fault_runs import OUTCOME, Runs
+from tests.support.forked_runs import OUTCOME
 from tests.support.recipes import SMALL_LORA
 
 # Dropout, so that a random state that is not restored shows; a log line that is the mean of two steps, and checkpoints
@@ -25,13 +25,6 @@ SETTINGS = {
     "eval_prompts_steps": 4,
     "eval_prompts_generation": {"max_new_tokens": 2},
 }
-
-
-@pytest.fixture(scope="session")
-def runs():
-    server = Runs()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from sft.runs import checkpoints, run_directory
-from tests.support.fault_runs import Kill, result
+from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 

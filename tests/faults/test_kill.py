@@ -5,7 +5,7 @@ import random
 import pytest
 
 from sft.runs import checkpoints
-from tests.support.fault_runs import Kill, result
+from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 KINDS = {"1 process": (1, []), "1 process, ZeRO-2": (1, ZERO2), "2 processes, ZeRO-2": (2, ZERO2)}

@@ -14,7 +14,7 @@ from sft.core.errors import UserError
 from sft.core.files import file_hash
 from sft.models.loading import load_model
 from sft.runs import checkpoints
-from tests.support.fault_runs import Kill
+from tests.support.forked_runs import Kill
 from tests.support.malicious_pickle import Call
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from sft.runs import checkpoints
 from tests.support.conversations import xtuner_row
-from tests.support.fault_runs import Shortage
+from tests.support.forked_runs import Shortage
 
 
 def test_a_loss_that_is_no_number(runs, recipe, tmp_path, outcome):

@@ -10,7 +10,7 @@ import pytest
 
 from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
-from tests.support.fault_runs import Kill, result
+from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 # By then training goes on: the files of a run's beginning are some twenty touches.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sft.core.paths import REPOSITORY
-from tests.support.fault_runs import Ended
+from tests.support.forked_runs import Ended
 
 MOMENTS, LONGEST = 20, 15.0
 KINDS = (signal.SIGTERM, signal.SIGKILL)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.launching import SCRIPT, launch, launcher
 from tests.support.recipes import SMALL_LORA, STAGES
 
 RECIPE = SMALL_LORA | {
@@ -18,7 +17,7 @@ RECIPE = SMALL_LORA | {
 
 
 @pytest.fixture(scope="session")
-def zero_run(once, tiny_model, train_file):
+def zero_run(once, runs, tiny_model, train_file):
     """The directory of a run of two processes under a ZeRO stage."""
 
     def run(stage: str) -> Path:
@@ -27,8 +26,8 @@ def zero_run(once, tiny_model, train_file):
             settings = RECIPE | STAGES[stage] | files | {"deepspeed": f"ds_configs/{stage}.json"}
             recipe = folder / "tiny.yaml"
             recipe.write_text(yaml.safe_dump(settings | {"output_dir": str(folder / "run")}), encoding="utf-8")
-            result = launch(*launcher("deepspeed", 2), SCRIPT, recipe)
-            assert result.returncode == 0, result.stderr[-3000:]
+            ended = runs.run([recipe], folder / "run", processes=2)
+            assert ended.codes == [0, 0], ended.err[-3000:]
 
         return once(stage, train) / "run"
 

@@ -15,8 +15,9 @@ SCRIPT = str(REPOSITORY / "train_sft.py")
 
 def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
     """Run a command in a plain environment, as a person's shell would without an activated .venv."""
-    kept = {key: value for key, value in os.environ.items() if key in ("HOME", "PATH", "LANG", "TMPDIR")}
-    environment = kept | {"HF_HUB_OFFLINE": "1", "MASTER_PORT": str(free_port())} | environment
+    names = ("HOME", "PATH", "LANG", "TMPDIR", "OMP_NUM_THREADS")
+    plain = {name: os.environ[name] for name in names if name in os.environ}
+    environment = plain | {"HF_HUB_OFFLINE": "1", "MASTER_PORT": str(free_port())} | environment
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
     )

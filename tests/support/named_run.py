@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
 import yaml
 
 from sft.evaluation.chat_eval import ChatEval
@@ -42,11 +41,7 @@ def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, Progre
     run_directory.open_run(trainer.recipe, card, run_directory.find_start(trainer.recipe))
     for callback in callbacks:
         trainer.add_callback(callback(trainer))
-    threads = torch.get_num_threads()
-    # So small a model has nothing to share out, and threads that wait for each other take the cores from others.
-    torch.set_num_threads(1)
     trainer.train()
-    torch.set_num_threads(threads)
     final_model.save_final(trainer, card, [])
     return folder / "run"
 

@@ -14,9 +14,7 @@ GREEDY = {"do_sample": False}
 def teach(model, tokenizer, answers: dict[str, str]) -> None:
     """Train what is trainable until the model gives these answers."""
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
-    worst, threads = 1.0, torch.get_num_threads()
-    # Steps this small are slower on two threads than on one.
-    torch.set_num_threads(1)
+    worst = 1.0
     while worst > 0.01:
         worst = 0.0
         for question, answer in answers.items():
@@ -29,7 +27,6 @@ def teach(model, tokenizer, answers: dict[str, str]) -> None:
             optimizer.step()
             optimizer.zero_grad()
             worst = max(worst, loss.item())
-    torch.set_num_threads(threads)
 
 
 def write_pair(tiny_model, folder, before: str, after: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Starts `train_sft.py` many times over at little cost, and does something to it at chosen moments.
+"""Starts `train_sft.py` many times over at little cost, and if asked does something to it at chosen moments.
 
 A server that has imported everything forks one child a process of the run; the child runs the script's own code. A
 moment is the n-th time that a process touches a file of its run directory; a killer, a process of its own, sends the
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -76,13 +77,18 @@ class Runs:
         arguments: list,
         folder: Path,
         *,
+        main: str = "train_sft",
         processes: int = 1,
         kill: Kill | None = None,
         shortage: Shortage | None = None,
         environment: dict[str, str] | None = None,
     ) -> Ended:
-        """Run `train_sft.py` with these arguments to its end, or to its death; `folder` is its run directory."""
+        """Run `train_sft.py` with these arguments to its end, or to its death; `folder` is its run directory.
+
+        `main` names a module with a `main(arguments)` of its own that does more than that.
+        """
         order = {
+            "main": main,
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
             "processes": processes,
@@ -160,7 +166,7 @@ def _carry_out(order: dict, port: int) -> Ended:
         if child not in children:
             continue
         codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
-        if codes[-1] or any(codes):
+        if any(codes):
             # As a launcher does: one process that has failed ends all.
             deadline = time.monotonic() + 2
             while children and time.monotonic() < deadline:
@@ -176,7 +182,6 @@ def _carry_out(order: dict, port: int) -> Ended:
 
 def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     """In the child: what a launcher and `python train_sft.py` do; never returns."""
-    import train_sft
     from sft.core.console import quiet_the_stack
     from sft.core.exit_codes import exit_code
 
@@ -196,7 +201,7 @@ def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     quiet_the_stack()
     code = 0
     try:
-        train_sft.main(order["arguments"])
+        import_module(order["main"]).main(order["arguments"])
     except BaseException as end:
         try:
             code = exit_code(end)
