@@ -74,12 +74,14 @@ def test_ddp_trains_as_one_process_does(train, assert_trains_as_one_process_does
     assert_trains_as_one_process_does(run)
 
 
+@pytest.mark.long
 def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     run, _ = train(deepspeed="ds_configs/zero3_offload.json", **NF4)
     # Under DeepSpeed the adapter of a quantised model is in bfloat16.
     assert_trains_as_one_process_does(run, 5e-3, **NF4)
 
 
+@pytest.mark.long
 def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     # Asked and saved in between, in which all processes must take part.
     run, printed = train("tests.support.fsdp_on_cpu", fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
@@ -108,6 +110,7 @@ def test_fsdp_is_refused_where_it_cannot_work(write_recipe, monkeypatch, environ
         load_recipe([str(write_recipe(fsdp=True, **keys))])
 
 
+@pytest.mark.long
 def test_sequence_parallelism_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     # Both processes compute one sequence together, so that a step has one; gloo wants all of one length.
     keys = {"packing": False, "pad_to_multiple_of": 128}
@@ -178,6 +181,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", FLAGS)
 def test_two_machines_train_as_one_process_does_and_the_first_alone_speaks(
     nodes, program, write_recipe, assert_trains_as_one_process_does, tmp_path

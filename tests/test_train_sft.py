@@ -28,7 +28,14 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", LAUNCHERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "deepspeed",
+        "torchrun, 2 processes",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("python", "accelerate")),
+    ],
+)
 def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, kind):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -75,8 +82,18 @@ def run_and_dump(runs, write_recipe, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("weights", [{}, NF4], ids=["float32", "nf4"])
+@pytest.mark.parametrize(
+    ("weights", "stage"),
+    [
+        pytest.param({}, "zero1", marks=pytest.mark.long),
+        pytest.param({}, "zero2", marks=pytest.mark.long),
+        pytest.param({}, "zero3", marks=pytest.mark.long),
+        pytest.param(NF4, "zero1", marks=pytest.mark.long),
+        (NF4, "zero2"),
+        pytest.param(NF4, "zero3", marks=pytest.mark.long),
+    ],
+    ids=[f"{weights}-{stage}" for weights in ("float32", "nf4") for stage in ("zero1", "zero2", "zero3")],
+)
 def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(run_and_dump, stage, weights):
     kind = "nf4" if weights else "float32"
     if kind not in ALONE:
@@ -93,16 +110,18 @@ def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(
         assert (saved[name.replace(".default", "")].float() == value).all()
 
 
-def test_a_cpu_without_a_compiler_is_told_what_to_install(write_recipe, tmp_path):
+def test_a_cpu_without_a_compiler_is_told_what_to_install(runs, write_recipe, tmp_path):
     recipe = write_recipe(deepspeed="ds_configs/zero2.json")
-    result = launch(sys.executable, SCRIPT, recipe, TORCH_EXTENSIONS_DIR=str(tmp_path / "none"), CXX="no-such-compiler")
-    assert result.returncode == 2
-    assert "apt-get install g++" in result.stderr
+    without = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "none"), "CXX": "no-such-compiler"}
+    ended = runs.run([recipe], tmp_path / "run", environment=without)
+    assert ended.codes == [2]
+    assert "apt-get install g++" in ended.err
 
 
-def test_a_machine_without_git_trains_all_the_same(write_recipe, tmp_path):
-    result = launch(sys.executable, SCRIPT, write_recipe(max_steps=1), PATH=str(tmp_path / "nothing"))
-    assert result.returncode == 0, result.stderr
+def test_a_machine_without_git_trains_all_the_same(runs, write_recipe, tmp_path):
+    nothing = {"PATH": str(tmp_path / "nothing")}
+    ended = runs.run([write_recipe(max_steps=1)], tmp_path / "run", environment=nothing)
+    assert ended.codes == [0], ended.err
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
 
 
@@ -144,45 +163,48 @@ def test_what_needs_no_stack_is_told_before_torch_is_imported(arguments, code, s
         assert result.stdout.startswith(said)
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
+def test_a_dry_run_tells_the_plan_and_writes_nothing(runs, write_recipe, tmp_path, tmp_path_factory):
     recipe = write_recipe(save_strategy="steps", save_steps=2, save_total_limit=1, **ASKED)
     before = set(tmp_path.rglob("*"))
-    result = launch(sys.executable, SCRIPT, recipe, "--dry_run", "true")
-    assert result.returncode == 0, result.stderr
-    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    ended = runs.run([recipe, "--dry_run", "true"], tmp_path_factory.mktemp("elsewhere") / "run")
+    assert ended.codes == [0], ended.err
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line.strip()}
     assert lines["evaluation"].endswith("3, at step 0, 2, 4")
     assert lines["checkpoints"].endswith("2, at step 2, 4; the newest stays")
     assert "GiB of RAM a process" in lines["memory"]
     assert "at most (2 checkpoints of" in lines["disk"]
-    assert result.stdout.endswith("dry run: nothing was loaded or written\n")
+    assert ended.out.endswith("dry run: nothing was loaded or written\n")
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(write_recipe, tmp_path):
+def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(runs, write_recipe, tmp_path):
     recipe = write_recipe(deepspeed="ds_configs/zero3.json")
     steps = []
     for processes in (1, 2):
-        result = launch(
-            *launcher("torchrun", processes), SCRIPT, recipe, "--dry_run",
-            "--max_steps", "-1", "--num_train_epochs", "1", TORCH_EXTENSIONS_DIR=str(tmp_path / "none"),
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("dry run: nothing was loaded or written") == 1
-        steps.append(int(re.search(r"^steps +(\d+)", result.stdout, re.MULTILINE)[1]))
+        ended = runs.run(
+            [recipe, "--dry_run", "--max_steps", "-1", "--num_train_epochs", "1"],
+            tmp_path / "run",
+            processes=processes,
+            environment={"TORCH_EXTENSIONS_DIR": str(tmp_path / "none")},
+        )
+        assert ended.codes == [0] * processes, ended.err
+        assert ended.out.count("dry run: nothing was loaded or written") == 1
+        steps.append(int(re.search(r"^steps +(\d+)", ended.out, re.MULTILINE)[1]))
+    assert (tmp_path / "run.said" / "out1").read_text() == ""
     assert steps[1] == -(-steps[0] // 2)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, train_file, tmp_path):
+def test_a_card_that_is_not_here_is_planned_for_without_its_weights(runs, tiny_model, train_file, tmp_path):
     """The mirror's own precision and DeepSpeed, which this machine could not train with."""
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     files = ("--model_name_or_path", folder, "--train_file", train_file, "--output_dir", tmp_path / "run")
     said = {}
     for card in ("24", "0.7"):
-        result = launch(sys.executable, SCRIPT, "recipes/huangdali.yaml", *files, "--dry_run", "--card", card)
-        assert result.returncode == 0, result.stderr
-        said[card] = result.stdout
+        ended = runs.run(["recipes/huangdali.yaml", *files, "--dry_run", "--card", card], tmp_path / "run")
+        assert ended.codes == [0], ended.err
+        said[card] = ended.out
     lines = {line.split()[0]: line for line in said["24"].splitlines() if line.strip()}
     assert lines["precision"].endswith("float16")
     assert "GiB of GPU memory a process: CUDA itself 0.75" in lines["memory"]
@@ -201,6 +223,7 @@ def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
     assert result.stderr.count("lora_rr: no such setting; did you mean lora_r?") == 1
 
 
+@pytest.mark.long
 def test_two_zero3_processes_train_a_published_internlm2_as_one_does(run_and_dump, tokenizer, tmp_path):
     """Its fused projections are dealt out while ZeRO-3 has every weight in parts."""
     shape = (256, 4, 2)

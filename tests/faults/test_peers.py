@@ -12,6 +12,8 @@ from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
 from tests.support.launching import launcher
 
+pytestmark = pytest.mark.long
+
 FLAGS = {"deepspeed": ["--deepspeed", "ds_configs/zero2.json"], "torchrun": []}
 
 

@@ -66,6 +66,7 @@ def test_a_batch_without_supervised_tokens(runs, write_recipe, tmp_path, outcome
     outcome("a batch without supervised tokens", "stopped within the step, exit code 3")
 
 
+@pytest.mark.long
 def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcome):
     folder = tmp_path / "run"
     whole = runs.run([recipe, "--output_dir", folder], folder)
@@ -81,6 +82,7 @@ def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcom
     outcome("out of memory", "one line with the batch, the peak and what to change, exit code 3")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_disk_that_takes_no_more(recipe, outcome, kind, small_disk):
     ended = small_disk(kind, [recipe, "--save_steps", "2"])

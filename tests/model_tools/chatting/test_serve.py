@@ -57,6 +57,7 @@ def _answers(address: str) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_transformers_serve_gives_the_answer_that_ask_gives(served):
     folder, address = served
     model, tokenizer = load(resolve(folder))
