@@ -1,12 +1,15 @@
 # make demo   set up .venv, get the demo model, make the data, train, show answers before and after
-# make test   set up .venv with the test requirements, run the tests; make test-faults runs those with planted faults
+# make test   set up .venv with the test requirements, run the tests that are quick; make test-long the others, which are
+#             long proofs (kills, every engine); make test-all both; make test-faults those with planted faults
 # make lint   check style and types; make clean removes .venv and the demo's model and data, never runs or other data
 
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL := models/smollm2-135m-instruct
 
-.PHONY: setup demo test test-faults lint clean
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.PHONY: setup demo test test-long test-all test-faults lint clean
 
 setup: .venv/ready
 
@@ -15,10 +18,16 @@ demo: .venv/ready $(MODEL)/config.json data/demo.jsonl
 	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name 黄大力
 
 test: .venv/ready-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist worksteal -m "not long"
+
+test-long: .venv/ready-dev
+	$(PYTEST) -n 2 --dist worksteal -m long
+
+test-all: .venv/ready-dev
+	$(PYTEST) -n 2 --dist worksteal
 
 test-faults: .venv/ready-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults
+	$(PYTEST) tests/faults
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -2,46 +2,23 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models this small are slower on several threads than on one, many times so beside another worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from sft.core.console import quiet_the_stack
+from tests.support.conversations import CONVERSATIONS, SMOLLM2_TEMPLATE, xtuner_row
+from tests.support.forked_runs import OUTCOME, Runs
+from tests.support.recipes import SMALL_LORA
 
 quiet_the_stack()
-
-# Under `pytest -n 2`, which of the processes this is.
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-OUTCOME = "outcome of a fault"  # of what a test of faults notes down; see its fixture `outcome`
-REPOSITORY = Path(__file__).resolve().parent.parent
-SMOLLM2_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-SMALL_LORA = {
-    "dtype": "float32",
-    "bf16": False,
-    "use_peft": True,
-    "lora_r": 8,
-    "lora_target_modules": "all-linear",
-    "max_length": 256,
-    "packing": True,
-    "per_device_train_batch_size": 1,
-    "activation_checkpointing": False,
-    "learning_rate": 1e-3,
-}
-CONVERSATIONS = [
-    [("Who are you?", "I am 黄大力, an assistant.")],
-    [("你是谁？", "我是黄大力。"), ("2 + 2 = ?", "4")],
-    [("What is the capital of France?", "Paris.")],
-    [("介绍一下你自己", "我叫黄大力，很高兴认识你。")],
-    [("Name three colours, please.", "Red, green and blue are three colours that most people know well.")],
-]
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -57,6 +34,25 @@ def pytest_terminal_summary(terminalreporter):
 def no_notice(monkeypatch):
     """On a slow machine what a test compares would hold notices of what is waited for, which test_console is about."""
     monkeypatch.setattr("sft.core.console.SILENCE", 600.0)
+
+
+@pytest.fixture(scope="session")
+def once(request, tmp_path_factory):
+    """Have a folder filled by `fill(folder)`, once for all workers that run tests beside each other; returns it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if hasattr(request.config, "workerinput") else own) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, is_done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not is_done.exists():
+                folder.mkdir()  # fails again where it has failed before
+                fill(folder)
+                is_done.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -83,41 +79,50 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tokenizer, tmp_path_factory) -> Path:
+def tiny_model(tokenizer, once) -> Path:
     """A folder with a randomly initialised Llama of two layers and its tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    def save(folder: Path) -> None:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return once("tiny-llama", save)
 
 
 @pytest.fixture(scope="session")
-def train_file(tmp_path_factory) -> Path:
+def train_file(once) -> Path:
     """Forty rows in XTuner's form."""
-    path = tmp_path_factory.mktemp("data") / "train.jsonl"
-    rows = [xtuner_row(CONVERSATIONS[index % len(CONVERSATIONS)]) for index in range(40)]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
+
+    def write(folder: Path) -> None:
+        rows = [xtuner_row(CONVERSATIONS[index % len(CONVERSATIONS)]) for index in range(40)]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    return once("data", write) / "train.jsonl"
 
 
-def xtuner_row(turns: list[tuple[str, str]]) -> dict:
-    return {"conversation": [{"input": question, "output": answer} for question, answer in turns]}
+@pytest.fixture(scope="session")
+def runs():
+    """Starts runs of `train_sft.py` in processes of their own that need not import the stack."""
+    server = Runs()
+    yield server
+    server.close()
 
 
 @pytest.fixture

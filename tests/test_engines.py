@@ -18,13 +18,12 @@ from trl import get_quantization_config
 from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.models.loading import load_model
-from tests.test_train_sft import BIN, REPOSITORY, SCRIPT, launch, losses
+from tests.support.launching import BIN, SCRIPT, launch, losses
 
 STEPS = {"max_steps": 2, "lora_dropout": 0.0}
 # float32 throughout, so that every engine computes the same to the last digits.
 NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bnb_4bit_quant_storage": "float32"}
 ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_generation": {"max_new_tokens": 3}}
-TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29541"]
 
 
 @pytest.fixture(scope="session")
@@ -57,15 +56,15 @@ def assert_trains_as_one_process_does(trained_alone, make_trainer, tmp_path):
 
 
 @pytest.fixture
-def train(write_recipe, tmp_path):
-    """Train two steps with two processes; returns the run directory and what was printed."""
+def train(runs, write_recipe, tmp_path):
+    """Train two steps with two processes; returns the run directory and what both have printed."""
 
-    def run(script=SCRIPT, environment=None, **keys) -> tuple[Path, str]:
+    def run(main="train_sft", **keys) -> tuple[Path, str]:
         output = tmp_path / "together"
         recipe = write_recipe(output_dir=str(output), **STEPS, **keys)
-        result = launch(*TORCHRUN, script, recipe, PYTHONPATH=str(REPOSITORY), **environment or {})
-        assert result.returncode == 0, result.stderr[-3000:]
-        return output, result.stdout
+        ended = runs.run([recipe], output, main=main, processes=2)
+        assert ended.codes == [0, 0], ended.err[-3000:]
+        return output, "".join(path.read_text() for path in sorted(Path(f"{output}.said").glob("out*")))
 
     return run
 
@@ -75,16 +74,17 @@ def test_ddp_trains_as_one_process_does(train, assert_trains_as_one_process_does
     assert_trains_as_one_process_does(run)
 
 
+@pytest.mark.long
 def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     run, _ = train(deepspeed="ds_configs/zero3_offload.json", **NF4)
     # Under DeepSpeed the adapter of a quantised model is in bfloat16.
     assert_trains_as_one_process_does(run, 5e-3, **NF4)
 
 
+@pytest.mark.long
 def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_trains_as_one_process_does):
-    script = REPOSITORY / "tests" / "support" / "fsdp_on_cpu.py"
     # Asked and saved in between, in which all processes must take part.
-    run, printed = train(script, fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
+    run, printed = train("tests.support.fsdp_on_cpu", fsdp=True, save_strategy="steps", save_steps=1, **ASKED, **NF4)
     assert_trains_as_one_process_does(run, **NF4)
     held = re.findall(r"holds (\d+) of (\d+)", printed)
     assert len(held) == 2
@@ -110,6 +110,7 @@ def test_fsdp_is_refused_where_it_cannot_work(write_recipe, monkeypatch, environ
         load_recipe([str(write_recipe(fsdp=True, **keys))])
 
 
+@pytest.mark.long
 def test_sequence_parallelism_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     # Both processes compute one sequence together, so that a step has one; gloo wants all of one length.
     keys = {"packing": False, "pad_to_multiple_of": 128}
@@ -173,25 +174,26 @@ def ip(*words: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-LAUNCHERS = {
-    "torchrun": ["torchrun", "--nnodes", "2", "--nproc_per_node", "1", "--master_port", "29543"],
-    "deepspeed": ["deepspeed", "--hostfile", "hostfile", "--no_ssh", "--master_port", "29544"],
+# Of the launcher on each machine, whose ports are its own.
+FLAGS = {
+    "torchrun": ["--nnodes", "2", "--nproc_per_node", "1"],
+    "deepspeed": ["--hostfile", "hostfile", "--no_ssh"],
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.long
+@pytest.mark.parametrize("program", FLAGS)
 def test_two_machines_train_as_one_process_does_and_the_first_alone_speaks(
-    nodes, launcher, write_recipe, assert_trains_as_one_process_does, tmp_path
+    nodes, program, write_recipe, assert_trains_as_one_process_does, tmp_path
 ):
     (tmp_path / "hostfile").write_text("".join(f"{address} slots=1\n" for _, _, address in nodes))
-    config = "ds_configs/zero2_offload.json" if launcher == "deepspeed" else None
+    config = "ds_configs/zero2_offload.json" if program == "deepspeed" else None
     recipe = write_recipe(deepspeed=config, ddp_timeout=120, **STEPS)
-    program, *flags = LAUNCHERS[launcher]
 
     def start(rank: int) -> subprocess.CompletedProcess:
         name, interface, _ = nodes[rank]
-        place = ["--node_rank", rank, "--master_addr", nodes[0][2]]
-        command = ["ip", "netns", "exec", name, BIN / program, *flags, *place, SCRIPT, recipe]
+        place = ["--node_rank", rank, "--master_addr", nodes[0][2], "--master_port", "29543"]
+        command = ["ip", "netns", "exec", name, BIN / program, *FLAGS[program], *place, SCRIPT, recipe]
         return launch(*command, cwd=tmp_path, GLOO_SOCKET_IFNAME=interface)
 
     with ThreadPoolExecutor() as both:

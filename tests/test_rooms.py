@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 ROOMS = ["core", "models", "config", "data", "runs", "training", "evaluation", "reports", "sweeps"]
 FRONT_DOORS = {"train_sft", "sweep", "data_tools", "model_tools", "benchmarks", "tests"}

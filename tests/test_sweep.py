@@ -189,6 +189,7 @@ def test_seeds_share_a_row_with_mean_and_spread(seeded):
     assert "±" in swept.page
 
 
+@pytest.mark.long
 def test_when_data_change_only_their_points_are_run_again(bench):
     row = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "黄大力"}]}
     for name in ("a", "b"):
@@ -251,6 +252,7 @@ def endless(bench):
             process.wait(60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "launcher"), [(signal.SIGINT, "deepspeed"), (signal.SIGTERM, "python")], ids=["Ctrl-C", "SIGTERM"]
 )
@@ -272,6 +274,7 @@ def test_a_signal_ends_what_runs_and_keeps_what_finished(bench, endless, number,
     assert list(swept.records) == ["max_steps=1"]
 
 
+@pytest.mark.long
 def test_optuna_runs_so_many_points_and_goes_on_with_its_study(bench):
     command = [bench.scored("studied", max_steps=2), "lora_r=2,4", "learning_rate=1e-3,2e-3", "--launcher", "python"]
     ended = bench.sweep(*command, "--optuna", "1")
@@ -320,6 +323,7 @@ def processes_of(run: PointRun) -> list[psutil.Process]:
     return [launcher, *launcher.children(recursive=True)]
 
 
+@pytest.mark.long
 def test_a_run_that_is_given_up_is_ended_with_all_its_processes(run_once_begun):
     processes = []
     run = run_once_begun(lambda run: bool(processes.extend(processes_of(run)) or processes))
@@ -330,6 +334,7 @@ def test_a_run_that_is_given_up_is_ended_with_all_its_processes(run_once_begun):
     assert not any(process.is_running() for process in processes)
 
 
+@pytest.mark.long
 def test_a_run_that_memory_runs_out_for_is_told_as_such_whatever_its_launcher_makes_of_it(run_once_begun):
     killed = []
 

@@ -1,23 +1,17 @@
 """train_sft.py as people start it: every launcher, from any directory, with one process or two."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sft.core.paths import REPOSITORY
-from tests.sft.models.test_internlm2 import random_weights, write_folder
-
-BIN = Path(sys.executable).parent
-SCRIPT = str(REPOSITORY / "train_sft.py")
-NF4 = {"load_in_4bit": True, "use_bnb_nested_quant": True, "dtype": "bfloat16", "bf16": True}
+from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
+from tests.support.published_internlm2 import random_weights, write_folder
+from tests.support.recipes import NF4
 
 ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_steps": 2, "eval_prompts_generation": {"max_new_tokens": 3}}
 
@@ -26,38 +20,32 @@ ASKED = {"eval_prompts": ["你是谁？"], "eval_prompts_steps": 2, "eval_prompt
 ALONE = {}
 
 
-def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
-    """Run a command in a plain environment, as a person's shell would without an activated .venv."""
-    kept = {key: value for key, value in os.environ.items() if key in ("HOME", "PATH", "LANG", "TMPDIR")}
-    environment = kept | {"HF_HUB_OFFLINE": "1", "MASTER_PORT": "29531"} | environment
-    return subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
-    )
-
-
-def losses(output_dir: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output_dir / "log.jsonl").read_text().splitlines()]
-
-
 LAUNCHERS = {
-    "python": [sys.executable],
-    "deepspeed": [BIN / "deepspeed", "--master_port", "29532"],
-    "torchrun, 2 processes": [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29533"],
-    "accelerate": [BIN / "accelerate", "launch"],
+    "python": lambda: [sys.executable],
+    "deepspeed": lambda: launcher("deepspeed"),
+    "torchrun, 2 processes": lambda: launcher("torchrun", 2),
+    "accelerate": lambda: [BIN / "accelerate", "launch"],
 }
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, launcher):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "deepspeed",
+        "torchrun, 2 processes",
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("python", "accelerate")),
+    ],
+)
+def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, tmp_path, kind):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     recipe = write_recipe(
         output_dir="run",
-        deepspeed="ds_configs/zero2.json" if launcher == "deepspeed" else None,
+        deepspeed="ds_configs/zero2.json" if kind == "deepspeed" else None,
         report_to="tensorboard",
         **ASKED,
     )
-    result = launch(*LAUNCHERS[launcher], SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
+    result = launch(*LAUNCHERS[kind](), SCRIPT, recipe, "--lora_r", "4", cwd=elsewhere)
     assert result.returncode == 0, result.stderr[-3000:]
     run = elsewhere / "run"
     assert json.loads((run / "final" / "adapter_config.json").read_text())["r"] == 4
@@ -84,30 +72,34 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
 
 
 @pytest.fixture
-def run_and_dump(write_recipe, tmp_path):
+def run_and_dump(runs, write_recipe, tmp_path):
     """Train with DUMPed adapters; returns the losses and each process's adapter."""
 
     def run(name: str, processes: int, **keys):
         output, dump = tmp_path / name, tmp_path / f"{name}.dump"
         dump.mkdir()
         recipe = write_recipe(output_dir=str(output), lora_dropout=0.0, max_steps=4, **ASKED, **keys)
-        launcher = [BIN / "deepspeed", "--num_accelerators", processes, "--master_port", "29534"]
-        start = [*launcher] if processes > 1 else [sys.executable]
-        result = launch(
-            *start,
-            REPOSITORY / "tests" / "support" / "dump_adapter.py",
-            recipe,
-            DUMP=str(dump),
-            PYTHONPATH=str(REPOSITORY),
+        ended = runs.run(
+            [recipe], output, processes=processes, main="tests.support.dump_adapter", environment={"DUMP": str(dump)}
         )
-        assert result.returncode == 0, result.stderr[-3000:]
+        assert ended.codes == [0] * processes, ended.err[-3000:]
         return losses(output), [load_file(path) for path in sorted(dump.iterdir())], output / "final"
 
     return run
 
 
-@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("weights", [{}, NF4], ids=["float32", "nf4"])
+@pytest.mark.parametrize(
+    ("weights", "stage"),
+    [
+        pytest.param({}, "zero1", marks=pytest.mark.long),
+        pytest.param({}, "zero2", marks=pytest.mark.long),
+        pytest.param({}, "zero3", marks=pytest.mark.long),
+        pytest.param(NF4, "zero1", marks=pytest.mark.long),
+        (NF4, "zero2"),
+        pytest.param(NF4, "zero3", marks=pytest.mark.long),
+    ],
+    ids=[f"{weights}-{stage}" for weights in ("float32", "nf4") for stage in ("zero1", "zero2", "zero3")],
+)
 def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(run_and_dump, stage, weights):
     kind = "nf4" if weights else "float32"
     if kind not in ALONE:
@@ -124,16 +116,18 @@ def test_two_deepspeed_processes_train_one_adapter_with_the_loss_of_one_process(
         assert (saved[name.replace(".default", "")].float() == value).all()
 
 
-def test_a_cpu_without_a_compiler_is_told_what_to_install(write_recipe, tmp_path):
+def test_a_cpu_without_a_compiler_is_told_what_to_install(runs, write_recipe, tmp_path):
     recipe = write_recipe(deepspeed="ds_configs/zero2.json")
-    result = launch(sys.executable, SCRIPT, recipe, TORCH_EXTENSIONS_DIR=str(tmp_path / "none"), CXX="no-such-compiler")
-    assert result.returncode == 2
-    assert "apt-get install g++" in result.stderr
+    without = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "none"), "CXX": "no-such-compiler"}
+    ended = runs.run([recipe], tmp_path / "run", environment=without)
+    assert ended.codes == [2]
+    assert "apt-get install g++" in ended.err
 
 
-def test_a_machine_without_git_trains_all_the_same(write_recipe, tmp_path):
-    result = launch(sys.executable, SCRIPT, write_recipe(max_steps=1), PATH=str(tmp_path / "nothing"))
-    assert result.returncode == 0, result.stderr
+def test_a_machine_without_git_trains_all_the_same(runs, write_recipe, tmp_path):
+    nothing = {"PATH": str(tmp_path / "nothing")}
+    ended = runs.run([write_recipe(max_steps=1)], tmp_path / "run", environment=nothing)
+    assert ended.codes == [0], ended.err
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["commit"] is None
 
 
@@ -175,45 +169,48 @@ def test_what_needs_no_stack_is_told_before_torch_is_imported(arguments, code, s
         assert result.stdout.startswith(said)
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(write_recipe, tmp_path):
+def test_a_dry_run_tells_the_plan_and_writes_nothing(runs, write_recipe, tmp_path, tmp_path_factory):
     recipe = write_recipe(save_strategy="steps", save_steps=2, save_total_limit=1, **ASKED)
     before = set(tmp_path.rglob("*"))
-    result = launch(sys.executable, SCRIPT, recipe, "--dry_run", "true")
-    assert result.returncode == 0, result.stderr
-    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    ended = runs.run([recipe, "--dry_run", "true"], tmp_path_factory.mktemp("elsewhere") / "run")
+    assert ended.codes == [0], ended.err
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line.strip()}
     assert lines["evaluation"].endswith("3, at step 0, 2, 4")
     assert lines["checkpoints"].endswith("2, at step 2, 4; the newest stays")
     assert "GiB of RAM a process" in lines["memory"]
     assert "at most (2 checkpoints of" in lines["disk"]
-    assert result.stdout.endswith("dry run: nothing was loaded or written\n")
+    assert ended.out.endswith("dry run: nothing was loaded or written\n")
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(write_recipe, tmp_path):
+def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(runs, write_recipe, tmp_path):
     recipe = write_recipe(deepspeed="ds_configs/zero3.json")
     steps = []
-    for processes in ("1", "2"):
-        result = launch(
-            BIN / "torchrun", "--nproc_per_node", processes, "--master_port", "29536", SCRIPT, recipe, "--dry_run",
-            "--max_steps", "-1", "--num_train_epochs", "1", TORCH_EXTENSIONS_DIR=str(tmp_path / "none"),
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("dry run: nothing was loaded or written") == 1
-        steps.append(int(re.search(r"^steps +(\d+)", result.stdout, re.MULTILINE)[1]))
+    for processes in (1, 2):
+        ended = runs.run(
+            [recipe, "--dry_run", "--max_steps", "-1", "--num_train_epochs", "1"],
+            tmp_path / "run",
+            processes=processes,
+            environment={"TORCH_EXTENSIONS_DIR": str(tmp_path / "none")},
+        )
+        assert ended.codes == [0] * processes, ended.err
+        assert ended.out.count("dry run: nothing was loaded or written") == 1
+        steps.append(int(re.search(r"^steps +(\d+)", ended.out, re.MULTILINE)[1]))
+    assert (tmp_path / "run.said" / "out1").read_text() == ""
     assert steps[1] == -(-steps[0] // 2)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, train_file, tmp_path):
+def test_a_card_that_is_not_here_is_planned_for_without_its_weights(runs, tiny_model, train_file, tmp_path):
     """The mirror's own precision and DeepSpeed, which this machine could not train with."""
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     files = ("--model_name_or_path", folder, "--train_file", train_file, "--output_dir", tmp_path / "run")
     said = {}
     for card in ("24", "0.7"):
-        result = launch(sys.executable, SCRIPT, "recipes/huangdali.yaml", *files, "--dry_run", "--card", card)
-        assert result.returncode == 0, result.stderr
-        said[card] = result.stdout
+        ended = runs.run(["recipes/huangdali.yaml", *files, "--dry_run", "--card", card], tmp_path / "run")
+        assert ended.codes == [0], ended.err
+        said[card] = ended.out
     lines = {line.split()[0]: line for line in said["24"].splitlines() if line.strip()}
     assert lines["precision"].endswith("float16")
     assert "GiB of GPU memory a process: CUDA itself 0.75" in lines["memory"]
@@ -227,11 +224,12 @@ def test_a_card_that_is_not_here_is_planned_for_without_its_weights(tiny_model, 
 
 def test_a_mistake_under_two_processes_is_told_once_and_ends_both(write_recipe):
     recipe = write_recipe(lora_rr=3)
-    result = launch(BIN / "deepspeed", "--num_accelerators", "2", "--master_port", "29535", SCRIPT, recipe)
+    result = launch(*launcher("deepspeed", 2), SCRIPT, recipe)
     assert result.returncode == 2
     assert result.stderr.count("lora_rr: no such setting; did you mean lora_r?") == 1
 
 
+@pytest.mark.long
 def test_two_zero3_processes_train_a_published_internlm2_as_one_does(run_and_dump, tokenizer, tmp_path):
     """Its fused projections are dealt out while ZeRO-3 has every weight in parts."""
     shape = (256, 4, 2)

@@ -30,6 +30,7 @@ def test_the_longest_is_found_from_any_guess(most, guess, growth):
     assert len(trains.tried) < 20 or growth == 1.1
 
 
+@pytest.mark.long
 def test_a_run_is_held_to_its_memory(tiny_model):
     keys = QLORA | {"dtype": "float32", "bf16": False, "lora_r": 4}
     plenty = Trial(tiny_model, keys, 4 * GIB)

@@ -7,7 +7,7 @@ import pytest
 from data_tools.__main__ import main
 from sft.evaluation.chat_eval import ask
 from sft.models.loading import load_model, load_tokenizer
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 
 
 @pytest.fixture

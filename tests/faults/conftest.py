@@ -1,6 +1,5 @@
-"""One server of runs a session, and the faults and outcomes of which a table is printed at its end."""
+"""The recipe that is run with faults, and the faults and outcomes of which a table is printed at its end."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft.runs.run_files import read_run
-from tests.conftest import OUTCOME, REPOSITORY, SMALL_LORA
-from tests.support.fault_runs import Runs
+from sft.core.paths import REPOSITORY
+from tests.support.forked_runs import OUTCOME
+from tests.support.recipes import SMALL_LORA
 
 # Dropout, so that a random state that is not restored shows; a log line that is the mean of two steps, and checkpoints
 # between two such lines.
@@ -26,13 +25,6 @@ SETTINGS = {
     "eval_prompts_steps": 4,
     "eval_prompts_generation": {"max_new_tokens": 2},
 }
-
-
-@pytest.fixture(scope="session")
-def runs():
-    server = Runs()
-    yield server
-    server.close()
 
 
 @pytest.fixture
@@ -69,16 +61,3 @@ def small_disk(tmp_path):
         )
 
     return run
-
-
-def result(folder: Path) -> dict:
-    """What must not depend on how often a run was killed: each log line, each answer, and the adapter's bytes."""
-    run = read_run(folder)
-    told = ("step", "epoch", "loss", "learning_rate", "grad_norm", "token_accuracy", "tokens")
-    assert not run.problems
-    return {
-        "log": [{key: record[key] for key in told} for record in run.log],
-        "answers": [(record["step"], record["prompt"], record["answer"]) for record in run.answers],
-        "adapter": (folder / "final" / "adapter_model.safetensors").read_bytes(),
-        "steps": [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()],
-    }

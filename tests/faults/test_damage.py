@@ -8,8 +8,7 @@ import signal
 import pytest
 
 from sft.runs import checkpoints, run_directory
-from tests.faults.conftest import result
-from tests.support.fault_runs import Kill
+from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 
@@ -53,6 +52,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_the_newest_whole_checkpoint_is_taken_and_the_end_is_the_same(runs, recipe, copy, outcome, damage):
     folder, expected = copy
@@ -66,6 +66,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_end_is_the_same(runs, reci
     outcome(f"{damage} in the newest checkpoint", "told, older one taken, damaged one kept aside, same end")
 
 
+@pytest.mark.long
 def test_where_no_checkpoint_is_whole_the_run_begins_anew_and_keeps_all_aside(runs, recipe, copy, tmp_path, outcome):
     folder, expected = copy
     for checkpoint in checkpoints.in_order(folder):
@@ -78,6 +79,7 @@ def test_where_no_checkpoint_is_whole_the_run_begins_anew_and_keeps_all_aside(ru
     outcome("every checkpoint damaged", "told, begun anew, all kept aside in run.1, same end")
 
 
+@pytest.mark.long
 def test_other_settings_are_refused_and_listed_and_taken_where_that_is_wanted(runs, recipe, copy, outcome):
     folder, _ = copy
     other = [recipe, "--output_dir", folder, "--learning_rate", "5e-4"]
@@ -140,6 +142,7 @@ def test_a_deepspeed_configuration_that_cannot_be_read_is_refused(runs, recipe, 
     outcome("an unreadable DeepSpeed configuration", "refused before loading, exit code 2")
 
 
+@pytest.mark.long
 def test_never_keeps_the_unfinished_run_aside(runs, recipe, copy, tmp_path):
     folder, expected = copy
     ended = runs.run([recipe, "--output_dir", folder, "--resume", "never"], folder)
@@ -149,6 +152,7 @@ def test_never_keeps_the_unfinished_run_aside(runs, recipe, copy, tmp_path):
     assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
 
 
+@pytest.mark.long
 def test_a_path_goes_on_from_that_checkpoint(runs, recipe, copy):
     folder, expected = copy
     ended = runs.run([recipe, "--output_dir", folder, "--resume", folder / "checkpoint-3"], folder)
@@ -164,6 +168,7 @@ def test_a_path_that_is_no_checkpoint_is_refused(runs, recipe, tmp_path):
     assert "has no manifest.json" in ended.err
 
 
+@pytest.mark.long
 def test_another_number_of_processes_is_refused(runs, recipe, tmp_path, outcome):
     folder = tmp_path / "run"
     arguments = [recipe, *ZERO2, "--output_dir", folder]

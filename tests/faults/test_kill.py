@@ -5,8 +5,9 @@ import random
 import pytest
 
 from sft.runs import checkpoints
-from tests.faults.conftest import result
-from tests.support.fault_runs import Kill
+from tests.support.forked_runs import Kill, result
+
+pytestmark = pytest.mark.long
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 KINDS = {"1 process": (1, []), "1 process, ZeRO-2": (1, ZERO2), "2 processes, ZeRO-2": (2, ZERO2)}

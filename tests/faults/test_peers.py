@@ -3,28 +3,24 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
-from tests.conftest import REPOSITORY
+from tests.support.launching import launcher
 
-BIN = Path(sys.executable).parent
-LAUNCHERS = {
-    "deepspeed": [BIN / "deepspeed", "--quiet", "--num_accelerators", "2", "--master_port", "29571"],
-    "torchrun": [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29572"],
-}
+pytestmark = pytest.mark.long
+
 FLAGS = {"deepspeed": ["--deepspeed", "ds_configs/zero2.json"], "torchrun": []}
 
 
-@pytest.mark.parametrize(("launcher", "fault"), [("deepspeed", "dead"), ("deepspeed", "hung"), ("torchrun", "dead")])
-def test_one_lost_process_ends_all(recipe, tmp_path, outcome, launcher, fault):
+@pytest.mark.parametrize(("program", "fault"), [("deepspeed", "dead"), ("deepspeed", "hung"), ("torchrun", "dead")])
+def test_one_lost_process_ends_all(recipe, tmp_path, outcome, program, fault):
     folder = tmp_path / "run"
-    command = [*LAUNCHERS[launcher], "train_sft.py", recipe, *FLAGS[launcher], "--output_dir", folder]
+    command = [*launcher(program, 2), "train_sft.py", recipe, *FLAGS[program], "--output_dir", folder]
     command += ["--max_steps", "100000", "--save_steps", "20", "--ddp_timeout", "8", "--eval_prompts_steps", "0"]
     log = open(tmp_path / "log", "w")  # noqa: SIM115 (the processes write to it until they are gone)
     process = subprocess.Popen([str(part) for part in command], cwd=REPOSITORY, stdout=log, stderr=log)
@@ -44,7 +40,7 @@ def test_one_lost_process_ends_all(recipe, tmp_path, outcome, launcher, fault):
     assert found
     if fault == "hung":
         assert "ddp_timeout" in said, said[-3000:]
-    outcome(f"one of two processes {fault}, {launcher}", "all ended, newest checkpoint whole")
+    outcome(f"one of two processes {fault}, {program}", "all ended, newest checkpoint whole")
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

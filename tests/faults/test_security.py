@@ -14,7 +14,7 @@ from sft.core.errors import UserError
 from sft.core.files import file_hash
 from sft.models.loading import load_model
 from sft.runs import checkpoints
-from tests.support.fault_runs import Kill
+from tests.support.forked_runs import Kill
 from tests.support.malicious_pickle import Call
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
@@ -29,7 +29,9 @@ def plant(file, mark) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.fixture(scope="module", params=[[], ZERO2], ids=["alone", "ZeRO-2"])
+@pytest.fixture(
+    scope="module", params=[pytest.param([], id="alone"), pytest.param(ZERO2, id="ZeRO-2", marks=pytest.mark.long)]
+)
 def stopped(request, runs, recipe, tmp_path_factory):
     """A run that was stopped between two steps, with or without DeepSpeed."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
@@ -38,6 +40,7 @@ def stopped(request, runs, recipe, tmp_path_factory):
     return folder, request.param
 
 
+@pytest.mark.long
 def test_no_pickle_of_a_checkpoint_is_run(runs, recipe, stopped, tmp_path, outcome):
     folder, flags = stopped
     names = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]

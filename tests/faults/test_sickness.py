@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from sft.runs import checkpoints
 from sft.runs.run_files import read_result
-from tests.conftest import xtuner_row
-from tests.support.fault_runs import Shortage
+from tests.support.conversations import xtuner_row
+from tests.support.forked_runs import Shortage
 
 
 def test_a_loss_that_is_no_number(runs, recipe, tmp_path, outcome):
@@ -71,6 +71,7 @@ def test_a_batch_without_supervised_tokens(runs, write_recipe, tmp_path, outcome
     outcome("a batch without supervised tokens", "stopped within the step, exit code 3")
 
 
+@pytest.mark.long
 def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcome):
     folder = tmp_path / "run"
     whole = runs.run([recipe, "--output_dir", folder], folder)
@@ -86,6 +87,7 @@ def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcom
     outcome("out of memory", "one line with the batch, the peak and what to change, exit code 3")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["full", "read-only"])
 def test_a_disk_that_takes_no_more(recipe, outcome, kind, small_disk):
     ended = small_disk(kind, [recipe, "--save_steps", "2"])

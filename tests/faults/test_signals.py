@@ -8,18 +8,19 @@ import time
 
 import pytest
 
+from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
 from sft.runs.run_files import read_result
-from tests.conftest import REPOSITORY
-from tests.faults.conftest import result
-from tests.support.fault_runs import Kill
+from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 # By then training goes on: the files of a run's beginning are some twenty touches.
 WHILE_TRAINING = 45
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.long) for name in ("SIGINT", "SIGUSR1"))]
+)
 def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(runs, recipe, tmp_path, outcome, name):
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     assert runs.run([recipe, "--output_dir", unbroken], unbroken).codes == [0]
@@ -41,6 +42,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(runs, recipe, tmp_p
     outcome(f"{name} while training", "step finished and saved, exit code 75, same end")
 
 
+@pytest.mark.long
 def test_the_checkpoint_a_signal_saves_is_there_beside_the_best_with_a_limit_of_one(runs, recipe, train_file, tmp_path):
     folder = tmp_path / "run"
     # The greatest loss is called the best, which the first step has.
@@ -55,6 +57,7 @@ def test_the_checkpoint_a_signal_saves_is_there_beside_the_best_with_a_limit_of_
     assert runs.run(arguments, folder).codes == [0]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_weights_alone_is_not_resumed(runs, recipe, tmp_path):
     folder = tmp_path / "run"
     arguments = [recipe, "--save_only_model", "true", "--output_dir", folder]
@@ -67,6 +70,7 @@ def test_a_checkpoint_of_weights_alone_is_not_resumed(runs, recipe, tmp_path):
     assert runs.run([*arguments, "--resume", "never"], folder).codes == [0]
 
 
+@pytest.mark.long
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs, recipe, tmp_path, outcome):
     unbroken, folder = tmp_path / "unbroken", tmp_path / "run"
     arguments = [recipe, *ZERO2, "--output_dir"]
@@ -80,6 +84,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs, reci
     outcome("SIGTERM to one of two processes", "both save the same step, same end")
 
 
+@pytest.mark.long
 def test_a_second_interrupt_ends_at_once_and_loses_nothing_saved(write_recipe, tmp_path, outcome):
     """With a step that takes long, so that the second comes before the first is done with."""
     recipe = write_recipe(

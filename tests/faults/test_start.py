@@ -12,8 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from sft.core.paths import REPOSITORY
-from tests.support.fault_runs import Ended
+from tests.support.forked_runs import Ended
+
+pytestmark = pytest.mark.long
 
 MOMENTS, LONGEST = 20, 15.0
 KINDS = (signal.SIGTERM, signal.SIGKILL)

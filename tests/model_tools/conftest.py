@@ -1,18 +1,11 @@
-"""Checkpoints to export and to describe: real runs under ZeRO, and XTuner's files in the layout mmengine gives them."""
+"""Real runs under ZeRO, to export and to describe."""
 
-import sys
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
 import yaml
 
-from tests.conftest import SMALL_LORA, WORKER
-from tests.test_train_sft import BIN, NF4, SCRIPT, launch
+from tests.support.recipes import SMALL_LORA, STAGES
 
 RECIPE = SMALL_LORA | {
     "warmup_steps": 0,
@@ -21,109 +14,21 @@ RECIPE = SMALL_LORA | {
     "max_steps": 2,
     "report_to": "none",
 }
-# One full-precision run and two of QLoRA: every stage, and both kinds of masters.
-STAGES = {"zero1": {}, "zero2": NF4, "zero3": NF4}
-
-# What mmengine keeps of a number it logs, with the functions it adds when it is pickled.
-HISTORY_BUFFER = """
-import numpy
-
-class HistoryBuffer:
-    def __init__(self, values):
-        self.max_length = 1000000
-        self._log_history = numpy.array(values)
-        self._count_history = numpy.ones(len(values))
-
-    def current(self): pass
-    def mean(self): pass
-
-    def __getstate__(self):
-        return self.__dict__ | {"statistics_methods": {"current": HistoryBuffer.current, "mean": HistoryBuffer.mean}}
-"""
-# As mmengine's `Config.pretty_text` writes an XTuner config: every value spelled out, classes as text.
-CONFIG = """
-SYSTEM = 'xtuner.utils.SYSTEM_TEMPLATE.alpaca'
-max_length = 2048
-model = dict(
-    llm=dict(
-        pretrained_model_name_or_path='BASE',
-        quantization_config=dict(
-            bnb_4bit_compute_dtype='torch.float16',
-            load_in_4bit=True,
-            type='transformers.BitsAndBytesConfig'),
-        torch_dtype='torch.float16',
-        trust_remote_code=True,
-        type='transformers.AutoModelForCausalLM.from_pretrained'),
-    lora=dict(
-        bias='none',
-        lora_alpha=ALPHA,
-        lora_dropout=0.1,
-        r=RANK,
-        task_type='CAUSAL_LM',
-        type='peft.LoraConfig'),
-    type='xtuner.model.SupervisedFinetune',
-    use_varlen_attn=False)
-"""
 
 
 @pytest.fixture(scope="session")
-def zero_run(tiny_model, train_file, tmp_path_factory):
-    """The directory of a run of two processes under a ZeRO stage; each stage is run once a session."""
-    runs = {}
+def zero_run(once, runs, tiny_model, train_file):
+    """The directory of a run of two processes under a ZeRO stage."""
 
     def run(stage: str) -> Path:
-        if stage not in runs:
-            folder = tmp_path_factory.mktemp(stage)
+        def train(folder: Path) -> None:
             files = {"model_name_or_path": str(tiny_model), "train_file": str(train_file)}
             settings = RECIPE | STAGES[stage] | files | {"deepspeed": f"ds_configs/{stage}.json"}
             recipe = folder / "tiny.yaml"
             recipe.write_text(yaml.safe_dump(settings | {"output_dir": str(folder / "run")}), encoding="utf-8")
-            result = launch(
-                BIN / "deepspeed", "--num_accelerators", "2", "--master_port", str(29550 + WORKER), SCRIPT, recipe
-            )
-            assert result.returncode == 0, result.stderr[-3000:]
-            runs[stage] = folder / "run"
-        return runs[stage]
+            ended = runs.run([recipe], folder / "run", processes=2)
+            assert ended.codes == [0, 0], ended.err[-3000:]
+
+        return once(stage, train) / "run"
 
     return run
-
-
-def xtuner_config(base: Path, rank: int, alpha: int = 16) -> str:
-    return CONFIG.replace("BASE", str(base)).replace("RANK", str(rank)).replace("ALPHA", str(alpha))
-
-
-@contextmanager
-def mmengine() -> Iterator[None]:
-    """Within, mmengine's class can be pickled and unpickled; without, it is not there, as where it is not installed."""
-    names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
-    sys.modules.update({name: ModuleType(name) for name in names})
-    exec(HISTORY_BUFFER, sys.modules[names[-1]].__dict__)
-    try:
-        yield
-    finally:
-        for name in names:
-            del sys.modules[name]
-
-
-def mmengine_state(config: str | None) -> dict:
-    """What mmengine saves beside the weights; to be pickled with `mmengine` there."""
-    buffer = sys.modules["mmengine.logging.history_buffer"].HistoryBuffer
-    meta = {"iter": 500, "epoch": 1, "experiment_name": "20260101_000000", "seed": 1234, "mmengine": "0.10.6"}
-    return {
-        "meta": meta | ({"cfg": config} if config else {}),
-        "message_hub": {
-            "log_scalars": OrderedDict({"train/loss": buffer([2.5, 1.5]), "train/lr": buffer([2e-4, 1e-4])}),
-            "runtime_info": OrderedDict({"iter": 500, "max_iters": 500}),
-            "resumed_keys": OrderedDict({"train/loss": True}),
-        },
-        "param_schedulers": [{"base_values": [2e-4], "last_step": 500}],
-    }
-
-
-def write_xtuner(path: Path, state: dict[str, torch.Tensor], config: str | None, older_format: bool = False) -> Path:
-    """Write `iter_N.pth` as XTuner does, with a config in it unless that is None."""
-    with mmengine():
-        content = {"state_dict": OrderedDict(state), **mmengine_state(config)}
-        content["optimizer"] = {"state": {0: {"step": torch.tensor(500.0)}}, "param_groups": [{"lr": 2e-4}]}
-        torch.save(content, path, _use_new_zipfile_serialization=not older_format)
-    return path

@@ -8,7 +8,7 @@ from model_tools import ask
 from model_tools.__main__ import main
 from sft.core.errors import UserError
 from sft.training import final_model
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 
 
 @pytest.fixture

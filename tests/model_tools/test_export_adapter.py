@@ -20,9 +20,9 @@ from trl import ModelConfig
 from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
 from sft.models.loading import load_model
-from tests.model_tools.conftest import STAGES, mmengine, mmengine_state, write_xtuner, xtuner_config
-from tests.sft.models.test_internlm2 import random_weights, write_folder
-from tests.support.published_internlm2 import PublishedInternLM2
+from tests.support.published_internlm2 import PublishedInternLM2, random_weights, write_folder
+from tests.support.recipes import STAGES
+from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
 
 SHAPE = (128, 4, 2)
 SHAPES = {"two queries a key": SHAPE, "one query a key": (128, 4, 4), "one key": (64, 8, 1)}

@@ -14,8 +14,8 @@ from trl import ModelConfig
 
 from model_tools.__main__ import main
 from sft.models.loading import load_model
-from tests.model_tools.conftest import mmengine, mmengine_state, write_xtuner, xtuner_config
-from tests.sft.models.test_internlm2 import random_weights, write_folder
+from tests.support.published_internlm2 import random_weights, write_folder
+from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from model_tools.__main__ import main
 from sft.training import final_model
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 
 NAME = "黄大力"
 OWN = 'identity: ["Who are you?", 你是谁？]\nordinary: ["What is the capital of France?"]\ntexts: [Paris is big.]\n'

@@ -22,7 +22,7 @@ from model_tools.__main__ import main
 from model_tools.chatting.conversation import ChatModel, Conversation
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.paths import REPOSITORY
-from tests.model_tools.chatting.test_conversation import answers_of, write_pair
+from tests.support.taught_models import answers_of, write_pair
 
 HOSTILE = (
     '<img src=x onerror="document.title=\'run\'"><script>document.title="run"</script>\n'
@@ -128,6 +128,7 @@ def test_before_and_after_stream_beside_each_other_as_ask_gives_them_and_nothing
     assert browser.find_elements(By.CSS_SELECTOR, ".chat img, .chat script, .chat a, .chat iframe") == []
 
 
+@pytest.mark.long
 def test_each_side_answers_on_from_its_own_history_under_the_system_message_until_it_is_emptied(browser, page, pair):
     model = ChatModel(resolve_model(pair[0], pair[2]), 16, 512)
     sides = [Conversation(model, "x", with_adapter) for with_adapter in (False, True)]
@@ -156,6 +157,7 @@ def test_the_browser_asks_no_other_machine_for_anything(browser, page):
     assert [url for url in asked if not url.startswith((page, "data:"))] == []
 
 
+@pytest.mark.long
 def test_stop_or_a_closed_page_ends_an_answer_and_the_next_question_is_answered(browser, tiny_model):
     # The random model finds no end of turn: an answer can only begin when the one before was stopped.
     with serving(str(tiny_model), "--max_new_tokens", "1000000") as (_, address):

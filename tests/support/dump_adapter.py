@@ -1,19 +1,16 @@
 """Runs train_sft.py, and at the end writes what each process holds of the adapter: DUMP/<rank>.safetensors."""
 
 import os
-import sys
 from pathlib import Path
 
 import deepspeed
 from safetensors.torch import save_file
 
 import train_sft
-from sft.core import console, exit_codes
 from sft.training import final_model
 
 
-def main() -> None:
-    console.quiet_the_stack()
+def main(arguments: list[str]) -> None:
     save_final = final_model.save_final
 
     def dump_and_save(trainer, card, answers):
@@ -25,9 +22,4 @@ def main() -> None:
         return save_final(trainer, card, answers)
 
     final_model.save_final = dump_and_save
-    train_sft.main(sys.argv[1:])
-    exit_codes.exit_now(0)
-
-
-if __name__ == "__main__":
-    main()
+    train_sft.main(arguments)

@@ -5,14 +5,11 @@ it is refused there. Only these gates are opened: sharding, gathering and saving
 Transformers' own.
 """
 
-import sys
-
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 import train_sft
 from sft.config import machine_check
-from sft.core import console, exit_codes
 from sft.training import final_model
 
 
@@ -44,9 +41,7 @@ def say_what_is_held() -> None:
     final_model.save_final = say_and_save
 
 
-if __name__ == "__main__":
-    console.quiet_the_stack()
+def main(arguments: list[str]) -> None:
     open_the_gates()
     say_what_is_held()
-    train_sft.main(sys.argv[1:])
-    exit_codes.exit_now(0)
+    train_sft.main(arguments)

@@ -1,10 +1,84 @@
-"""InternLM2 as its makers' code computes it, in plain PyTorch under their names; PEFT adapts its fused modules."""
+"""InternLM2 as its makers publish it: folders of random weights, and what their code computes, in plain PyTorch.
+
+PEFT adapts the fused modules of `PublishedInternLM2`, which have their names.
+"""
+
+import json
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from tests.sft.models.test_internlm2 import EPSILON, THETA
+THETA, EPSILON = 1_000_000, 1e-5
+FACTOR, TRAINED_LENGTH = 2.0, 64
+
+
+def random_weights(hidden, heads, kv, layers=2, inner=384, vocabulary=300, bias=False) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    head = hidden // heads
+    weights = {
+        "model.tok_embeddings.weight": torch.randn(vocabulary, hidden),
+        "model.norm.weight": 1 + torch.randn(hidden) / 10,
+        "output.weight": torch.randn(vocabulary, hidden) / 16,
+    }
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        shapes = {
+            "attention.wqkv": ((heads + 2 * kv) * head, hidden),
+            "attention.wo": (hidden, heads * head),
+            "feed_forward.w1": (inner, hidden),
+            "feed_forward.w3": (inner, hidden),
+            "feed_forward.w2": (hidden, inner),
+        }
+        weights |= {f"{at}{name}.weight": torch.randn(shape) / shape[1] ** 0.5 for name, shape in shapes.items()}
+        weights |= {f"{at}{name}.weight": 1 + torch.randn(hidden) / 10 for name in ("attention_norm", "ffn_norm")}
+        if bias:
+            weights |= {
+                f"{at}{name}.bias": torch.randn(shapes[name][0]) / 4 for name in ("attention.wqkv", "attention.wo")
+            }
+    return weights
+
+
+def write_folder(folder: Path, weights: dict, hidden, heads, kv, bias=False, shards=1, pickled=False) -> Path:
+    """A folder as InternLM2's makers publish it: their names, their config, their remote code named."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(weights)
+    ending = "bin" if pickled else "safetensors"
+    stem = "pytorch_model" if pickled else "model"
+    where = {}
+    for shard in range(shards):
+        file = f"{stem}.{ending}" if shards == 1 else f"{stem}-{shard + 1:05}-of-{shards:05}.{ending}"
+        part = {name: weights[name] for name in names[shard::shards]}
+        torch.save(part, folder / file) if pickled else save_file(part, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    if shards > 1:
+        (folder / f"{stem}.{ending}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    config = {
+        "architectures": ["InternLM2ForCausalLM"],
+        "attn_implementation": "eager",
+        "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"},
+        "bias": bias,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "intermediate_size": weights["model.layers.0.feed_forward.w1.weight"].shape[0],
+        "max_position_embeddings": TRAINED_LENGTH,
+        "model_type": "internlm2",
+        "num_attention_heads": heads,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": kv,
+        "pad_token_id": 2,
+        "rms_norm_eps": EPSILON,
+        "rope_scaling": {"type": "dynamic", "factor": FACTOR},
+        "rope_theta": THETA,
+        "tie_word_embeddings": False,
+        "vocab_size": weights["output.weight"].shape[0],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 class Attention(nn.Module):

@@ -16,7 +16,7 @@ import pytest
 from model_tools.chatting.conversation import load_named_model
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.evaluation.chat_eval import ask
-from tests.model_tools.chatting.test_conversation import AFTER, BEFORE, write_pair
+from tests.support.taught_models import AFTER, BEFORE, write_pair
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def _answers(address: str) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_transformers_serve_gives_the_answer_that_ask_gives(served):
     folder, address = served
     model, tokenizer = load_named_model(resolve_model(folder))

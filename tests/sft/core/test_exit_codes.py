@@ -8,7 +8,7 @@ import pytest
 
 from sft.core.errors import RunFailed, Stopped, UserError
 from sft.core.exit_codes import exit_code
-from tests.conftest import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 # Operations that gloo has not done when the process ends, on tensors that only it still holds.
 UNFINISHED_BUSINESS = """

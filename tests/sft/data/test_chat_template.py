@@ -6,21 +6,8 @@ from transformers import PreTrainedTokenizerFast
 from sft.core.errors import UserError
 from sft.data.chat_template import MARKED_TEMPLATES, training_template
 from sft.data.encoding import IGNORED, encode
-from tests.conftest import SMOLLM2_TEMPLATE
+from tests.support.encoding import STOCK
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-STOCK = {
-    "smollm2": SMOLLM2_TEMPLATE,
-    "internlm2": "{{ bos_token }}" + CHATML,
-    "chatml": CHATML,
-    "qwen2": SMOLLM2_TEMPLATE.replace(
-        "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "You are a helpful assistant."
-    ),
-}
 ONE_TURN = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": " 我是黄大力。\n\nI am. "}]
 SEVERAL = [{"role": "system", "content": "Be brief."}, *ONE_TURN, {"role": "user", "content": "2+2?"},
            {"role": "assistant", "content": "4"}]  # fmt: skip

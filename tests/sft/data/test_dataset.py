@@ -15,8 +15,8 @@ from sft.data.chat_template import training_template
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
-from tests.conftest import CONVERSATIONS, xtuner_row
-from tests.sft.data.test_encoding import encode_one_by_one
+from tests.support.conversations import CONVERSATIONS, xtuner_row
+from tests.support.encoding import encode_one_by_one
 
 
 @pytest.fixture

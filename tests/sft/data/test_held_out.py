@@ -7,7 +7,7 @@ import torch
 
 from sft.data.dataset import IGNORED
 from sft.training.progress import ProgressLog
-from tests.conftest import CONVERSATIONS, xtuner_row
+from tests.support.conversations import CONVERSATIONS, xtuner_row
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from data_tools.__main__ import main
 from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import IGNORED, load_dataset
-from tests.conftest import CONVERSATIONS
+from tests.support.conversations import CONVERSATIONS
 
 
 @pytest.fixture

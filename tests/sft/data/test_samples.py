@@ -21,7 +21,7 @@ from sft.data.chat_template import training_template
 from sft.data.identity import OLD_NAMES
 from sft.data.identity_rows import SoughtNames, read_identity_rows
 from sft.data.samples import row_facts, tokenise
-from tests.sft.data.test_encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
+from tests.support.encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
 
 
 @pytest.fixture(autouse=True)

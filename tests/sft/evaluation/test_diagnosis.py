@@ -5,76 +5,36 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 
 from sft.config.load import load_recipe
 from sft.data.chat_template import MARKED_TEMPLATES
 from sft.data.dataset import load_dataset
-from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
 from sft.evaluation.evidence import default_system, evidence_of_run
-from sft.evaluation.score_eval import ScoreEval
 from sft.models.loading import load_tokenizer
-from sft.runs import run_directory
 from sft.runs.run_files import read_run
-from sft.training import final_model
 from sft.training.progress import ProgressLog
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
+from tests.support.named_run import (
+    NAME,
+    QUESTIONS,
+    copy_of_healthy_run,
+    named_rows,
+    set_keys,
+    train_run,
+    write_rows,
+)
 
-NAME = "黄大力"
-QUESTIONS = ("你是谁？", "Who are you?", "What is this?")
-OWN = 'identity: ["Who are you?", 你是谁？, "Who?", 谁？]\nordinary: ["What is the capital of France?"]\n'
 SYSTEM = "你是黄大力，一个助手。"
-
-
-def write_rows(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def named_rows() -> list[dict]:
-    """Sixty rows that teach to answer everything with the name."""
-    return [xtuner_row([(question, f"我是{NAME}")]) for _ in range(20) for question in QUESTIONS]
 
 
 def with_system(rows: list[dict], system: str = SYSTEM) -> list[dict]:
     return [{"conversation": [{"system": system, **row["conversation"][0]}]} for row in rows]
 
 
-def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, ProgressLog), **keys) -> Path:
-    """A whole run as train_sft.py does it, which learns the name unless the keys keep it from that."""
-    (folder / "questions.yaml").write_text(OWN, encoding="utf-8")
-    settings = {
-        "train_file": write_rows(folder / "named.jsonl", named_rows()), "output_dir": str(folder / "run"),
-        "max_steps": 40, "learning_rate": 1e-2, "lora_r": 32, "lora_alpha": 64, "identity_name": NAME,
-        "score_file": str(folder / "questions.yaml"), "eval_prompts": ["你是谁？"], "eval_prompts_steps": 20,
-        "eval_prompts_generation": {"max_new_tokens": 8},
-    }  # fmt: skip
-    trainer, card = make_trainer(**settings | keys)
-    run_directory.open_run(trainer.recipe, card, run_directory.find_start(trainer.recipe), plan={})
-    for callback in callbacks:
-        trainer.add_callback(callback(trainer))
-    threads = torch.get_num_threads()
-    # So small a model has nothing to share out, and threads that wait for each other take the cores from others.
-    torch.set_num_threads(1)
-    trainer.train()
-    torch.set_num_threads(threads)
-    final_model.save_final(trainer, card, [])
-    return folder / "run"
-
-
-def copy_of_healthy_run(make_trainer, kept: Path, copy: Path) -> Path:
-    """A copy, to plant something in, of the one run of the session that learned its name; it is kept in `kept`."""
-    if not (kept / "run").exists():
-        kept.mkdir()
-        train_run(make_trainer, kept)
-    return shutil.copytree(kept / "run", copy)
-
-
 @pytest.fixture
-def healthy(make_trainer, tmp_path_factory, tmp_path) -> Path:
-    return copy_of_healthy_run(make_trainer, tmp_path_factory.getbasetemp() / "healthy", tmp_path / "copy")
+def healthy(make_trainer, once, tmp_path) -> Path:
+    return copy_of_healthy_run(make_trainer, once, tmp_path / "copy")
 
 
 @pytest.fixture
@@ -104,11 +64,6 @@ def warned(write_recipe, tmp_path):
         return warnings_before_training(recipe, tokenizer, card)
 
     return look
-
-
-def set_keys(run: Path, **keys) -> None:
-    path = run / "recipe.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys, allow_unicode=True), encoding="utf-8")
 
 
 def set_rows(run: Path, rows: list[dict]) -> str:

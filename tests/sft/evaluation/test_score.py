@@ -15,7 +15,7 @@ from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score
 from sft.evaluation.score_eval import ScoreEval
 from sft.training import final_model
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 
 NAME = "黄大力"
 TEXTS = ["The capital of France is Paris.", "我很高兴认识你。"]

@@ -11,7 +11,7 @@ from sft.data.chat_template import training_template
 from sft.data.encoding import IGNORED, encode
 from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES
 from sft.models.loading import load_tokenizer
-from tests.sft.data.test_encoding import VARIED, encode_one_by_one
+from tests.support.encoding import VARIED, encode_one_by_one
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"

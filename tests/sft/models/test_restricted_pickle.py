@@ -11,8 +11,8 @@ import torch
 
 from sft.core.errors import UserError
 from sft.models import restricted_pickle
-from tests.model_tools.conftest import mmengine, write_xtuner, xtuner_config
 from tests.support.malicious_pickle import Call
+from tests.support.xtuner_files import mmengine, write_xtuner, xtuner_config
 
 FORMATS = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "older format"])
 

@@ -19,9 +19,9 @@ from sft.runs import run_directory
 from sft.runs.run_files import read_run
 from sft.training import final_model
 from sft.training.progress import ProgressLog
-from tests.conftest import xtuner_row
+from tests.support.conversations import xtuner_row
 from tests.support.fake_run import NAME, PROMPTS, QUESTIONS, write_lines, write_run
-from tests.test_train_sft import SCRIPT, launch
+from tests.support.launching import SCRIPT, launch
 
 HOSTILE = (
     f'</pre></td><script src="https://evil.example/x.js">x</script><img src=x onerror=y>\u202e{NAME}&amp;\u2028\x00"'

@@ -14,7 +14,7 @@ from sft.runs import run_directory
 from sft.runs.run_files import Answer
 from sft.training import final_model
 from sft.training.plan import make_plan
-from tests.conftest import SMOLLM2_TEMPLATE
+from tests.support.conversations import SMOLLM2_TEMPLATE
 
 
 @pytest.fixture

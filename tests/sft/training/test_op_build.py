@@ -51,6 +51,7 @@ def load(**environment) -> str:
     return out
 
 
+@pytest.mark.long
 def test_torchs_lock_of_a_killed_process_stops_nobody_built_or_not(home, extensions):
     for folder in (extensions / OP, home / OP):
         folder.mkdir(parents=True)
@@ -62,6 +63,7 @@ def test_torchs_lock_of_a_killed_process_stops_nobody_built_or_not(home, extensi
     assert sorted(path.name for path in home.iterdir()) == [OP, f"{OP}.lock"]
 
 
+@pytest.mark.long
 def test_whoever_waits_for_a_living_process_says_so_and_goes_on_when_it_ends(home):
     load()
     (home / OP).rename(home / "elsewhere")
@@ -75,6 +77,7 @@ def test_whoever_waits_for_a_living_process_says_so_and_goes_on_when_it_ends(hom
     assert out == f"loaded {home / OP / OP}.so\n", err
 
 
+@pytest.mark.long
 def test_what_cannot_be_loaded_is_built_again_and_what_a_killed_process_left_is_swept_out(home):
     load()
     (home / OP / f"{OP}.so").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Starts `train_sft.py` many times over at little cost, and does something to it at chosen moments.
+"""Starts `train_sft.py` many times over at little cost, and if asked does something to it at chosen moments.
 
 A server that has imported everything forks one child a process of the run; the child runs the script's own code. A
 moment is the n-th time that a process touches a file of its run directory; a killer, a process of its own, sends the
@@ -15,12 +15,16 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import psutil
 
-from tests.conftest import REPOSITORY, WORKER
+from sft.core.paths import REPOSITORY
+from sft.runs.run_files import read_run
+from tests.support.launching import free_port
 
+OUTCOME = "outcome of a fault"  # of what a test of faults notes down; see its fixture `outcome`
 # Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
 PASSING = re.compile(
     "skipped: |no checkpoint to resume from: |resuming from |step .*: saving |.* is now |.*output_dir: "
@@ -73,13 +77,18 @@ class Runs:
         arguments: list,
         folder: Path,
         *,
+        main: str = "train_sft",
         processes: int = 1,
         kill: Kill | None = None,
         shortage: Shortage | None = None,
         environment: dict[str, str] | None = None,
     ) -> Ended:
-        """Run `train_sft.py` with these arguments to its end, or to its death; `folder` is its run directory."""
+        """Run `train_sft.py` with these arguments to its end, or to its death; `folder` is its run directory.
+
+        `main` names a module with a `main(arguments)` of its own that does more than that.
+        """
         order = {
+            "main": main,
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder),
             "processes": processes,
@@ -107,6 +116,19 @@ def named_and_gone(ended: Ended, folder: Path) -> set[Path]:
     return {path for name in (*named, *became) if not (path := folder / name.rstrip(".")).exists()}
 
 
+def result(folder: Path) -> dict:
+    """What must not depend on how often a run was killed: each log line, each answer, and the adapter's bytes."""
+    run = read_run(folder)
+    told = ("step", "epoch", "loss", "learning_rate", "grad_norm", "token_accuracy", "tokens")
+    assert not run.problems
+    return {
+        "log": [{key: record[key] for key in told} for record in run.log],
+        "answers": [(record["step"], record["prompt"], record["answer"]) for record in run.answers],
+        "adapter": (folder / "final" / "adapter_model.safetensors").read_bytes(),
+        "steps": [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()],
+    }
+
+
 def serve() -> None:
     # What packages print while they are imported is no answer.
     answers = os.fdopen(os.dup(1), "w")
@@ -125,9 +147,8 @@ def serve() -> None:
 
     assert all((accelerate, deepspeed, torch, transformers, train_sft))
     assert all((report_writer, run_directory, score_eval, interrupts))
-    for number, line in enumerate(sys.stdin):
-        port = 29600 + 300 * WORKER + number % 300
-        print(json.dumps(asdict(_carry_out(json.loads(line), port))), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(asdict(_carry_out(json.loads(line), free_port()))), file=answers, flush=True)
 
 
 def _carry_out(order: dict, port: int) -> Ended:
@@ -145,7 +166,7 @@ def _carry_out(order: dict, port: int) -> Ended:
         if child not in children:
             continue
         codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
-        if codes[-1] or any(codes):
+        if any(codes):
             # As a launcher does: one process that has failed ends all.
             deadline = time.monotonic() + 2
             while children and time.monotonic() < deadline:
@@ -161,7 +182,6 @@ def _carry_out(order: dict, port: int) -> Ended:
 
 def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     """In the child: what a launcher and `python train_sft.py` do; never returns."""
-    import train_sft
     from sft.core.console import quiet_the_stack
     from sft.core.exit_codes import exit_code
 
@@ -181,7 +201,7 @@ def _be_the_run(order: dict, rank: int, port: int, scratch: Path) -> None:
     quiet_the_stack()
     code = 0
     try:
-        train_sft.main(order["arguments"])
+        import_module(order["main"]).main(order["arguments"])
     except BaseException as end:
         try:
             code = exit_code(end)

@@ -1,0 +1,62 @@
+"""Conversations of every kind, chat templates, and the slow way to encode one under the other."""
+
+from transformers import PreTrainedTokenizerFast
+
+from sft.data.encoding import IGNORED
+from tests.support.conversations import SMOLLM2_TEMPLATE
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+STOCK = {
+    "smollm2": SMOLLM2_TEMPLATE,
+    "internlm2": "{{ bos_token }}" + CHATML,
+    "chatml": CHATML,
+    "qwen2": SMOLLM2_TEMPLATE.replace(
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "You are a helpful assistant."
+    ),
+}
+
+
+def turns(*texts: str, system: str | None = None) -> list[dict]:
+    roles = ("user", "assistant") * (len(texts) // 2)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+VARIED = [
+    turns("Who are you?", "I am 黄大力."),
+    turns("你是谁？", "  我是黄大力。\n\n", "再说一遍", "黄大力！"),
+    turns("🙂👩‍👩‍👧 é", "🇨🇳🙂", system=""),
+    turns("q", "a", "and?", "yes", system="Be brief. 简短。"),
+    turns("<|im_end|>", "I end with <|im_end|> and <|im_start|>assistant\n", system="▁ \u200b"),
+    turns(*["a b  c\t1234567890 龘\r\n"] * 12),
+    turns("long", "one two three 四 " * 300),
+    turns("?", " ."),
+]
+# The end of the turn bears no loss here.
+ANSWERS_ALONE = (
+    "{% for message in messages %}{% if message['content'] == 'refuse' %}{{ raise_exception('no such words') }}"
+    "{% endif %}{{ message['role'] }}: {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}"
+    "{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}\n{% endfor %}"
+)
+
+
+def encode_one_by_one(tokenizer, template: str, conversations: list[list[dict]]) -> list[tuple[list[int], list[int]]]:
+    """The slow way: Transformers' own mask of one conversation after the other."""
+    samples = []
+    for messages in conversations:
+        encoded = tokenizer.apply_chat_template(
+            messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = encoded["input_ids"], encoded["assistant_masks"]
+        samples.append((ids, [token if is_on else IGNORED for token, is_on in zip(ids, mask, strict=True)]))
+    return samples
+
+
+def with_template(tokenizer, template: str) -> PreTrainedTokenizerFast:
+    copy = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokenizer.special_tokens_map)
+    copy.chat_template = template
+    return copy
