@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import REPOSITORY
+from sft.core.paths import REPOSITORY
 
 
 def test_the_core_imports_no_torch_and_nothing_of_the_stack():
