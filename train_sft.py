@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sft.config.recipe import Recipe
-    from sft.data.dataset import DatasetCard
+    from sft.data.dataset_card import DatasetCard
     from sft.runs.run_directory import StartPoint
     from sft.training.progress import ResultRecorder
 

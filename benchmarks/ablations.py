@@ -29,7 +29,7 @@ from benchmarks.step_profile import StepProfile, wait_for_device
 from benchmarks.tasks import tutorial_files
 from sft.config.recipe import Recipe
 from sft.core.console import quiet_the_stack
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.data.questions import load_questions
 from sft.evaluation.score import score
 from sft.models.fused_lora import unfuse_lora

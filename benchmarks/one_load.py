@@ -17,7 +17,8 @@ from trl import SFTTrainer, get_peft_config
 from sft.config.recipe import Recipe
 from sft.config.settings import read_settings
 from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard, load_dataset
+from sft.data.dataset import load_dataset
+from sft.data.dataset_card import DatasetCard
 from sft.models.loading import load_model, load_tokenizer
 from sft.training import launch
 from sft.training.packed_attention import attend_over_packs

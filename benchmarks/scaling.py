@@ -18,7 +18,7 @@ from trl import ModelConfig, SFTConfig
 from benchmarks.operations import PEAKS, operations, sizes_of
 from benchmarks.shapes import SHAPES
 from sft.core.console import quiet_the_stack
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
 from sft.training.gpu import usable_bytes
 from sft.training.memory import GIB, Memory, predict_memory

@@ -61,6 +61,11 @@ class Recipe:
         return _dump({key: _plain(value) for key, value in self.chosen.items() if key not in SECRET_KEYS})
 
 
+def keeps_packed_samples_apart(training: SFTConfig) -> bool:
+    """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
+    return training.packing and training.packing_strategy != "wrapped"
+
+
 def _plain(value: object) -> object:
     """A setting as YAML has it."""
     if isinstance(value, list):

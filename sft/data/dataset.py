@@ -9,7 +9,6 @@ import json
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
@@ -19,87 +18,19 @@ import pyarrow.compute as compute
 import trl
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
-from trl import SFTConfig
 
 from sft.config.parallelism import independent_processes
-from sft.config.recipe import Recipe
+from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.errors import UserError
 from sft.core.files import atomic_write, content_hash
 from sft.core.text import counted
+from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS, DatasetCard
 from sft.data.encoding import IGNORED
 from sft.data.formats import draw
 from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
 from sft.data.samples import row_facts, tokenise
 
 ROWS_AT_ONCE = 1000
-SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
-
-
-@dataclass
-class DatasetCard:
-    """What came in, what went out and why, in samples and tokens; the counts add up."""
-
-    files: list[dict]
-    rows: int
-    tokens: int
-    supervised_tokens: int
-    longest_sample: int
-    max_length: int | None
-    truncation: str
-    samples_over_max_length: int
-    samples_dropped: int
-    samples: int
-    tokens_lost: int
-    supervised_tokens_lost: int
-    packing: str
-    packs: int
-    pack_fill: float
-    padding_share: float
-    packs_per_step: int
-    steps_per_epoch: int
-    total_steps: int
-    repeated: int
-    rows_with_control_tokens: int
-    first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
-    first_sample: str
-
-    def to_dict(self) -> dict:
-        """The card as it is saved in the run directory."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The card as text, one fact a line; the supervised part of the first sample stands in ⟦ ⟧."""
-        kind = "packs" if self.packing != "none" else "sequences"
-        fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
-        cut = ["               samples are cut across packs and see each other, as in XTuner"]
-        return [
-            *(_file_line(file) for file in self.files),
-            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
-            f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
-            f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
-            f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
-            f"tokens lost    {self.tokens_lost:,}"
-            f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
-            f"{kind:<14} {self.packs:,} of up to {self.max_length:,} tokens ({self.packing}{fill},"
-            f" padding {self.padding_share:.1%})",
-            *(cut if self.packing == "wrapped" else []),
-            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
-            f" {kind} a step: {self.packs_per_step:,}",
-            *([self._repeated_line(kind)] if self.repeated else []),
-            f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
-            *(f"               {line}" for line in self.first_sample.splitlines()),
-        ]
-
-    def _repeated_line(self, kind: str) -> str:
-        return (
-            f"repeated       {self.repeated:,} of the {kind} of every epoch, so that each process has as many; "
-            "dataloader_drop_last: true drops the last, incomplete batches instead"
-        )
-
-
-def _file_line(file: dict) -> str:
-    taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
-    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"
 
 
 def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
@@ -219,11 +150,6 @@ def _control_tokens(rows: Dataset, files: list[dict]) -> tuple[int, str]:
     if first is None:
         return 0, ""
     return count, f"{file_of(files, first)}:{rows[first]['line']}: {rows[first]['control']}"
-
-
-def keeps_packed_samples_apart(training: SFTConfig) -> bool:
-    """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
-    return training.packing and training.packing_strategy != "wrapped"
 
 
 def file_of(files: list[dict], row: int) -> str:

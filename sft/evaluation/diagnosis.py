@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.config.recipe import Recipe
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.data.identity_rows import quoted
 from sft.evaluation import causes_in_rows, causes_in_run
 from sft.evaluation.evidence import Evidence, Finding, evidence_of_plan

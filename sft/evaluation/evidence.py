@@ -19,7 +19,8 @@ from sft.config.own_keys import TrainFile
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError, one_line
 from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard, load_identity_rows
+from sft.data.dataset import load_identity_rows
+from sft.data.dataset_card import DatasetCard
 from sft.data.identity import OLD_NAMES, gives_name, mentions
 from sft.data.identity_rows import IdentityRows, others, read_identity_rows
 from sft.runs.run_files import RECIPE, Run

@@ -24,7 +24,7 @@ from sft.core.errors import UserError
 from sft.core.files import exclusive_lock
 from sft.core.paths import REPOSITORY
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints, run_files
 from sft.runs.checkpoints import Checkpoint
 from sft.runs.inputs import Digests, changes, inputs_of

@@ -13,7 +13,7 @@ from sft.config.recipe import Recipe
 from sft.core.clock import clock
 from sft.core.console import say
 from sft.core.files import bring_to_disk
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints
 from sft.runs.run_files import FINAL, Answer, read_answers
 from sft.training.trainer import RecipeTrainer

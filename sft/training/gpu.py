@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 from sft.config.recipe import Recipe
 from sft.core.console import say
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.training.memory import GIB, predict_memory
 from sft.training.strategy import offloads_optimizer, zero_config
 

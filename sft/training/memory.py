@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from trl import SFTConfig
 
 from sft.config.parallelism import processes_a_sequence
-from sft.config.recipe import Recipe
-from sft.data.dataset import DatasetCard, keeps_packed_samples_apart
+from sft.config.recipe import Recipe, keeps_packed_samples_apart
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
 from sft.training import strategy
 from sft.training.cpu import HEAD_TILE, can_mask_head

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from trl import SFTConfig
 
-from sft.data.dataset import keeps_packed_samples_apart
+from sft.config.recipe import keeps_packed_samples_apart
 
 NAME = "sdpa_by_sample"
 # Up to so many tokens, torch's plain kernel, which computes in float32, is faster in half precision than its flash

@@ -19,7 +19,7 @@ from sft.config.machine_check import check_liger_fits
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
 from sft.training.gpu import suggestion_lines, usable_bytes
 from sft.training.memory import GIB, Memory, predict_memory, states_bytes

@@ -21,11 +21,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from sft.config.recipe import Recipe
+from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.clock import clock
 from sft.core.console import waiting
 from sft.core.errors import RunFailed, UserError, one_line
-from sft.data.dataset import DatasetCard, keeps_packed_samples_apart, supervised_tokens
+from sft.data.dataset import supervised_tokens
+from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import IGNORED
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint

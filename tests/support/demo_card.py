@@ -1,6 +1,6 @@
 """The dataset card of 1,500 short rows in packs of 256 tokens."""
 
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 
 CARD = DatasetCard(
     files=[], rows=1500, tokens=90_000, supervised_tokens=30_000, longest_sample=114, max_length=256,
