@@ -140,8 +140,8 @@ class _LookupRecorder(dict):
     unknown key as if it were not there.
     """
 
-    def __init__(self, *entries):
-        super().__init__(*entries)
+    def __init__(self, entries: dict[str, Any]) -> None:
+        super().__init__(entries)
         self.names: set[str] = set()
 
     def __contains__(self, name):

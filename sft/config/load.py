@@ -21,13 +21,15 @@ from transformers.integrations import deepspeed as hf_deepspeed
 from trl import ModelConfig, SFTConfig
 
 from sft.config.aliases import did_you_mean
-from sft.config.machine_check import settings_for_this_machine
+from sft.config.deepspeed import check_deepspeed, config_source
+from sft.config.machine_check import refuse_contradictions, refuse_what_needs_a_gpu
 from sft.config.own_keys import OwnKeys
 from sft.config.parallelism import parallelism_config, refuse_what_cannot_share
 from sft.config.recipe import Recipe
 from sft.config.settings import HARDWARE_KEYS, Settings, read_settings
 from sft.config.settings_parser import SettingsParser
 from sft.core.errors import UserError, one_line
+from sft.models import precision
 
 # Keys that the stack refuses, or opens process groups for, where there is no GPU.
 ONLY_ON_A_GPU = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_config", "activation_offloading"}
@@ -35,6 +37,7 @@ ONLY_ON_A_GPU = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_confi
 LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
 MPI_PREFIXES = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+SHARED_STATES = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
 
 Groups = tuple[OwnKeys, ModelConfig, SFTConfig]
 
@@ -58,13 +61,38 @@ def read_recipe(settings: Settings) -> Recipe:
         UserError: what only the stack can tell: a value it does not take, a DeepSpeed configuration that is none, or
             settings that cannot work on this machine; names the file, line and key.
     """
-    settings = settings_for_this_machine(settings)
-    # As the launcher has started them, on all machines.
-    processes = int(next(filter(None, map(os.environ.get, PROCESS_COUNTS)), 1))
-    with isolated_process_state():
+    with preserved_process_state():
+        settings = settings_for_this_machine(settings)
+        # As the launcher has started them, on all machines.
+        processes = int(next(filter(None, map(os.environ.get, PROCESS_COUNTS)), 1))
+        _forget_launcher()
         groups = _groups_for_another_gpu(settings) if settings.chosen.get("card") else _groups(settings)
         _keep_own_state(groups[2], processes)
     return _recipe(settings, groups)
+
+
+def settings_for_this_machine(settings: Settings) -> Settings:
+    """The settings with the precision of this CPU where none was chosen; as they are where nothing will be trained.
+
+    Raises:
+        UserError: they cannot be trained on this machine or contradict each other, or DeepSpeed does not take its
+            configuration; names the file, line and key.
+    """
+    if not settings.for_training:
+        return settings
+    chosen = settings.chosen
+    if settings.deepspeed:
+        try:
+            check_deepspeed(settings.deepspeed, config_source(chosen["deepspeed"]))
+        except UserError as problem:
+            settings.refuse("deepspeed", str(problem).removeprefix("deepspeed: "))
+    if not (torch.accelerator.is_available() or chosen.get("card")):
+        refuse_what_needs_a_gpu(chosen, settings.refuse)
+        if not chosen.keys() & precision.KEYS:
+            chosen = chosen | precision.of_this_cpu(use_peft=bool(chosen.get("use_peft")))
+    zero = (settings.deepspeed or {}).get("zero_optimization", {})
+    refuse_contradictions(chosen, settings.refuse, zero_stage=zero.get("stage", 0))
+    return dataclasses.replace(settings, chosen=chosen)
 
 
 def build_recipe(settings: Settings) -> Recipe:
@@ -88,7 +116,8 @@ def read_recorded_recipe(path: Path, recorded: dict[str, Any]) -> Recipe:
     try:
         # A run of an earlier version wrote a mapping from the command line as its text.
         chosen = {key: parser.mapping_of(key, value) for key, value in chosen.items()}
-        with isolated_process_state():
+        with preserved_process_state():
+            _forget_launcher()
             groups = _dataclasses(chosen | {"bf16": False, "use_cpu": True})
             _keep_own_state(groups[2], processes=1)
     except (ValueError, TypeError) as problem:
@@ -97,34 +126,39 @@ def read_recorded_recipe(path: Path, recorded: dict[str, Any]) -> Recipe:
 
 
 @contextmanager
-def isolated_process_state() -> Iterator[None]:
-    """Hide from the stack that a launcher started this process, so that it opens no process group; then restore all.
+def preserved_process_state() -> Iterator[None]:
+    """Let the stack change this process as it likes, and restore afterwards what was before.
 
     The stack keeps what it learns of a process in the environment, in three dictionaries of accelerate's, in a
     reference of Transformers' to the DeepSpeed configuration and in torch's settings.
     """
-    environment, threads, precision = dict(os.environ), torch.get_num_threads(), torch.backends.fp32_precision
-    shared_states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
-    states, deepspeed_reference = [dict(state) for state in shared_states], hf_deepspeed._hf_deepspeed_config_weak_ref
-    for state in shared_states:
-        state.clear()
-    for name in environment:
-        if name in LAUNCHER_VARIABLES or name.startswith(MPI_PREFIXES):
-            del os.environ[name]
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    float32_precision = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    states = [dict(state) for state in SHARED_STATES]
+    deepspeed_reference = hf_deepspeed._hf_deepspeed_config_weak_ref
     try:
         yield
     finally:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
-        for state, before in zip(shared_states, states, strict=True):
+        for state, before in zip(SHARED_STATES, states, strict=True):
             state.clear()
             state.update(before)
         hf_deepspeed._hf_deepspeed_config_weak_ref = deepspeed_reference
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        if torch.backends.fp32_precision != precision:
-            torch.backends.fp32_precision = precision
+        if torch.backends.fp32_precision != float32_precision:  # type: ignore[attr-defined]
+            torch.backends.fp32_precision = float32_precision  # type: ignore[attr-defined]
+
+
+def _forget_launcher() -> None:
+    """Make this process one of its own to the stack, which then opens no process group."""
+    for name in [*os.environ]:
+        if name in LAUNCHER_VARIABLES or name.startswith(MPI_PREFIXES):
+            del os.environ[name]
+    for state in SHARED_STATES:
+        state.clear()
 
 
 def _keep_own_state(training: SFTConfig, processes: int) -> None:

@@ -1,11 +1,10 @@
-"""Completes settings for this machine, and refuses those that it cannot train or that contradict each other.
+"""Refuses settings that contradict each other, or that this machine cannot train.
 
-In: the settings a person chose. Out: the same with this CPU's precision, or one line that says what to do. Asks torch,
-Transformers and DeepSpeed what is here; loads no weight.
+In: the keys a person chose. Out: nothing, or one line that says what to do. Asks torch and Transformers what is here;
+loads no weight.
 """
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +19,9 @@ from transformers.utils.import_utils import KERNELS_MAX_VERSION, KERNELS_MIN_VER
 from trl import SFTConfig
 
 from sft.config.aliases import did_you_mean
-from sft.config.deepspeed import check_deepspeed, config_source
-from sft.config.settings import Settings
 from sft.config.settings_check import Refusal
 from sft.core.errors import UserError
-from sft.models import internlm2, precision
+from sft.models import internlm2
 
 FLASH = {
     "flash_attention_2": (is_flash_attn_2_available, "flash-attn"),
@@ -33,36 +30,18 @@ FLASH = {
 GPU_ELSEWHERE = "; to plan for a GPU that is not here: --dry_run --card 24"
 
 
-def settings_for_this_machine(settings: Settings) -> Settings:
-    """The settings with the precision of this CPU where none was chosen; as they are where nothing will be trained.
-
-    Raises:
-        UserError: they cannot be trained on this machine or contradict each other, or DeepSpeed does not take its
-            configuration; names the file, line and key.
-    """
-    if not settings.for_training:
-        return settings
-    chosen, has_gpu = settings.chosen, bool(torch.accelerator.is_available() or settings.chosen.get("card"))
-    if not has_gpu and not chosen.keys() & precision.KEYS:
-        chosen = chosen | precision.of_this_cpu(use_peft=bool(chosen.get("use_peft")))
-    if settings.deepspeed:
-        try:
-            check_deepspeed(settings.deepspeed, config_source(chosen["deepspeed"]))
-        except UserError as problem:
-            settings.refuse("deepspeed", str(problem).removeprefix("deepspeed: "))
-    if not has_gpu and chosen.get("fp16"):
-        settings.refuse(
+def refuse_what_needs_a_gpu(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """Call `refuse(key, problem)`, which raises, for settings that a CPU cannot train by."""
+    if chosen.get("fp16"):
+        refuse(
             "fp16",
             "needs a GPU and this machine has none; use --fp16 false --bf16 true --dtype bfloat16" + GPU_ELSEWHERE,
         )
-    if not has_gpu and chosen.get("activation_offloading"):
-        settings.refuse(
+    if chosen.get("activation_offloading"):
+        refuse(
             "activation_offloading",
             "moves what a GPU keeps to RAM, and this machine has no GPU; leave it out" + GPU_ELSEWHERE,
         )
-    zero = (settings.deepspeed or {}).get("zero_optimization", {})
-    refuse_contradictions(chosen, settings.refuse, zero_stage=zero.get("stage", 0))
-    return replace(settings, chosen=chosen)
 
 
 def refuse_contradictions(

@@ -28,7 +28,8 @@ def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None)
             values, "sp_handler"
         )
     for name, kind in get_type_hints(ParallelismConfig).items():
-        value, handler = values.get(name), next(filter(is_dataclass, get_args(kind)), None)
+        value = values.get(name)
+        handler = next((part for part in get_args(kind) if isinstance(part, type) and is_dataclass(part)), None)
         if name.endswith("_size") and value is not None and type(value) is not int:
             raise ValueError(f"{name}: {value}: not a number of processes")
         if handler and value is not None:

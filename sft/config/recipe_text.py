@@ -112,11 +112,12 @@ def _misread(key: yaml.Node, value: yaml.Node) -> str | None:
     if is_below and _is_plain(value) and re.match(r"-[^\s\d.]", value.value):
         line = value.start_mark.line + 1
         return f"{line}: {name}: no space after the -; write it as `- {value.value[1:]}`"
+    is_flow = isinstance(value, yaml.SequenceNode) and value.flow_style
     for item in items:
         line = item.start_mark.line + 1
         if isinstance(item, yaml.MappingNode) and (whole := _sentence(item)):
             return f"{line}: {name}: a colon and a space make `{whole}` a mapping; put the text in quotes"
-        if _is_plain(item) and value.flow_style and (comma := re.search("[，、]", item.value)):
+        if _is_plain(item) and is_flow and (comma := re.search("[，、]", item.value)):
             return (
                 f"{line}: {name}: {comma[0]} does not part the items of a list, so `{item.value}` is one; write an "
                 "ordinary comma and a space, or quotes around what is one text"
@@ -141,7 +142,7 @@ def _is_plain(node: yaml.Node) -> bool:
 
 def _deeper_item(item: yaml.ScalarNode) -> int | None:
     """The line below a text without quotes that was to be an item of its own and goes on with that text."""
-    lines = item.start_mark.buffer.split("\n")
+    lines = (item.start_mark.buffer or "").split("\n")
     below = range(item.start_mark.line + 1, item.end_mark.line + 1)
     return next((number + 1 for number in below if lines[number].lstrip().startswith("- ")), None)
 

@@ -298,12 +298,12 @@ def _refuse_bad_parts(chosen: dict[str, Any], refuse: Refusal) -> None:
     accelerator = chosen.get("accelerator_config")
     if isinstance(accelerator, str):
         refuse("accelerator_config", f"{accelerator}: write it as a mapping, such as {{non_blocking: true}}")
-    for name in accelerator or ():
+    for name, value in (accelerator or {}).items():
         if name in PLANNED:
             refuse("accelerator_config", f"{name}: {PLANNED[name]}; leave it out")
         if name not in LEFT_TO_ACCELERATE:
             refuse("accelerator_config", f"{name}: no such field{did_you_mean(name, LEFT_TO_ACCELERATE)}")
-        if name == "gradient_accumulation_kwargs" and "num_steps" in accelerator[name]:
+        if name == "gradient_accumulation_kwargs" and "num_steps" in value:
             refuse("accelerator_config", "num_steps: has a key of its own; write gradient_accumulation_steps")
 
 
@@ -342,5 +342,5 @@ def _refuse_inert_keys(chosen: dict[str, Any], refuse: Refusal) -> None:
             refuse(key, f"would change nothing: {instead}; leave it out")
     for companion, idle in IDLE_WITHOUT.items():
         is_there = chosen.keys() & {name.partition(":")[0] for name in companion.split(" or ")}
-        if not is_there and (key := next(filter(chosen.get, idle), None)):
-            refuse(key, f"would change nothing by itself; add {companion}, or leave it out")
+        if not is_there and (idle_key := next(filter(chosen.get, idle), None)):
+            refuse(idle_key, f"would change nothing by itself; add {companion}, or leave it out")

@@ -23,7 +23,7 @@ from sft.core.console import is_main_process
 from sft.core.errors import UserError
 
 # The dataclasses whose fields are the keys of a recipe, with the package of each.
-GROUPS = {OwnKeys: "sft", ModelConfig: "trl", SFTConfig: "trl"}
+GROUPS: dict[Any, str] = {OwnKeys: "sft", ModelConfig: "trl", SFTConfig: "trl"}
 # Of a value's choices, as many are shown; what people write for short.
 SHOWN_CHOICES = 8
 SHORT = {
@@ -54,7 +54,7 @@ class SettingsParser(TrlParser):
     """
 
     def __init__(self) -> None:
-        super().__init__(GROUPS, prog="train_sft.py", allow_abbrev=False)
+        super().__init__(list(GROUPS), prog="train_sft.py", allow_abbrev=False)
         self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
         # Every kind of value a key may have; argparse itself knows of one a key.
         self.kinds = {

@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-from sft.config.load import build_recipe
-from sft.config.machine_check import settings_for_this_machine
+from sft.config.load import build_recipe, settings_for_this_machine
 from sft.config.recipe import Recipe
 from sft.config.settings import Settings
 from sft.core.console import is_main_process

@@ -74,9 +74,9 @@ def _load(builder, verbose: bool = True) -> ModuleType:
 def _loaded(home: Path, name: str) -> ModuleType | None:
     """An op that was built before; None where there is none, or the system has changed so that it no longer loads."""
     file = home / name / f"{name}{LIB_EXT}"
-    if not file.is_file():
-        return None
     spec = importlib.util.spec_from_file_location(name, file)
+    if not (file.is_file() and spec and spec.loader):
+        return None
     try:
         op = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(op)

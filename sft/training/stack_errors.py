@@ -73,7 +73,8 @@ def _key(recipe: Recipe, reason: str, frames: traceback.StackSummary) -> str | N
 
 def _source(frame: traceback.FrameSummary) -> str:
     """The statement that a frame is at, and the line before it, which is often the `if` that it hangs on."""
-    numbers = range(frame.lineno - 1, (frame.end_lineno or frame.lineno) + 1)
+    first = frame.lineno or 1
+    numbers = range(first - 1, (frame.end_lineno or first) + 1)
     return "".join(linecache.getline(frame.filename, number) for number in numbers)
 
 

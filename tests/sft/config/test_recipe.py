@@ -252,7 +252,7 @@ def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, 
 
 READ = """
 import json, os, sys
-import deepspeed, torch
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers.integrations import deepspeed as hf_deepspeed
 from sft.config.load import load_recipe, read_recorded_recipe
@@ -264,6 +264,7 @@ def state():
     return [dict(os.environ), *shared, *torchs, reference, torch.distributed.is_initialized(), os.getcwd()]
 
 before = state()
+assert "deepspeed" not in sys.modules
 recipe = load_recipe(sys.argv[1:])
 training = recipe.training
 is_unchanged = state() == before and read_recorded_recipe(recipe.path, recipe.chosen) and state() == before
