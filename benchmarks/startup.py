@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import measure
+from benchmarks.processes import measure_program
 from sft.core.paths import REPOSITORY
 
 OURS = [sys.executable, str(REPOSITORY / "train_sft.py")]
@@ -42,7 +42,7 @@ def main() -> None:
         measured = {name: [] for name in programs}
         for _ in range(repeats):
             for name, (command, exit_code) in programs.items():
-                measured[name].append(measure(command, exit_code=exit_code))
+                measured[name].append(measure_program(command, exit_code=exit_code))
     print(f"{os.cpu_count()} cores; Python {sys.version.split()[0]}; medians of {repeats}")
     print("| program | asked | seconds | of them CPU | peak MiB |")
     print("| --- | --- | --- | --- | --- |")
