@@ -66,6 +66,7 @@ ABLATIONS = (
 
 
 def main() -> None:
+    """Train with each change by turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=16, help="steps a run, the first 4 to warm up (16)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each change (2)")

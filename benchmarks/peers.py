@@ -1,4 +1,4 @@
-"""The programs that benchmarks.train compares: how each is installed, told the same job, and started.
+"""The programs that benchmarks.train compares: how each is installed, given the same job, and started.
 
 In: a job. Out: a command, and the file whose lines say that a step is done: of this repository its `log.jsonl`, of
 others what they print. LLaMA-Factory and XTuner pin other versions of the stack and live in virtual environments of
@@ -57,14 +57,14 @@ class Job(Task):
 
     @property
     def run(self) -> dict[str, Any]:
-        """What Transformers' Trainer is told in every program that uses it."""
+        """The settings of Transformers' Trainer in every program that uses it."""
         return {"max_steps": self.steps, "logging_steps": 1, "save_strategy": "no", "report_to": "none"} | {
             "output_dir": str(self.output)
         }
 
     @property
     def peers_run(self) -> dict[str, Any]:
-        """As `run`, where a program has to be told to leave a GPU alone."""
+        """As `run`, for programs that use a GPU unless a setting forbids it."""
         return self.run | {"use_cpu": self.device == "cpu"}
 
 
@@ -175,6 +175,8 @@ class Trl(Program):
 
 
 class LlamaFactory(Program):
+    """LLaMA-Factory, with the recipe's settings under its own names."""
+
     packages = ("llamafactory==0.9.5", "bitsandbytes==0.50.2")
 
     def command(self, job: Job) -> list[str]:

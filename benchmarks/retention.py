@@ -26,6 +26,7 @@ ANCHOR_QUESTIONS, ANCHOR_TOKENS = 200, 64
 
 
 def main() -> None:
+    """Train on each mixture and print its scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run (100)")
     parser.add_argument("--folder", type=Path, default=Path("work_dirs/retention"), help="where data and runs go")

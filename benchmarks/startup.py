@@ -1,4 +1,4 @@
-"""How long a person waits to be told how a command is called, or what is wrong in a recipe: here, and by TRL's own CLI.
+"""How long a person waits for a command's help, or for what is wrong in a recipe: here, and by TRL's own CLI.
 
     python -m benchmarks.startup
 
@@ -25,6 +25,7 @@ CONFIG = "model_name_or_path: a_model\ndataset_name: a_data_set\nuse_cpu: true\n
 
 
 def main() -> None:
+    """Start every program so many times and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats

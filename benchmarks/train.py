@@ -50,6 +50,7 @@ class Measured:
 
 
 def main() -> None:
+    """Train by turns with every program and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_task(parser)
     parser.add_argument("--against", nargs="*", default=["trl"], choices=("trl", "llamafactory", "xtuner"))
