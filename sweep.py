@@ -28,6 +28,11 @@ from sft.sweeps.sweep import InOrder, Sweep, lock_folder
 
 
 def main(arguments: list[str]) -> int:
+    """Plan a sweep, run its points and compare them; returns the exit code.
+
+    Raises:
+        UserError: a mistake in the command or the recipe.
+    """
     options = _options(arguments)
     values = read_grid(options.grid)
     if options.optuna:

@@ -11,7 +11,7 @@ import argparse
 import statistics
 
 from benchmarks.peers import Here, Job
-from benchmarks.prepared import started_after
+from benchmarks.processes import started_after
 from benchmarks.tasks import TASKS
 from benchmarks.train import Measured, run
 
@@ -36,11 +36,11 @@ class Changed(Here):
 
 
 def without(part: str) -> str:
-    """Lines that leave out one of the trainer's ways to spare the CPU."""
+    """Lines that switch off one of the trainer's ways to spare the CPU."""
     return f"sft.training.trainer.{part} = lambda model: None"
 
 
-LEVERS = (
+ABLATIONS = (
     Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
     Changed("TRL's head: all tokens scored, twice", replacing=without("use_masked_lm_head")),
     Changed("attention over whole packs", replacing=without("use_packed_attention")),
@@ -49,7 +49,7 @@ LEVERS = (
     Changed("no DeepSpeed (`deepspeed:` empty)", deepspeed=None),
     Changed(
         "attention by torch's flash kernel for CPUs alone",
-        replacing="from sft import sample_attention\nsample_attention.SHORT = 0",
+        replacing="from sft.training import packed_attention\npacked_attention.SHORT = 0",
     ),
     Changed("`optim: adamw_torch`", optim="adamw_torch"),
     Changed("`optim: adamw_torch`, no DeepSpeed", optim="adamw_torch", deepspeed=None),
@@ -66,12 +66,13 @@ LEVERS = (
 
 
 def main() -> None:
+    """Train with each change by turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=16, help="steps a run, the first 4 to warm up (16)")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each change (2)")
     arguments = parser.parse_args()
     task = TASKS["demo"]("cpu")
-    programs = [Changed("the recipe as it stands"), *LEVERS]
+    programs = [Changed("the recipe as it stands"), *ABLATIONS]
     measured = {program.label: Measured() for program in programs}
     for _ in range(arguments.repeats):
         for program in programs:
@@ -83,12 +84,12 @@ def table(measured: dict[str, Measured]) -> list[str]:
     """What a step takes with each change, beside the recipe as it stands."""
     lines = ["| changed | s a step | an epoch takes | peak GiB |", "| --- | --- | --- | --- |"]
     base = None
-    for label, found in measured.items():
-        if found.failure:
-            lines.append(f"| {label} | {found.failure} | | |")
+    for label, runs in measured.items():
+        if runs.failure:
+            lines.append(f"| {label} | {runs.failure} | | |")
             continue
-        step, peak = statistics.median(found.steps), statistics.median(found.peak_bytes) / 2**30
-        epoch = step * found.steps_an_epoch
+        step, peak = statistics.median(runs.steps), statistics.median(runs.peak_bytes) / 2**30
+        epoch = step * runs.steps_per_epoch
         base = base or epoch
         lines.append(f"| {label} | {step:.2f} | {epoch / base:.2f} times as long | {peak:.2f} |")
     return lines

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import measure
+from benchmarks.processes import measure_program
 
 SYSTEM = (
     "Role: 尖米的智能助手\n\n## Profile\n- author: 尖米\n- language: 中文\n\n"
@@ -56,7 +56,7 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         speeds = {}
         for name, (source, command) in programs.items():
-            seconds, busy, peak = measure(command)
+            seconds, busy, peak = measure_program(command)
             megabytes = source.stat().st_size / 1e6
             speeds[name] = megabytes / seconds
             print(

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import measure
+from benchmarks.processes import measure_program
 
 MAKE = """
 import sys, torch
@@ -57,7 +57,7 @@ def main() -> None:
         measured = {name: [] for name in programs}
         for _ in range(arguments.repeats):
             for name, command in programs.items():
-                measured[name].append(measure(command))
+                measured[name].append(measure_program(command))
                 shutil.rmtree(out)
     print(f"{os.cpu_count()} cores; Python {sys.version.split()[0]}; medians of {arguments.repeats}")
     print("| merging 1.9 GB, rank 64 | seconds | of them CPU | peak MiB |")

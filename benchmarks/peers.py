@@ -1,7 +1,8 @@
-"""The programs that benchmarks.train compares: how each is installed, told the same job, and started.
+"""The programs that benchmarks.train compares: how each is installed, given the same job, and started.
 
-In: a job. Out: a command, and where its log tells that a step is done. LLaMA-Factory and XTuner pin other versions of
-the stack and live in virtual environments of their own, which are made when they are first needed.
+In: a job. Out: a command, and the file whose lines say that a step is done: of this repository its `log.jsonl`, of
+others what they print. LLaMA-Factory and XTuner pin other versions of the stack and live in virtual environments of
+their own, which are made when they are first needed.
 """
 
 import json
@@ -19,6 +20,7 @@ import yaml
 from benchmarks.tasks import Task
 from sft.config.own_keys import OwnKeys
 from sft.core.paths import REPOSITORY
+from sft.runs.run_files import LOG, read_plan, read_result
 
 # A line of Transformers' Trainer.
 TRAINERS_STEP = r"'loss': '?(?P<loss>[\d.]+)'?, .*'epoch': '?(?P<epoch>[\d.]+)'?"
@@ -39,24 +41,35 @@ class Job(Task):
         return str(path)
 
     def write_rows(self, name: str) -> str:
+        """Write the conversations as a file of `messages`; returns its path."""
         rows = (json.dumps({"messages": turns}, ensure_ascii=False) for turns in self.conversations)
         return self.write(name, "".join(f"{row}\n" for row in rows))
 
     @property
+    def console(self) -> Path:
+        """The file that what the program prints goes to."""
+        return self.folder / "console.log"
+
+    @property
+    def output(self) -> Path:
+        """The folder that the program trains into."""
+        return self.folder / "run"
+
+    @property
     def run(self) -> dict[str, Any]:
-        """What Transformers' Trainer is told in every program that uses it."""
+        """The settings of Transformers' Trainer in every program that uses it."""
         return {"max_steps": self.steps, "logging_steps": 1, "save_strategy": "no", "report_to": "none"} | {
-            "output_dir": str(self.folder / "run")
+            "output_dir": str(self.output)
         }
 
     @property
     def peers_run(self) -> dict[str, Any]:
-        """As `run`, where a program has to be told to leave a GPU alone."""
+        """As `run`, for programs that use a GPU unless a setting forbids it."""
         return self.run | {"use_cpu": self.device == "cpu"}
 
 
 class Program:
-    """One way to train. `step` is the pattern of the log line that ends a step."""
+    """One way to train. `step` is the pattern of the printed line that ends a step."""
 
     step = TRAINERS_STEP
     packages: tuple[str, ...] = ()
@@ -67,6 +80,7 @@ class Program:
 
     @property
     def environment(self) -> Path:
+        """The folder of its virtual environment."""
         return REPOSITORY / "work_dirs/peers" / type(self).__name__.lower()
 
     def install(self) -> None:
@@ -86,15 +100,27 @@ class Program:
         """The command a person would type, after its files are written."""
         raise NotImplementedError
 
-    def steps_an_epoch(self, log: str, steps: int) -> float:
-        """How many steps see every row once; the Trainer's log has the share of an epoch behind it."""
-        return steps / float(re.findall(self.step, log)[-1][1])
+    def log(self, job: Job) -> Path:
+        """The file that gets a line at the end of each step."""
+        return job.console
+
+    def loss_of(self, line: str) -> float | None:
+        """The loss in a line of the log; None where the line does not end a step."""
+        step = re.search(self.step, line)
+        return float(step["loss"]) if step else None
+
+    def steps_per_epoch(self, job: Job) -> float:
+        """How many steps see every row once; the Trainer prints the share of an epoch behind it."""
+        return job.steps / float(re.findall(self.step, job.console.read_text(encoding="utf-8"))[-1][1])
+
+    def error(self, job: Job) -> str:
+        """What went wrong, in one line."""
+        lines = job.console.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if "Error" in line), "ended before its steps were done")
 
 
 class Here(Program):
     """This repository, on the recipe less what it asks the model on the way."""
-
-    step = r"step (?P<step>\d+)/\d+ .* loss (?P<loss>[\d.]+)"
 
     def __init__(self, label: str, **changed):
         """`changed` are keys of the recipe and, in capitals, variables of the environment."""
@@ -102,13 +128,25 @@ class Here(Program):
         self.keys = {name: value for name, value in changed.items() if not name.isupper()}
 
     def command(self, job: Job) -> list[str]:
-        asked = {key for key in job.recipe if key.startswith(("eval_", "identity_", "score_"))}
-        settings = {key: value for key, value in job.recipe.items() if key not in asked} | job.run | self.keys
+        evaluating = ("eval_", "identity_", "score_")
+        settings = {key: value for key, value in job.recipe.items() if not key.startswith(evaluating)}
+        settings |= job.run | self.keys
         settings |= {"train_file": job.write_rows("here.jsonl"), "resume": "never"}
         return [sys.executable, str(REPOSITORY / "train_sft.py"), job.write("here.yaml", yaml.safe_dump(settings))]
 
-    def steps_an_epoch(self, log: str, steps: int) -> float:
-        return float(re.search(r"([\d,]+) an epoch", log)[1].replace(",", ""))
+    def log(self, job: Job) -> Path:
+        return job.output / LOG
+
+    def loss_of(self, line: str) -> float | None:
+        loss = json.loads(line).get("loss")
+        return None if loss is None else float(loss)
+
+    def steps_per_epoch(self, job: Job) -> float:
+        return read_plan(job.output)["steps_per_epoch"]
+
+    def error(self, job: Job) -> str:
+        result = read_result(job.output)
+        return (result and result.message) or super().error(job)
 
 
 class Trl(Program):
@@ -137,6 +175,8 @@ class Trl(Program):
 
 
 class LlamaFactory(Program):
+    """LLaMA-Factory, with the recipe's settings under its own names."""
+
     packages = ("llamafactory==0.9.5", "bitsandbytes==0.50.2")
 
     def command(self, job: Job) -> list[str]:
@@ -201,10 +241,11 @@ class XTuner(Program):
                 quantised=XTUNER_4_BITS.format(**job.recipe) if job.recipe["load_in_4bit"] else "",
             ),
         )
-        return [str(self.environment / "bin/xtuner"), "train", config, "--work-dir", str(job.folder / "run")]
+        return [str(self.environment / "bin/xtuner"), "train", config, "--work-dir", str(job.output)]
 
-    def steps_an_epoch(self, log: str, steps: int) -> float:
-        return float(re.search(r"Num \w+ samples (\d+)", log)[1])
+    def steps_per_epoch(self, job: Job) -> float:
+        samples = re.search(r"Num \w+ samples (\d+)", job.console.read_text(encoding="utf-8"))
+        return float(samples[1])
 
 
 def _turns(messages: list[dict[str, str]]) -> list[dict[str, str]]:

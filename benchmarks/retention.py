@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data_tools.generate import generate, write
 from sft.core.paths import REPOSITORY
+from sft.runs.run_files import read_result
 
 NAME = "黄大力"
 IDENTITY_ROWS = 324
@@ -25,6 +26,7 @@ ANCHOR_QUESTIONS, ANCHOR_TOKENS = 200, 64
 
 
 def main() -> None:
+    """Train on each mixture and print its scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each run (100)")
     parser.add_argument("--folder", type=Path, default=Path("work_dirs/retention"), help="where data and runs go")
@@ -85,7 +87,10 @@ def train(folder: Path, name: str, identity: list[dict], rows: list[dict], share
     with open(folder / f"{name}.log", "w", encoding="utf-8") as log:
         command = [sys.executable, "train_sft.py", "recipes/demo.yaml", *flags]
         subprocess.run(command, check=True, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT)
-    return json.loads((run / "scores.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    result = read_result(REPOSITORY / run)
+    if result is None or result.score is None:
+        raise SystemExit(f"{run}: left no score: see {log.name}")
+    return result.score
 
 
 if __name__ == "__main__":

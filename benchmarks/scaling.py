@@ -69,6 +69,7 @@ STEP = 256  # tokens, to which the longest context is found
 
 
 def main() -> None:
+    """Print the tables."""
     quiet_the_stack()
     for table in (ways(), cards_and_ways(), tokens_per_second(), longer_samples(), longest_context()):
         print("\n".join(table), end="\n\n", flush=True)

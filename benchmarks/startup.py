@@ -1,4 +1,4 @@
-"""How long a person waits to be told how a command is called, or what is wrong in a recipe: here, and by TRL's own CLI.
+"""How long a person waits for a command's help, or for what is wrong in a recipe: here, and by TRL's own CLI.
 
     python -m benchmarks.startup
 
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import measure
+from benchmarks.processes import measure_program
 from sft.core.paths import REPOSITORY
 
 OURS = [sys.executable, str(REPOSITORY / "train_sft.py")]
@@ -25,6 +25,7 @@ CONFIG = "model_name_or_path: a_model\ndataset_name: a_data_set\nuse_cpu: true\n
 
 
 def main() -> None:
+    """Start every program so many times and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
@@ -42,7 +43,7 @@ def main() -> None:
         measured = {name: [] for name in programs}
         for _ in range(repeats):
             for name, (command, exit_code) in programs.items():
-                measured[name].append(measure(command, exit_code=exit_code))
+                measured[name].append(measure_program(command, exit_code=exit_code))
     print(f"{os.cpu_count()} cores; Python {sys.version.split()[0]}; medians of {repeats}")
     print("| program | asked | seconds | of them CPU | peak MiB |")
     print("| --- | --- | --- | --- | --- |")

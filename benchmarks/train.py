@@ -4,18 +4,18 @@
     python -m benchmarks.train --device cuda --model internlm2_5_7b
 
 Trains the same model on the same rows with the same settings in each program, started as a person starts it, by turns
-(A B A B); benchmarks/tasks.py has what. A step ends when its line comes out of the program's log. Prints the medians of
-all repeats. A peer that cannot be installed or does not run is named and left out.
+(A B A B); benchmarks/tasks.py has what. A step ends when its line is in the program's log. Prints the medians of all
+repeats. A peer that cannot be installed or does not run is named and skipped.
 """
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from trl import ModelConfig
 
-from benchmarks.card_memory import CardMemory
 from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
 from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
+from benchmarks.processes import CardMemory
 from benchmarks.tasks import TASKS, Task, add_device, device_of
 from sft.data.chat_template import training_template
 from sft.data.encoding import IGNORED, encode
@@ -34,6 +34,7 @@ from sft.models.meta_model import MetaModel
 
 # The first steps build kernels and fill the heap.
 WARM_UP = 4
+GLANCE = 0.005  # seconds between two looks at a log
 
 
 @dataclass
@@ -44,11 +45,12 @@ class Measured:
     first_step: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    steps_an_epoch: float = 0.0
+    steps_per_epoch: float = 0.0
     failure: str = ""
 
 
 def main() -> None:
+    """Train by turns with every program and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_task(parser)
     parser.add_argument("--against", nargs="*", default=["trl"], choices=("trl", "llamafactory", "xtuner"))
@@ -98,41 +100,62 @@ def chosen(against: list[str]) -> list[Program]:
             peer.install()
             programs.append(peer)
         except subprocess.CalledProcessError as failure:
-            print(f"{peer.label}: left out: could not be installed ({failure})")
+            print(f"{peer.label}: skipped: could not be installed ({failure})")
     return programs
 
 
-def run(program: Program, task: Task, steps: int, found: Measured) -> None:
+def run(program: Program, task: Task, steps: int, measured: Measured) -> None:
     """Run the program once and add what was seen."""
     with tempfile.TemporaryDirectory() as folder:
-        command = program.command(Job(**vars(task), steps=steps, folder=Path(folder)))
+        job = Job(**vars(task), steps=steps, folder=Path(folder))
+        command = program.command(job)
         # XTuner starts `python` by that name; nobody has a cache of the data.
         path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
         environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
         environment |= {"HF_DATASETS_CACHE": str(Path(folder) / "cache"), "DISABLE_VERSION_CHECK": "1"}
         environment |= program.variables
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        log, ends = [], []
-        with CardMemory() if task.device == "cuda" else nullcontext() as card:
-            for line in process.stdout:
-                log.append(line)
-                if step := re.search(program.step, line):
+        ends, losses = [], []
+        with open(job.console, "wb") as console, CardMemory() if task.device == "cuda" else nullcontext() as card:
+            started = time.perf_counter()
+            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=console, stderr=subprocess.STDOUT)
+            for line in lines_as_they_come(program.log(job), process.pid):
+                if (loss := program.loss_of(line)) is not None:
                     ends.append(time.perf_counter() - started)
-                    found.losses.append(float(step["loss"]))
+                    losses.append(loss)
             _, status, usage = os.wait4(process.pid, 0)
-    text = "".join(log)
-    if status or len(ends) < steps:
-        errors = [line.strip() for line in log if "Error" in line] or ["ended before its steps were done"]
-        found.failure = errors[-1][:200]
+        if status or len(ends) < steps:
+            measured.failure = program.error(job)[:200]
+            return
+        measured.steps_per_epoch = program.steps_per_epoch(job)
+    measured.steps += [end - begin for begin, end in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    measured.first_step.append(ends[0])
+    measured.losses += losses
+    measured.peak_bytes.append(card.peak if card else usage.ru_maxrss * 1024)
+    print(f"{program.label}: {statistics.median(measured.steps):.2f} s a step", flush=True)
+
+
+def lines_as_they_come(path: Path, process: int) -> Iterator[str]:
+    """The lines of a file that a child process writes, each as soon as it is complete, until the process has ended."""
+    part, has_ended = "", False
+    while not path.exists() and not has_ended:
+        has_ended = _has_ended(process)
+        time.sleep(GLANCE)
+    if not path.exists():
         return
-    found.steps += [end - begin for begin, end in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
-    found.first_step.append(ends[0])
-    found.peak_bytes.append(card.peak if card else usage.ru_maxrss * 1024)
-    found.steps_an_epoch = program.steps_an_epoch(text, steps)
-    print(f"{program.label}: {statistics.median(found.steps):.2f} s a step", flush=True)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        while True:
+            has_ended = _has_ended(process)  # asked first, so that what it wrote last is read
+            part += file.read()
+            *lines, part = part.split("\n")
+            yield from lines
+            if has_ended:
+                return
+            time.sleep(GLANCE)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a child has ended; it can be waited for all the same."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def table(measured: dict[str, Measured], task: Task) -> list[str]:
@@ -159,17 +182,17 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
         "| --- |" + " --- |" * 9,
     ]
     speeds = {}
-    for label, found in measured.items():
-        if found.failure:
-            lines.append(f"| {label} | does not run: {found.failure} |" + " |" * 8)
+    for label, runs in measured.items():
+        if runs.failure:
+            lines.append(f"| {label} | does not run: {runs.failure} |" + " |" * 8)
             continue
-        step = statistics.median(found.steps)
-        epoch = step * found.steps_an_epoch
+        step = statistics.median(runs.steps)
+        epoch = step * runs.steps_per_epoch
         speeds[label] = supervised / epoch
         lines.append(
-            f"| {label} | {step:.2f} | {found.steps_an_epoch:.0f} | {epoch:.0f} | {tokens / epoch:,.0f} | "
-            f"{speeds[label]:,.0f} | {needed / epoch / peak:.0%} | {statistics.median(found.first_step):.0f} | "
-            f"{statistics.median(found.peak_bytes) / 2**30:.2f} | {statistics.mean(found.losses):.2f} |"
+            f"| {label} | {step:.2f} | {runs.steps_per_epoch:.0f} | {epoch:.0f} | {tokens / epoch:,.0f} | "
+            f"{speeds[label]:,.0f} | {needed / epoch / peak:.0%} | {statistics.median(runs.first_step):.0f} | "
+            f"{statistics.median(runs.peak_bytes) / 2**30:.2f} | {statistics.mean(runs.losses):.2f} |"
         )
     ours = list(speeds)[:2]
     peers = list(speeds)[2:]

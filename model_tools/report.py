@@ -1,6 +1,6 @@
 """Write a run's report as one page that opens offline; of several runs, a page that compares them.
 
-In: run directories, of runs that ended, go on or were killed. Out: `report.html`. Needs their files alone.
+In: run directories, of runs that ended, are still running or were killed. Out: `report.html`. Needs their files alone.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from sft.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, such as work_dirs/demo")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="page to write (default: RUN/report.html; of several, ./report.html)"
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the page and print what could not be read; returns the exit code."""
     from sft.reports import comparison, report
     from sft.runs.run_files import read_run
 

@@ -47,6 +47,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The value's place in pixels."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 

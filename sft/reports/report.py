@@ -227,8 +227,9 @@ def highlight(text: str, name: str | None) -> Markup:
 def time_shares(run: Run) -> list[tuple[str, str, float]]:
     """(activity, duration, share of the whole) of what was measured."""
     total = number(run.time.get("total"))
-    spent = seconds_by_activity(run) if total else []
-    return [(label, format_duration(seconds), seconds / total) for label, seconds in spent]
+    if not total:
+        return []
+    return [(label, format_duration(seconds), seconds / total) for label, seconds in seconds_by_activity(run)]
 
 
 def seconds_by_activity(run: Run) -> list[tuple[str, float]]:

@@ -33,6 +33,7 @@ class ReportWriter(Evaluation):
         super().on_train_begin(args, state, control, **kwargs)
 
     def evaluate(self, state, control) -> None:
+        """Write the page anew."""
         self._refresh(state)
 
     def on_save(self, args, state, control, **_):

@@ -23,13 +23,14 @@ NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "datase
 class Digests:
     """Digests of files and model folders, each made once; what is neither, such as a hub id, stands for itself."""
 
-    def __init__(self):
-        self._known: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self._digests: dict[str, Any] = {}
 
     def of(self, name: str) -> str | dict[str, str | None]:
-        if name not in self._known:
-            self._known[name] = _digest(name)
-        return self._known[name]
+        """The digest of a file; of a model folder, of each file that matters; anything else as it is."""
+        if name not in self._digests:
+            self._digests[name] = _digest(name)
+        return self._digests[name]
 
 
 def inputs_of(recipe: Recipe, digests: Digests) -> dict[str, Any]:

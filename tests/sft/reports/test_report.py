@@ -16,7 +16,7 @@ from sft.evaluation.score_eval import ScoreEval
 from sft.reports import comparison, report
 from sft.reports.report_writer import ReportWriter, write_report
 from sft.runs import run_directory
-from sft.runs.run_files import read_run
+from sft.runs.run_files import RunResult, read_run, write_result
 from sft.training import final_model
 from sft.training.progress import ProgressLog
 from tests.support.conversations import xtuner_row
@@ -406,3 +406,11 @@ def test_a_secret_on_the_command_line_is_in_no_file(monkeypatch):
         command = run_directory.environment()["command"]
         assert "s3cret" not in command
         assert command.endswith("--lora_r 8")
+
+
+def test_a_run_that_failed_says_how_it_ended_and_why(tmp_path):
+    folder = write_run(tmp_path / "run", steps=40)
+    write_result(folder, RunResult("failed", 3, "step 41: <b>NaN", 40, 80, None, None, 9.0, {}, 1.5, 8192))
+    assert "Ended as failed (exit code 3) at step 40 of 40: step 41: <b>NaN" in seen(
+        report.report_page(read_run(folder))
+    )
