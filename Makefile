@@ -1,7 +1,7 @@
 # make demo   set up .venv, get the demo model, make the data, train, show answers before and after
 # make test   set up .venv with the test requirements, run the tests that are quick; make test-long the others, which are
 #             long proofs (kills, every engine); make test-all both; make test-faults those with planted faults
-# make lint   check style; make clean removes .venv and the demo's model and data, never runs or other data
+# make lint   check style and types; make clean removes .venv and the demo's model and data, never runs or other data
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,9 +32,10 @@ test-faults: .venv/ready-dev
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
-	rm -rf .venv $(MODEL) data/demo.jsonl .pytest_cache .ruff_cache
+	rm -rf .venv $(MODEL) data/demo.jsonl .pytest_cache .ruff_cache .mypy_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 2)

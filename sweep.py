@@ -23,8 +23,8 @@ from sft.core.console import quiet_the_stack, say
 from sft.core.errors import UserError
 from sft.sweeps import planning
 from sft.sweeps.grid import read_grid
-from sft.sweeps.runner import Interruption, PointRun, run_all, slots
-from sft.sweeps.sweep import InOrder, Sweep, lock
+from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
+from sft.sweeps.sweep import InOrder, Sweep, lock_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> int:
     plan = planning.plan_sweep(options.recipe, values, options.seeds)
     folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
 
-    with lock(folder) as held, Interruption() as interruption:
+    with lock_folder(folder) as held, Interruption() as interruption:
         sweep = Sweep(folder, plan.points, shlex.join(["python", "sweep.py", *arguments]), not options.optuna)
         search = Study(sweep, plan, values, options.optuna) if options.optuna else InOrder(sweep)
-        free = slots(options.jobs, plan.gpus)
+        free = make_slots(options.jobs, plan.gpus)
         say(f"{len(plan.points)} points in {folder}, {len(free)} at a time on the {'GPU' if plan.gpus else 'CPU'}")
         sweep.report()
         start = partial(PointRun, recipe=options.recipe, folder=folder, launcher=options.launcher, lock=held)
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         sweep.show()
 
     if interruption.signal:
-        say("ended before its last point; the same command goes on with it")
+        say("ended before its last point; the same command resumes it")
         return 128 + interruption.signal
     return 1 if sweep.has_failures else 0
 

@@ -4,7 +4,7 @@
     deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
 
 `python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
-data or the machine; 3 the run could not go on; 75 stopped by a signal and saved: the same command goes on. Each is told
+data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it. Each is explained
 in one line.
 """
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from sft.config.recipe import Recipe
-    from sft.data.dataset import DatasetCard
+    from sft.data.dataset_card import DatasetCard
     from sft.runs.run_directory import StartPoint
+    from sft.training.progress import ResultRecorder
 
 
 def main(arguments: list[str]) -> None:
@@ -34,26 +35,26 @@ def main(arguments: list[str]) -> None:
 
     # Seconds of imports, for which a mistake in the recipe need not wait.
     say("loading PyTorch, Transformers and TRL")
-    from sft.config.recipe import make_recipe
-    from sft.training import stack_errors
+    from sft.config.load import read_recipe
+    from sft.training import launch, stack_errors
 
-    recipe = make_recipe(settings, starts=not settings.dry_run)
-    with stack_errors.told(recipe):
+    recipe = read_recipe(settings) if settings.dry_run else launch.start(settings)
+    with stack_errors.explain(recipe):
         train(recipe)
 
 
 def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
-    from accelerate import PartialState
-
-    from sft.config.model_check import check_model_folder, check_tokens
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
     from sft.models.loading import load_tokenizer
+    from sft.models.model_folder import check_model_folder, check_tokens
     from sft.runs import run_directory
     from sft.training import stack_errors
+    from sft.training.cpu import check_speed
     from sft.training.launch import broadcast_from_main
-    from sft.training.plan import check_memory, check_output, check_speed, make_plan
+    from sft.training.plan import check_memory, check_output, make_plan
+    from sft.training.progress import ResultRecorder
 
     training = recipe.training
     if not recipe.run.dry_run:
@@ -72,7 +73,7 @@ def train(recipe: "Recipe") -> None:
         pad_token=training.pad_token,
     )
     reading = waiting(f"reading {recipe.run.train_file}")
-    with clock.spent_on("data"), reading, PartialState().local_main_process_first():
+    with clock.spent_on("data"), reading, training.distributed_state.local_main_process_first():
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
@@ -89,9 +90,10 @@ def train(recipe: "Recipe") -> None:
         say("dry run: nothing was loaded or written")
         return
 
-    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start))
-    with stack_errors.told(recipe, Path(training.output_dir)):
-        carry_out(recipe, start, tokenizer, packs, held_out, card)
+    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, plan.to_dict()))
+    folder, first_step = Path(training.output_dir), start.checkpoint.step if start.checkpoint else 0
+    with ResultRecorder(folder, plan, first_step) as result, stack_errors.explain(recipe, folder):
+        carry_out(recipe, start, tokenizer, packs, held_out, card, result)
 
 
 def carry_out(
@@ -101,17 +103,17 @@ def carry_out(
     packs: "Dataset",
     held_out: "Dataset | None",
     card: "DatasetCard",
+    result: "ResultRecorder",
 ) -> None:
     """Train by a recipe, from where it starts, in a run directory that is open."""
     from sft.evaluation.chat_eval import ChatEval
     from sft.evaluation.score_eval import ScoreEval
-    from sft.models.loading import describe, load_model
+    from sft.models.loading import describe_parameters, load_model
     from sft.reports.report_writer import ReportWriter, write_report
     from sft.training import final_model
-    from sft.training.interrupts import StopAndSave
+    from sft.training.interrupts import StopAndSave, Watchdog
     from sft.training.progress import ProgressLog
     from sft.training.trainer import RecipeTrainer
-    from sft.training.watchdog import Watchdog
 
     training = recipe.training
     with waiting(f"loading {recipe.model.model_name_or_path}"):
@@ -120,14 +122,15 @@ def carry_out(
         )
         trainer = RecipeTrainer(recipe, model, tokenizer, packs, held_out, start.inputs, card)
     chat = ChatEval(trainer)
+    trainer.add_callback(result)
     trainer.add_callback(ProgressLog(trainer))
     trainer.add_callback(chat)
     if recipe.run.identity_name:
         trainer.add_callback(ScoreEval(trainer))
     trainer.add_callback(ReportWriter(trainer))
-    trainer.add_callback(Watchdog(training.ddp_timeout))
+    trainer.add_callback(Watchdog(training.ddp_timeout, result))
     trainer.add_callback(StopAndSave(trainer))
-    say(describe(trainer.model, recipe.model))
+    say(describe_parameters(trainer.model, recipe.model))
 
     trainer.train(resume_from_checkpoint=start.checkpoint and str(start.checkpoint.folder))
     final = final_model.save_final(trainer, card, chat.latest)

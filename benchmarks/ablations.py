@@ -29,14 +29,14 @@ from benchmarks.step_profile import StepProfile, wait_for_device
 from benchmarks.tasks import tutorial_files
 from sft.config.recipe import Recipe
 from sft.core.console import quiet_the_stack
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.data.questions import load_questions
 from sft.evaluation.score import score
 from sft.models.fused_lora import unfuse_lora
 from sft.models.meta_model import MetaModel
-from sft.training.memory import GIB, predict
+from sft.training.cpu import use_masked_lm_head
+from sft.training.memory import GIB, predict_memory
 from sft.training.packed_attention import attend_over_packs
-from sft.training.supervised_head import use_masked_lm_head
 from sft.training.trainer import RecipeTrainer
 
 WARM_UP = 4
@@ -46,7 +46,7 @@ BF16 = {"fp16": False, "bf16": True, "dtype": "bfloat16"}
 
 @dataclass(frozen=True)
 class Ablation:
-    """A run that differs from the recipe: in keys, in the trainer once it is made, in where it happens, in whose it is.
+    """A run that differs from the recipe: in keys, in a change to its trainer, in a context, or in being TRL's own.
 
     `alike` names a kind of run: all of a kind should end with the same weights.
     """
@@ -67,58 +67,64 @@ class Times(TrainerCallback):
         self.losses: list[float] = []
 
     def on_step_end(self, args, state, control, **_):
+        """Record the time, once the device is done."""
         wait_for_device()
         self.ends.append(time.perf_counter())
 
     def on_log(self, args, state, control, logs=None, **_):
+        """Record the loss."""
         if "loss" in (logs or {}):
             self.losses.append(logs["loss"])
 
 
 class Scoring(TrainerCallback):
-    """Scores the model in the middle of a run, which is to leave no trace in it."""
+    """Scores the model in the middle of a run, which must not change how it ends."""
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **_):
+        """Score after the steps that warm up."""
         if state.global_step == WARM_UP:
-            found = score(self.trainer.model, self.trainer.processing_class, load_questions(), "黄大力", [])
-            print(f"(scored in the middle: {found.seconds:.1f} s)", flush=True)
+            result = score(self.trainer.model, self.trainer.processing_class, load_questions(), "黄大力", [])
+            print(f"(scored in the middle: {result.seconds:.1f} s)", flush=True)
 
 
-def profiled(trainer: RecipeTrainer) -> None:
+def profile(trainer: RecipeTrainer) -> None:
+    """Profile one step."""
     trainer.add_callback(StepProfile(WARM_UP))
 
 
-def masks(trainer: RecipeTrainer) -> None:
+def use_masks(trainer: RecipeTrainer) -> None:
     """Attention over whole packs, with a mask."""
     attend_over_packs(trainer.base)
 
 
-def layers_of_peft(trainer: RecipeTrainer) -> None:
+def use_peft_layers(trainer: RecipeTrainer) -> None:
     """LoRA layers as PEFT computes them."""
     unfuse_lora(trainer.model)
 
 
-def as_in_trl(trainer: RecipeTrainer) -> None:
+def use_neither(trainer: RecipeTrainer) -> None:
     """Neither of this repository's ways to compute less."""
-    masks(trainer)
-    layers_of_peft(trainer)
+    use_masks(trainer)
+    use_peft_layers(trainer)
 
 
-def compiled(trainer: RecipeTrainer) -> None:
+def compile_layers(trainer: RecipeTrainer) -> None:
     """torch.compile for one decoder layer, which serves all of them."""
-    layers_of_peft(trainer)
+    use_peft_layers(trainer)
     for layer in trainer.base.model.layers:
         layer.compile()
 
 
-def head_for_cpus(trainer: RecipeTrainer) -> None:
+def use_cpu_head(trainer: RecipeTrainer) -> None:
+    """The head on supervised tokens alone, as a CPU runs it."""
     use_masked_lm_head(trainer.base)
 
 
-def scoring(trainer: RecipeTrainer) -> None:
+def score_midway(trainer: RecipeTrainer) -> None:
+    """Score the model during the run."""
     trainer.add_callback(Scoring(trainer))
 
 
@@ -133,9 +139,9 @@ def deterministic(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def kernels_put_back(model: PreTrainedModel) -> Iterator[None]:
-    """Takes Liger's kernels out of the model again."""
-    rotate, norm, mlp = (getattr(modeling_llama, name) for name in LIGERS)
+def liger_kernels_removed(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, Liger may patch the model; afterwards its kernels are taken out again."""
+    rotate, norm, mlp = (getattr(modeling_llama, name) for name in PATCHED_BY_LIGER)
     try:
         yield
     finally:
@@ -145,46 +151,46 @@ def kernels_put_back(model: PreTrainedModel) -> Iterator[None]:
             module.__dict__.pop("forward", None)
 
 
-LIGERS = ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP")
+PATCHED_BY_LIGER = ("apply_rotary_pos_emb", "LlamaRMSNorm", "LlamaMLP")
 LIGER = {"use_liger_kernel": True}
 KEPT = {"activation_checkpointing": False}
 
 ABLATIONS = (
     Ablation("the recipe", alike="as it stands"),
-    Ablation("attention with masks over whole packs", change=masks),
-    Ablation("PEFT's own LoRA layers", change=layers_of_peft),
-    Ablation("both: masks, PEFT's layers", change=as_in_trl),
-    Ablation("the recipe, profiled", change=profiled),
-    Ablation("`use_liger_kernel: true`", LIGER, around=kernels_put_back),
+    Ablation("attention with masks over whole packs", change=use_masks),
+    Ablation("PEFT's own LoRA layers", change=use_peft_layers),
+    Ablation("both: masks, PEFT's layers", change=use_neither),
+    Ablation("the recipe, profiled", change=profile),
+    Ablation("`use_liger_kernel: true`", LIGER, around=liger_kernels_removed),
     Ablation("bfloat16", BF16),
     Ablation("TRL's SFTTrainer on the same packs, bfloat16", BF16, by_trl=True),
-    Ablation("`torch_compile` of each layer, PEFT's layers", change=compiled),
+    Ablation("`torch_compile` of each layer, PEFT's layers", change=compile_layers),
     Ablation("`activation_checkpointing: false`", KEPT),
-    Ablation("`activation_checkpointing: false`, `use_liger_kernel: true`", KEPT | LIGER, around=kernels_put_back),
+    Ablation("`activation_checkpointing: false`, `use_liger_kernel: true`", KEPT | LIGER, around=liger_kernels_removed),
     Ablation("`lora_dropout: 0`", {"lora_dropout": 0.0}),
     Ablation("4 packs a step", {"per_device_train_batch_size": 4}),
     Ablation("4 packs a step, `use_liger_kernel: true`", LIGER | {"per_device_train_batch_size": 4},
-             around=kernels_put_back),
+             around=liger_kernels_removed),
     Ablation("the recipe, again", alike="as it stands"),
     Ablation("deterministic", around=deterministic, alike="deterministic"),
-    Ablation("deterministic, scored in the middle", change=scoring, around=deterministic, alike="deterministic"),
-    Ablation("deterministic, with masks", change=masks, around=deterministic),
+    Ablation("deterministic, scored in the middle", change=score_midway, around=deterministic, alike="deterministic"),
+    Ablation("deterministic, with masks", change=use_masks, around=deterministic),
     Ablation("`optim: adamw_torch_fused`", {"optim": "adamw_torch_fused"}),
     Ablation("`optim: adamw_8bit`", {"optim": "adamw_8bit"}),
     Ablation("`activation_offloading: true`", {"activation_offloading": True}),
     Ablation("packs of 8,192", {"max_length": 8192}),
-    Ablation("packs of 8,192, attention with masks", {"max_length": 8192}, change=masks),
-    Ablation("the head that a CPU uses", change=head_for_cpus),
+    Ablation("packs of 8,192, attention with masks", {"max_length": 8192}, change=use_masks),
+    Ablation("the head that a CPU uses", change=use_cpu_head),
 )  # fmt: skip
 
 
 class Bench:
-    """The model and the rows, and what was seen of them so far."""
+    """Runs ablations of a recipe on one model and one file of rows, and compares the weights they end with."""
 
     def __init__(self, model: Path, rows: Path, steps: int):
         self.load, self.rows, self.steps = OneLoad(model), str(rows), steps
         self._ends: dict[str, tuple[int, ...]] = {}
-        self._hollows: dict[str, MetaModel] = {}
+        self._meta_models: dict[str, MetaModel] = {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.rate = matmul_rate(self.device, torch.bfloat16, MATRIX[self.device])
 
@@ -209,12 +215,12 @@ class Bench:
         steps = [end - begin for begin, end in zip(times.ends[WARM_UP - 1 :], times.ends[WARM_UP:], strict=False)]
         step = statistics.median(steps)
         tokens = card.tokens / card.steps_per_epoch
-        hollow = self._hollow(recipe)
+        meta_model = self._meta_model(recipe)
         twice, once = (
-            _operations(hollow, packs, card, recomputes) / step / self.rate
+            _operations(meta_model, packs, card, recomputes) / step / self.rate
             for recomputes in (recipe.training.activation_checkpointing, False)
         )
-        planned = predict(recipe, card, on_gpu=self.device == "cuda", model=hollow).peak
+        planned = predict_memory(recipe, card, on_gpu=self.device == "cuda", model=meta_model).peak
         return (
             f"| {ablation.label} | {step * 1e3:.0f} ({min(steps) * 1e3:.0f}-{max(steps) * 1e3:.0f}) | {tokens:,.0f} | "
             f"{tokens / step:,.0f} | {card.supervised_tokens / card.steps_per_epoch / step:,.0f} | "
@@ -222,14 +228,14 @@ class Bench:
             f"{times.ends[0] - started:.1f} | {times.losses[0]:.4f} -> {times.losses[-1]:.4f} | {ended_alike} |"
         )
 
-    def _hollow(self, recipe: Recipe) -> MetaModel:
+    def _meta_model(self, recipe: Recipe) -> MetaModel:
         key = repr(recipe.model)
-        if key not in self._hollows:
-            self._hollows[key] = MetaModel(recipe.model)
-        return self._hollows[key]
+        if key not in self._meta_models:
+            self._meta_models[key] = MetaModel(recipe.model)
+        return self._meta_models[key]
 
     def _compare(self, kind: str, model: torch.nn.Module) -> str:
-        """Whether the trained weights are those, to the last bit, that the first run of this kind ended with."""
+        """Whether the trained weights are bit for bit those that the first run of this kind ended with."""
         if not kind:
             return ""
         trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
@@ -247,6 +253,7 @@ HEAD = (
 
 
 def main() -> None:
+    """Run the ablations that were asked for and print a row for each."""
     quiet_the_stack()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a folder; by default one of InternLM2.5-7B's shape is made")
@@ -256,8 +263,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after so many seconds")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    made = tutorial_files("cuda") if arguments.model is None or arguments.rows is None else (None, None)
-    bench = Bench(arguments.model or made[0], arguments.rows or made[1], arguments.steps)
+    model, rows = arguments.model, arguments.rows
+    if model is None or rows is None:
+        default_model, default_rows = tutorial_files("cuda")
+        model, rows = model or default_model, rows or default_rows
+    bench = Bench(model, rows, arguments.steps)
     name = torch.cuda.get_device_name() if bench.device == "cuda" else "CPU"
     side = MATRIX[bench.device]
     print(f"{name}, torch {torch.__version__}: bf16 products of {side:,} reach {bench.rate / 1e12:,.1f} TFLOP/s")
@@ -266,11 +276,11 @@ def main() -> None:
         if arguments.only and not any(word in ablation.label for word in arguments.only):
             continue
         if time.perf_counter() - started > arguments.seconds:
-            print(f"| {ablation.label} | not run: the time was up |" + " |" * 11, flush=True)
+            print(f"| {ablation.label} | not run: out of time |" + " |" * 11, flush=True)
             continue
         try:
             print(bench.run(ablation), flush=True)
-        except Exception as problem:  # what does not run is a result too
+        except Exception as problem:  # a failure is a result too
             bench.load.forget()
             reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
             print(f"| {ablation.label} | {reason} |" + " |" * 11, flush=True)
@@ -289,7 +299,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> tuple[int, int]:
-    """The most that torch had allocated since the last reset, and what the card has given out beside torch's pool."""
+    """Bytes: the most that torch has allocated since the last reset, and what the card holds outside torch's pool."""
     if not torch.cuda.is_available():
         return 0, 0
     free, whole = torch.cuda.mem_get_info()

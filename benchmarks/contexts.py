@@ -1,4 +1,4 @@
-"""The longest sample that trains in so much memory, with the keys that save it and without, beside what the plan says.
+"""The longest sample that trains in a given amount of memory, with memory-saving keys and without, and the prediction.
 
     python -m benchmarks.contexts --device cuda --gib 8 16 24            # a model of Llama 3.1 8B's shape
     python -m benchmarks.contexts --device cpu --gib 3 4                 # the demo's model
@@ -30,14 +30,15 @@ from sft.core.paths import REPOSITORY
 from sft.data.chat_template import training_template
 from sft.data.encoding import encode
 from sft.models.loading import load_tokenizer
-from sft.training.memory import CUDA_CONTEXT, GIB, predict, usable
+from sft.training.gpu import usable_bytes
+from sft.training.memory import CUDA_CONTEXT, GIB, predict_memory
 
 CAPPED = """
 import resource
 resource.setrlimit(resource.RLIMIT_DATA, ({0}, {0}))
 """
-# What torch, Python, C++ and OpenBLAS say where there is no more.
-TOO_LITTLE = ("out of memory", "MemoryError", "bad_alloc", "allocate memory", "Memory allocation")
+# What torch, Python, C++ and OpenBLAS say when memory runs out.
+OUT_OF_MEMORY = ("out of memory", "MemoryError", "bad_alloc", "allocate memory", "Memory allocation")
 QLORA = {
     "load_in_4bit": True,
     "use_bnb_nested_quant": True,
@@ -56,6 +57,7 @@ STEP = 128  # tokens
 
 
 def main() -> None:
+    """Print a table of the sizes that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_device(parser)
     parser.add_argument("--gib", nargs="+", type=float, required=True, help="sizes to try, in GiB")
@@ -75,9 +77,9 @@ def on_gpu(sizes: list[float]) -> None:
     for gib in sizes:
         cells = [f"{gib:g}"]
         for keys in (BEST, PLAIN):
-            trains = Steps(load, QLORA | precision_on("cuda") | keys, round(gib * GIB) - CUDA_CONTEXT)
-            guess = longest_predicted(usable(round(gib * GIB)), **FOUR, **keys, lora_r=QLORA["lora_r"])
-            tokens, predicted = longest(trains, max(guess, STEP), growth=1.1)
+            fits = Steps(load, QLORA | precision_on("cuda") | keys, round(gib * GIB) - CUDA_CONTEXT)
+            guess = longest_predicted(usable_bytes(round(gib * GIB)), **FOUR, **keys, lora_r=QLORA["lora_r"])
+            tokens, predicted = longest(fits, max(guess, STEP), growth=1.1)
             cells += [f"{tokens:,}" if tokens else "none", predicted]
         cells.append(f"{UNSLOTH[gib][0]:,}" if gib in UNSLOTH else "")
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -133,7 +135,7 @@ class Trial:
         if result.returncode == 0:
             self.predicted = re.search(r"memory +([\d.]+) GiB", result.stdout)[1]
             return True
-        if not any(words in result.stderr for words in TOO_LITTLE):
+        if not any(words in result.stderr for words in OUT_OF_MEMORY):
             raise SystemExit(f"{tokens} tokens: {result.stderr[-500:]}")
         return False
 
@@ -162,7 +164,7 @@ class Steps:
             finally:
                 torch.cuda.set_per_process_memory_fraction(1.0)
                 self._load.give_back(trainer)
-        self.predicted = f"{predict(recipe, card, on_gpu=True).peak / GIB:.1f}"
+        self.predicted = f"{predict_memory(recipe, card, on_gpu=True).peak / GIB:.1f}"
         return True
 
 

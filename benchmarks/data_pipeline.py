@@ -1,11 +1,12 @@
-"""Speed and peak memory of reading, tokenising and packing a training file.
+"""Speed and peak memory of a start up to its plan: reading, tokenising, packing and checking a training file.
 
     python -m benchmarks.data_pipeline --rows 10000 100000 1000000
     python -m benchmarks.data_pipeline --rows 10000 100000 --against trl      # beside TRL's own preparation of it
 
 Makes files of conversations of varied length, cut out of this repository's English and Chinese prose, and prepares each
 in a fresh process with an empty cache (cold) and again with what that left there (warm). The tokenizer is the demo
-model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, imports left out.
+model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, without imports;
+of CPU: what all processes computed in them, which does not depend on what else the machine does.
 
 Memory is the most that all processes together held at one moment, shared pages counted once: `own` is what they
 allocated, `mapped` what they had in view of files, which the kernel takes back when anybody needs the room.
@@ -32,22 +33,27 @@ MAX_LENGTH = 4096
 SECONDS_BETWEEN_LOOKS = 0.1
 
 OURS = """
-import json, sys, time
+import json, os, sys, time
 from sft.core.console import quiet_the_stack
 quiet_the_stack()
-from sft.data.dataset import load_dataset
+from sft.config.load import load_recipe
+from sft.data.dataset import load_dataset, load_held_out
+from sft.evaluation.diagnosis import warnings_before_training
 from sft.models.loading import load_tokenizer
-from sft.config.recipe import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
-started = time.perf_counter()
-packs, _ = load_dataset(recipe, tokenizer)
-print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(packs)}))
+started, busy = time.perf_counter(), sum(os.times()[:4])
+packs, card = load_dataset(recipe, tokenizer)
+load_held_out(recipe, tokenizer)
+card.lines()
+warnings_before_training(recipe, tokenizer, card)
+cpu = sum(os.times()[:4]) - busy
+print(json.dumps({"seconds": time.perf_counter() - started, "cpu": cpu, "packs": len(packs)}))
 """
 
 # As a user of TRL has it: the same settings, and a trainer, for which the smallest model will do.
 TRLS = """
-import json, sys, time
+import json, os, sys, time
 from sft.core.console import quiet_the_stack
 quiet_the_stack()
 from datasets import load_dataset
@@ -55,7 +61,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 from sft.data.chat_template import training_template
 from sft.models.loading import load_tokenizer
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
 tokenizer.chat_template = training_template(tokenizer)
@@ -64,22 +70,24 @@ model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size))
 keys = ("output_dir", "max_length", "packing", "shuffle_dataset", "seed", "dataset_num_proc")
 settings = {key: getattr(recipe.training, key) for key in keys}
 arguments = SFTConfig(**settings, assistant_only_loss=True, bf16=False, use_cpu=True, report_to="none")
-started = time.perf_counter()
+started, busy = time.perf_counter(), sum(os.times()[:4])
 rows = load_dataset("json", data_files=recipe.train_files[0].path, split="train")
 trainer = SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
-print(json.dumps({"seconds": time.perf_counter() - started, "packs": len(trainer.train_dataset)}))
+cpu = sum(os.times()[:4]) - busy
+print(json.dumps({"seconds": time.perf_counter() - started, "cpu": cpu, "packs": len(trainer.train_dataset)}))
 """
 
 
 def main() -> None:
+    """Measure every program with every number of rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--against", nargs="*", default=[], choices=("trl",), help="programs beside this one")
     parser.add_argument("--dataset_num_proc", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     print(f"{arguments.dataset_num_proc} processes, {os.cpu_count()} cores; Python {sys.version.split()[0]}")
-    print("| program | rows | MB | cold s | rows/s | warm s | peak MiB, own | of the main process | mapped | packs |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| program | rows | MB | cold s | of CPU | warm s | of CPU | peak MiB, own | main process | mapped | packs |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory() as scratch:
             file, recipe = Path(scratch) / "rows.jsonl", Path(scratch) / "recipe.yaml"
@@ -91,7 +99,7 @@ def main() -> None:
                 warm, _ = run(program, recipe, cache)
                 print(
                     f"| {name} | {rows:,} | {file.stat().st_size / 1e6:,.0f} | {cold['seconds']:.1f} | "
-                    f"{rows / cold['seconds']:,.0f} | {warm['seconds']:.1f} | {peak['own'] / 1024:,.0f} | "
+                    f"{cold['cpu']:.1f} | {warm['seconds']:.1f} | {warm['cpu']:.1f} | {peak['own'] / 1024:,.0f} | "
                     f"{peak['main'] / 1024:,.0f} | {peak['mapped'] / 1024:,.0f} | {cold['packs']:,} |",
                     flush=True,
                 )

@@ -36,6 +36,7 @@ with open(sys.argv[1], encoding="utf-8") as source, open(sys.argv[2], "w", encod
 
 
 def main() -> None:
+    """Measure every program and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     rows = parser.parse_args().rows

@@ -1,9 +1,9 @@
-"""What fused LoRA layers are worth on this machine: forward and backward of the demo's packs, by turns with PEFT's.
+"""What fused LoRA layers are worth on this machine: forward and backward of the demo's packs, alternating with PEFT's.
 
     python -m benchmarks.fused_lora
 
-One process and one model, the layers changed over after every six packs, so that what else the machine does falls on
-both alike. Medians of all packs, and what the first pack keeps for its backward pass.
+One process and one model; the layers are switched after every six packs, so that other load on the machine affects both
+alike. Medians of all packs, and what the first pack keeps for its backward pass.
 """
 
 import statistics
@@ -13,22 +13,24 @@ import time
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from benchmarks.ablations import layers_of_peft
+from benchmarks.ablations import use_peft_layers
 from benchmarks.step_profile import wait_for_device
-from sft.config.recipe import load_recipe
+from sft.config.settings import read_settings
 from sft.core.console import quiet_the_stack
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import load_dataset
 from sft.models.fused_lora import fuse_lora
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.trainer import RecipeTrainer
 
 PACKS, TURNS = 6, 12
 MIB = 2**20
-WAYS = (layers_of_peft, lambda trainer: fuse_lora(trainer.model))
+LAYERS = (use_peft_layers, lambda trainer: fuse_lora(trainer.model))
 
 
 def main() -> None:
+    """Print a row for each way to recompute and drop out."""
     quiet_the_stack()
     print("| activation_checkpointing | lora_dropout | PEFT's layers, s | fused, s | ratio | kept, MiB | fused |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -41,19 +43,20 @@ def main() -> None:
 
 
 def measure(**keys) -> tuple[list[float], list[int]]:
-    """Seconds of a pack with PEFT's layers and with fused ones, and the bytes that its forward pass keeps."""
+    """Median seconds of a pack with PEFT's layers and with fused ones, and the bytes that its forward pass keeps."""
     trainer = _trainer(**keys)
     batches = [trainer._prepare_inputs(trainer.data_collator([trainer.train_dataset[pack]])) for pack in range(PACKS)]
-    seconds, kept = ([], []), []
+    seconds: tuple[list[float], list[float]] = ([], [])
+    kept: list[int] = []
     for _ in range(TURNS):
-        for change, found in zip(WAYS, seconds, strict=True):
+        for change, times in zip(LAYERS, seconds, strict=True):
             change(trainer)
             _step(trainer, batches[0])
-            found += [_step(trainer, batch) for batch in batches]
-    for change in WAYS:
+            times += [_step(trainer, batch) for batch in batches]
+    for change in LAYERS:
         change(trainer)
         kept.append(_kept(trainer, batches[0]))
-    return [statistics.median(found) for found in seconds], kept
+    return [statistics.median(times) for times in seconds], kept
 
 
 def _trainer(**keys) -> RecipeTrainer:
@@ -61,7 +64,7 @@ def _trainer(**keys) -> RecipeTrainer:
     chosen = {"deepspeed": "", "identity_name": "", "report_to": "none", "save_strategy": "no", "max_steps": 3}
     chosen |= {"eval_prompts_steps": 0, "output_dir": tempfile.mkdtemp()} | keys
     flags = [f"--{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in chosen.items()]
-    recipe = load_recipe([str(REPOSITORY / "recipes/demo.yaml"), *flags])
+    recipe = launch.start(read_settings([str(REPOSITORY / "recipes/demo.yaml"), *flags]))
     tokenizer = load_tokenizer(recipe.model.model_name_or_path)
     packs, card = load_dataset(recipe, tokenizer)
     trainer = RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, None, {}, card)

@@ -1,7 +1,7 @@
-"""A base model that is loaded once and trained many times in one process, as new each time.
+"""A base model that is loaded once and trained many times in one process, each time as if it were new.
 
-In: a model's folder. Out: trainers of recipes on it, one after the other; `give_back` takes off the model what the last
-one did to it. Loading 7B takes longer than what is measured of it. Knows nothing about what is measured.
+In: a model's folder. Out: trainers of recipes on it, one after the other; `give_back` undoes what the last one did to
+the model. Loading 7B takes longer than what is measured of it. Knows nothing about what is measured.
 """
 
 import gc
@@ -14,14 +14,17 @@ from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer, get_peft_config
 
-from sft.config.recipe import Recipe, load_recipe
+from sft.config.recipe import Recipe
+from sft.config.settings import read_settings
 from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard, load_dataset
+from sft.data.dataset import load_dataset
+from sft.data.dataset_card import DatasetCard
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.packed_attention import attend_over_packs
-from sft.training.trainer import RecipeTrainer
+from sft.training.trainer import RecipeTrainer, own_arguments
 
-# A run that only trains: nothing is asked, saved or reported.
+# A run that only trains: nothing is evaluated, saved or reported.
 KEYS = {
     "deepspeed": "",
     "logging_steps": 1,
@@ -42,12 +45,14 @@ class OneLoad:
         self._base: PreTrainedModel | None = None
 
     def recipe(self, **keys) -> Recipe:
+        """The recipe with these keys."""
         flags = [str(REPOSITORY / "recipes/huangdali.yaml")]
         for key, value in (KEYS | {"model_name_or_path": self.model} | keys).items():
             flags += [f"--{key}", str(value).lower() if isinstance(value, bool) else str(value)]
-        return load_recipe(flags)
+        return launch.start(read_settings(flags))
 
     def data(self, recipe: Recipe) -> tuple[Dataset, DatasetCard]:
+        """The packs of a recipe, and their card."""
         return load_dataset(recipe, self.tokenizer)
 
     def trainer(self, recipe: Recipe, packs: Dataset, card: DatasetCard, *, by_trl: bool = False) -> SFTTrainer:
@@ -55,11 +60,10 @@ class OneLoad:
         base = self.base(recipe)
         if not by_trl:
             return RecipeTrainer(recipe, base, self.tokenizer, packs, None, {}, card)
-        recipe.training.dataset_kwargs, recipe.training.disable_tqdm = {"skip_prepare_dataset": True}, True
+        args = own_arguments(recipe.training)
+        args.disable_tqdm = True
         peft = get_peft_config(recipe.model)
-        trainer = SFTTrainer(
-            base, recipe.training, train_dataset=packs, processing_class=self.tokenizer, peft_config=peft
-        )
+        trainer = SFTTrainer(base, args, train_dataset=packs, processing_class=self.tokenizer, peft_config=peft)
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -78,7 +82,7 @@ class OneLoad:
         return self._base
 
     def give_back(self, trainer: SFTTrainer) -> None:
-        """Take the adapter and all that the trainer did to the base model off it."""
+        """Take the adapter off the base model, and undo all else that the trainer did to it."""
         base = trainer.model.unload() if isinstance(trainer.model, PeftModel) else trainer.model
         attend_over_packs(base)
         for module in base.modules():
@@ -92,7 +96,7 @@ class OneLoad:
         self._free()
 
     def forget(self) -> None:
-        """Load the model anew for the next trainer, where nobody knows what the last one left of it."""
+        """Load the model again for the next trainer, since the last one may have left it in any state."""
         self._base = None
         self._free()
 

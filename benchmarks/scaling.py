@@ -18,9 +18,10 @@ from trl import ModelConfig, SFTConfig
 from benchmarks.operations import PEAKS, operations, sizes_of
 from benchmarks.shapes import SHAPES
 from sft.core.console import quiet_the_stack
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
-from sft.training.memory import GIB, Memory, predict, usable
+from sft.training.gpu import usable_bytes
+from sft.training.memory import GIB, Memory, predict_memory
 
 MODELS = ("InternLM2.5-7B", "InternLM2.5-20B", "Llama-3-70B")
 COUNTS, CARDS_GB = (1, 2, 8), (16, 24, 48, 80)
@@ -134,7 +135,7 @@ def longest_context() -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for card, (unsloth, transformers) in UNSLOTH.items():
-        found = [longest_predicted(usable(card * GIB), **FOUR, **keys, lora_r=32) for keys in (BEST, PLAIN)]
+        found = [longest_predicted(usable_bytes(card * GIB), **FOUR, **keys, lora_r=32) for keys in (BEST, PLAIN)]
         ours = " | ".join(f"{tokens:,}" if tokens else "none" for tokens in found)
         lines.append(f"| {card} GB | {ours} | {unsloth:,} | {transformers} |")
     return lines
@@ -160,7 +161,7 @@ def predicted(model: str, count: int, tokens: int, keys: tuple[tuple[str, Any], 
             setattr(training, key, keys.pop(key))
     hollow = hollow_model(model, tuple(sorted(keys.items())))
     recipe = SimpleNamespace(model=hollow.settings, training=training)
-    return predict(recipe, _card(tokens), on_gpu=True, model=hollow)
+    return predict_memory(recipe, _card(tokens), on_gpu=True, model=hollow)
 
 
 @cache
@@ -193,7 +194,7 @@ def longest_predicted(available: int, **keys) -> int:
 def _fastest(model: str, count: int, card: int, tokens: int) -> str:
     for way in ON_ONE if count == 1 else ON_SEVERAL:
         needed = peak(model, count, tokens, **WAYS[way])
-        if needed <= usable(card * GIB):
+        if needed <= usable_bytes(card * GIB):
             return f"{way}: {needed / GIB:.1f}"
     return "too small"
 

@@ -9,6 +9,7 @@ VERBS = verbs_of((generate, inspect, repair, rename, convert, split, mix, dedup,
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the verb that the arguments name; returns the exit code."""
     return dispatch("data_tools", VERBS, arguments)
 
 

@@ -19,6 +19,7 @@ BATCH = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--model", required=True, help="the base model: a folder or hub id")
     parser.add_argument(
@@ -27,10 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="text file, one question a line; or a data file, whose questions count",
     )
-    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer; a longer one is left out")
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer; a longer one is skipped")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Ask the questions and write the rows whose answers can be used; returns the exit code."""
     from trl import ModelConfig
 
     from sft.models.loading import load_model, load_tokenizer
@@ -41,19 +43,19 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(arguments.model)
     model = load_model(ModelConfig(model_name_or_path=arguments.model, dtype="auto")).eval()
     generation = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
-    left_out = {"did not end": 0, "empty": 0, "gives a model's name": 0}
+    skipped = {"did not end": 0, "empty": 0, "gives a model's name": 0}
     written = 0
     with files.atomic_write(arguments.out, arguments.prompts) as file:
         for prompt, answer, fault in _answers(model, tokenizer, prompts, generation):
             if fault:
-                left_out[fault] += 1
+                skipped[fault] += 1
             else:
                 file.write(formats.json_line({"conversation": [{"input": prompt, "output": answer}]}))
                 written += 1
         if not written:
-            raise UserError(f"{arguments.out}: no answer could be used ({_listed(left_out)}): raise --max_new_tokens")
-    asked = counted(len(prompts), "question")
-    print(f"{arguments.out}: {counted(written, 'row')} of {asked}; left out: {_listed(left_out)}")
+            raise UserError(f"{arguments.out}: no answer could be used ({_listed(skipped)}): raise --max_new_tokens")
+    questions = counted(len(prompts), "question")
+    print(f"{arguments.out}: {counted(written, 'row')} of {questions}; skipped: {_listed(skipped)}")
     return 0
 
 
@@ -78,14 +80,13 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
     """Yield (question, answer, why the answer cannot be used or None)."""
     from tqdm import tqdm
 
-    from sft.data.identity import gives_name
-    from sft.evaluation.score import OLD_NAMES
+    from sft.data.identity import OLD_NAMES, gives_name
     from sft.models.generate import reply_to_all
 
     for start in tqdm(range(0, len(prompts), BATCH), desc="asking", unit="batch", disable=None):
         batch = prompts[start : start + BATCH]
-        asked = [[{"role": "user", "content": prompt}] for prompt in batch]
-        for prompt, reply in zip(batch, reply_to_all(model, tokenizer, asked, generation), strict=True):
+        conversations = [[{"role": "user", "content": prompt}] for prompt in batch]
+        for prompt, reply in zip(batch, reply_to_all(model, tokenizer, conversations, generation), strict=True):
             fault = None
             if not reply.text:
                 fault = "empty"
@@ -96,5 +97,5 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
             yield prompt, reply.text, fault
 
 
-def _listed(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {why}" for why, count in left_out.items())
+def _listed(skipped: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {why}" for why, count in skipped.items())

@@ -9,75 +9,79 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, help="file to read; its name tells .jsonl, .json, .parquet or .csv")
+    """Declare what the verb takes."""
+    parser.add_argument("input", type=Path, help="file to read; named .jsonl, .json, .parquet or .csv")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
     parser.add_argument("--from", dest="form", choices=formats.FORMATS, help="format to read, if not to be detected")
-    parser.add_argument("--lossy", action="store_true", help="leave out what the target cannot hold, and count it")
+    parser.add_argument("--lossy", action="store_true", help="drop what the target cannot hold, and count it")
     bad_lines.add_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    rows, lost = 0, Counter()
+    """Convert the file, count what could not be held; returns the exit code."""
+    rows, dropped = 0, Counter[str]()
     with (
-        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
-        for place, row in parsed_rows(arguments.input, bad):
+        for number, row in parsed_rows(arguments.input, bad):
             rows += 1
             try:
-                converted = convert(row, arguments.to, arguments.form, lost if arguments.lossy else None)
+                converted = convert(row, arguments.to, arguments.form, dropped if arguments.lossy else None)
             except formats.CannotHold as problem:
                 raise UserError(
-                    f"{arguments.input}:{place}: {problem}: choose another --to, or --lossy to leave it out"
+                    f"{arguments.input}:{number}: {problem}: choose another --to, or --lossy to drop it"
                 ) from None
             except formats.BadRow as problem:
-                bad(arguments.input, place, problem, formats.json_line(row))
+                bad(arguments.input, number, problem, formats.json_line(row))
                 rows -= 1
                 continue
             if converted is not None:
                 out.write(formats.json_line(converted))
-    left_out = sum(count for reason, count in lost.items() if reason.startswith("row"))
+    skipped = sum(count for reason, count in dropped.items() if reason.startswith("row"))
     total = rows + bad.count
-    came, went = counted(total, "row"), counted(rows - left_out, "row")
-    print(f"{arguments.input}: {came} in; {arguments.out}: {went} out, as {arguments.to}")
-    for reason, count in lost.items():
+    rows_in, rows_out = counted(total, "row"), counted(rows - skipped, "row")
+    print(f"{arguments.input}: {rows_in} in; {arguments.out}: {rows_out} out, as {arguments.to}")
+    for reason, count in dropped.items():
         print(f"  {count:>9,}  {reason}")
-    for line in bad.account():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     return 0
 
 
-def convert(row: object, to: str, form: str | None = None, lost: Counter | None = None) -> dict | None:
-    """The row in the format `to`; None where it cannot be held and `lost` counts such rows.
+def convert(row: Any, to: str, form: str | None = None, dropped: Counter[str] | None = None) -> dict | None:
+    """The row in the format `to`; None where it cannot be held and `dropped` counts such rows.
 
     Raises:
-        CannotHold: the target has no place for something in the row, and nothing may be lost.
+        CannotHold: the target has no place for something in the row, and nothing may be dropped.
         BadRow: the row is in no known format, or broken.
     """
     form = form or formats.detect(row)
     canonical = formats.canonical_row(row, form)
     try:
         if extra := sorted(map(str, row.keys() - formats.FORMATS[form].keys)):
-            _lose(f"key left out: {', '.join(extra)}", f"the row also has {', '.join(extra)}", lost)
+            _drop(f"key dropped: {', '.join(extra)}", f"the row also has {', '.join(extra)}", dropped)
         return formats.FORMATS[to].write(canonical["messages"])
     except formats.CannotHold as problem:
-        _lose(f"row left out: {problem}", str(problem), lost)
+        _drop(f"row skipped: {problem}", str(problem), dropped)
         return None
 
 
 def parsed_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> Iterator[tuple[int, object]]:
-    """Yield (place from 1, object) for each line of a JSONL or CSV file, element of an array or row of a table.
+    """Yield (number from 1, object) for each line of a JSONL or CSV file, element of an array or row of a table.
 
-    A bad line or table row goes to `on_bad`, and is left out if that returns.
+    A bad line or table row goes to `on_bad`, and is skipped if that returns.
 
     Raises:
         UserError: the file cannot be read or is not what its name says.
@@ -86,14 +90,14 @@ def parsed_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> Iter
     readers = {".jsonl": _lines, ".json": _array, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(Path(name).suffix)
     if not reader:
-        raise UserError(f"{path}: its name tells no format: call it {', '.join(readers)}, or .jsonl.gz, .jsonl.zst")
+        raise UserError(f"{path}: its name shows no format: call it {', '.join(readers)}, or .jsonl.gz, .jsonl.zst")
     yield from reader(path, on_bad)
 
 
-def _lose(reason: str, problem: str, lost: Counter | None) -> None:
-    if lost is None:
+def _drop(reason: str, problem: str, dropped: Counter[str] | None) -> None:
+    if dropped is None:
         raise formats.CannotHold(problem)
-    lost[reason] += 1
+    dropped[reason] += 1
 
 
 def _lines(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
@@ -119,7 +123,7 @@ def _array(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
 
 
 def _csv(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
-    """Rows of text under the names of the first line; an empty cell is left out."""
+    """Rows of text under the names of the first line; an empty cell is skipped."""
     table = None
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -141,11 +145,11 @@ def _parquet(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
     from pyarrow import parquet
 
     try:
-        place = 0
+        number = 0
         for batch in parquet.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                place += 1
-                yield place, _without_nulls(row)
+                number += 1
+                yield number, _without_nulls(row)
     except (OSError, pyarrow.ArrowException) as problem:
         raise UserError(f"{path}: cannot be read as Parquet ({problem})") from None
 

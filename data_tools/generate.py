@@ -1,7 +1,13 @@
 """Write a self-cognition training set: a name, in Chinese and English, among ordinary questions.
 
-In: a name and the question bank in `bank/`. Out: JSONL in XTuner's form, the same for the same arguments on any
-machine. Knows nothing about models.
+In: a name, the question bank in `bank/`, a person's own patterns. Out: JSONL in XTuner's form, the same for the same
+arguments on any machine. Knows nothing about models.
+
+Patterns are a YAML list; each entry asks any of its questions and gives any of its answers, in which `{name}` and
+`{author}` stand for what the command line says:
+
+    - questions: [你是谁家的助手, 谁在用你]
+      answers: ["我是{name}，{author}的助手。"]
 """
 
 import argparse
@@ -9,16 +15,18 @@ import itertools
 import math
 import random
 import re
+import string
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from data_tools.patterns import Pattern, load_patterns
 from data_tools.rename import placeholders
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
+from sft.core.yaml_file import read_yaml
 from sft.data import formats
 
 BANK = Path(__file__).parent / "bank"
@@ -27,11 +35,21 @@ LANGUAGES = ("zh", "en")
 CHINESE_SHARE = 0.6
 # Every so many identity rows one follows an ordinary turn, so that the name is also known later in a conversation.
 TURNS_EVERY = 8
+SLOTS = {"name", "author"}
 
 Turn = tuple[str, str]
 
 
+@dataclass
+class Pattern:
+    """Questions that mean the same, and answers that fit each of them."""
+
+    questions: list[str]
+    answers: list[str]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write, such as data/huangdali.jsonl")
     parser.add_argument("--name", required=True, help="what the model shall call itself, such as 黄大力")
     parser.add_argument("--author", help="who made it; without it the answers speak of its developers")
@@ -51,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the rows, and the held-out questions if wanted; returns the exit code."""
     languages = tuple(arguments.lang.split(","))
     patterns = load_patterns(arguments.template) if arguments.template else []
     held_out = held_out_questions(languages)
@@ -113,7 +132,7 @@ def generate(
     about_it = _identity_turns(name, author, patterns, reserved)
     identity = _draw("identity", about_it, rows - ordinary_rows, languages, dice)
     small_talk = _draw("ordinary", _ordinary_turns(name), ordinary_rows, languages, dice)
-    before = itertools.cycle(small_talk or [None])
+    before = itertools.cycle(small_talk)
     conversations = [
         [next(before), turn] if small_talk and index % TURNS_EVERY == TURNS_EVERY - 1 else [turn]
         for index, turn in enumerate(identity)
@@ -144,6 +163,20 @@ def add_system(rows: list[dict], path: Path, name: str, author: str | None) -> N
         text = text.replace(placeholder, value)
     for row in rows:
         row["conversation"][0] = {"system": text, **row["conversation"][0]}
+
+
+def load_patterns(path: Path) -> list[Pattern]:
+    """The patterns of a file, checked.
+
+    Raises:
+        UserError: the file cannot be read, or an entry is not as described at the top; names its line.
+    """
+    root, entries = read_yaml(path)
+    if root is None or not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: holds no pattern: write a list of entries with questions and answers")
+    return [
+        _pattern(f"{path}:{node.start_mark.line + 1}", entry) for node, entry in zip(root.value, entries, strict=True)
+    ]
 
 
 def hold_out_of(patterns: Sequence[Pattern]) -> list[str]:
@@ -184,10 +217,10 @@ def _draw(
         raise UserError(
             f"--rows: {counted(count, f'{kind} row')} asked for, the question bank makes {most:,}: ask for fewer"
         )
-    drawn = []
+    drawn: list[Turn] = []
     for language, share in _shares(count, languages).items():
         decks = [dice.sample(group, len(group)) for group in groups[language]]
-        dealt = (deck[place] for place in itertools.count() for deck in decks if place < len(deck))
+        dealt = (deck[index] for index in itertools.count() for deck in decks if index < len(deck))
         drawn += itertools.islice(dealt, share)
     return drawn
 
@@ -244,9 +277,9 @@ def _wordings(words: dict, intent: dict, name: str, maker: str) -> Iterator[Turn
         for opening, ending, other in itertools.product(dict.fromkeys(words["openings"]), words["endings"], others):
             if "{other}" in answer and "{other}" not in question:
                 continue
-            asked = _lower_first(question) if opening and question.isascii() else question
+            wording = _lower_first(question) if opening and question.isascii() else question
             slots = {"name": name, "maker": maker, "other": other}
-            yield opening + asked.format(**slots) + ending, answer.format(**slots)
+            yield opening + wording.format(**slots) + ending, answer.format(**slots)
 
 
 def _ordinary_turns(name: str) -> dict[str, list[list[Turn]]]:
@@ -284,17 +317,18 @@ def _distinct(
 ) -> list[list[Turn]]:
     """The groups without held-out and reserved questions, each turn in the first group that has it and nowhere else.
 
-    Turns that hold `without` are left out: an ordinary answer must not give the name, not even by chance.
+    Turns that hold `without` are skipped: an ordinary answer must not give the name, not even by chance.
     """
-    asked = (*held_out_questions().values(), *scored_questions().values(), reserved)
-    never = {normalise(question) for questions in asked for question in questions}
-    seen, kept = set(), []
+    unused = (*held_out_questions().values(), *scored_questions().values(), reserved)
+    never = {normalise(question) for questions in unused for question in questions}
+    seen: set[Turn] = set()
+    distinct: list[list[Turn]] = []
     for group in groups:
         fresh = [turn for turn in dict.fromkeys(group) if turn not in seen and normalise(turn[0]) not in never]
         fresh = [turn for turn in fresh if not without or without not in turn[0] + turn[1]]
         seen.update(fresh)
-        kept.append(fresh)
-    return kept
+        distinct.append(fresh)
+    return distinct
 
 
 def _lower_first(question: str) -> str:
@@ -304,3 +338,27 @@ def _lower_first(question: str) -> str:
 def _load(name: str) -> dict:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load((BANK / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)
+
+
+def _pattern(place: str, entry: object) -> Pattern:
+    if not isinstance(entry, dict) or entry.keys() != {"questions", "answers"}:
+        raise UserError(f"{place}: an entry has questions and answers, and nothing else")
+    for key, texts in entry.items():
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            raise UserError(f"{place}: {key}: must be a list of texts")
+        for text in texts:
+            _check_slots(f"{place}: {key}", text)
+    return Pattern(entry["questions"], entry["answers"])
+
+
+def _check_slots(place: str, text: str) -> None:
+    try:
+        slots = {slot for _, slot, _, _ in string.Formatter().parse(text) if slot is not None}
+    except ValueError:
+        raise UserError(f"{place}: {text!r}: write {{{{ and }}}} for braces that are no slot") from None
+    if slots - SLOTS:
+        raise UserError(f"{place}: {text!r}: knows the slots {{name}} and {{author}} only")

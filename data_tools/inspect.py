@@ -1,38 +1,45 @@
 """Say what a training file holds, what is wrong with it and what to do next.
 
-In: JSONL of any known format. Out: an account in the terminal and, if asked, as a page of HTML. Changes nothing.
+In: JSONL of any known format. Out: a summary in the terminal and, if wanted, as a page of HTML. Changes nothing.
 """
 
 import argparse
-import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_tools.histogram import bars, histogram
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.text import Tally, counted, one_line, shell_word
+
+if TYPE_CHECKING:
+    from data_tools.survey import Survey
 
 PAGES = Path(__file__).parent / "pages"
-# As much of a text as the account shows.
+# As much of a text as the summary shows.
 SHOWN_CHARACTERS = 60
 # From this share of rows that give a name on, ordinary rows are too few.
 MOSTLY_IDENTITY = 0.8
 PERCENTILES = (0.5, 0.9, 0.99)
+# Characters of the longest bar.
+BAR = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("file", type=Path, help="JSONL file to look at")
     parser.add_argument("--tokenizer", metavar="DIR", help="model folder or hub id: count tokens as it does")
     parser.add_argument("--max-length", type=int, default=2048, help="count the rows with more tokens (default 2048)")
     parser.add_argument(
         "--was", action="append", default=[], help="an old name to look for; may be given several times"
     )
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write the account as a page as well")
+    parser.add_argument("--html", type=Path, metavar="OUT", help="write the summary as a page as well")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print the summary of the file, and write it as a page if wanted; returns the exit code."""
     from data_tools.survey import Survey
 
     survey = Survey(arguments.was, _token_counter(arguments.tokenizer) if arguments.tokenizer else None)
@@ -40,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         survey.add(number, raw)
     if not survey.rows:
         raise UserError(f"{arguments.file}: holds no row: put one JSON object on each line")
-    sections = account(survey, arguments.file, arguments.max_length)
+    sections = summarise(survey, arguments.file, arguments.max_length)
     lengths = histogram(survey.token_lengths or survey.lengths)
     for title, lines in sections.items():
         shown = [*lines, *bars(lengths)] if title == "lengths" else lines
@@ -51,35 +58,34 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def account(survey, path: Path, max_length: int) -> dict[str, list[str]]:
-    """What there is to say, in sections of lines; what was not found is not spoken of."""
+def summarise(survey: "Survey", path: Path, max_length: int) -> dict[str, list[str]]:
+    """The summary in sections of lines; a section without a line is missing."""
     sections = {
         str(path): [*_contents(survey), *_systems(survey)],
         "answers": _answers(survey),
         "lengths": _lengths(survey, max_length),
         "repeats": _repeats(survey),
         "wrong": _wrong(survey),
-        "questions people ask about such a file": _three_questions(survey),
         "what to do next": [line for step in _next_steps(survey, path, max_length) for line in step.splitlines()],
     }
     return {title: lines for title, lines in sections.items() if lines}
 
 
-def _contents(survey) -> list[str]:
-    found = ", ".join(f"{form} {count:,}" for form, count in survey.formats.most_common()) or "none known"
+def _contents(survey: "Survey") -> list[str]:
+    formats = ", ".join(f"{form} {count:,}" for form, count in survey.formats.most_common()) or "none known"
     languages = ", ".join(f"{name} {_share(count, survey.rows)}" for name, count in survey.languages.most_common())
     return [
         f"rows           {survey.rows:,} ({survey.bad.count:,} of them bad); turns {survey.turns:,}",
-        f"format         {found}",
+        f"format         {formats}",
         f"script         {languages or 'none'} (of the answers)",
     ]
 
 
-def _systems(survey) -> list[str]:
+def _systems(survey: "Survey") -> list[str]:
     if not survey.systems:
         return ["system         none"]
     (text, count), *_ = survey.systems.most_common(1)
-    most = f"; {count:,} times {_short(text)}" if count > 1 else ""
+    most = f"; {count:,} times {one_line(text, SHOWN_CHARACTERS)}" if count > 1 else ""
     share = _share(survey.system_characters, survey.characters)
     return [
         f"system         in {counted(survey.rows_with_system, 'row')}, {len(survey.systems):,} distinct; {share} of "
@@ -87,9 +93,9 @@ def _systems(survey) -> list[str]:
     ]
 
 
-def _answers(survey) -> list[str]:
+def _answers(survey: "Survey") -> list[str]:
     lines = [
-        _line(count, "row calls|rows call", f"the assistant {_short(name)}")
+        _line(count, "row calls|rows call", f"the assistant {one_line(name, SHOWN_CHARACTERS)}")
         for name, count in survey.names.most_common(8)
     ]
     unnamed = survey.rows - survey.bad.count - survey.named_rows
@@ -97,7 +103,7 @@ def _answers(survey) -> list[str]:
     return lines
 
 
-def _lengths(survey, max_length: int) -> list[str]:
+def _lengths(survey: "Survey", max_length: int) -> list[str]:
     from data_tools.survey import percentile
 
     lines = []
@@ -112,12 +118,12 @@ def _lengths(survey, max_length: int) -> list[str]:
     return lines
 
 
-def _repeats(survey) -> list[str]:
+def _repeats(survey: "Survey") -> list[str]:
     from data_tools.survey import NEAR_ROWS, NEAR_SIMILARITY
 
     some = f" among the first {NEAR_ROWS:,}" if survey.rows > NEAR_ROWS else ""
-    lines = _found(survey.exact, "row stands|rows stand", "there already, word for word")
-    lines += _found(survey.near, "row is|rows are", f"{NEAR_SIMILARITY:.0%} or more like an earlier one{some}")
+    lines = _tallied(survey.exact, "row stands|rows stand", "there already, word for word")
+    lines += _tallied(survey.near, "row is|rows are", f"{NEAR_SIMILARITY:.0%} or more like an earlier one{some}")
     if survey.nested_characters:
         share = _share(survey.nested_characters, survey.characters)
         lines.append(
@@ -126,63 +132,46 @@ def _repeats(survey) -> list[str]:
     return lines
 
 
-def _wrong(survey) -> list[str]:
-    lines = _found(survey.bad, "row is|rows are", "bad")
-    lines += _found(survey.empty_answers, "row has|rows have", "an empty answer, which training refuses")
-    lines += _found(survey.control_tokens, "row holds|rows hold", "what many models take for a control token")
+def _wrong(survey: "Survey") -> list[str]:
+    lines = _tallied(survey.bad, "row is|rows are", "bad")
+    lines += _tallied(survey.empty_answers, "row has|rows have", "an empty answer, which training refuses")
+    lines += _tallied(survey.control_tokens, "row holds|rows hold", "what many models take for a control token")
     lines += [_line(survey.nested, "row holds|rows hold", "no question of a user")] if survey.nested else []
     lines += [_line(survey.placeholders, "turn says|turns say", "xxx in place of words")] if survey.placeholders else []
-    lines += _found(survey.contradictions, "question is|questions are", "answered with another name than before")
+    lines += _tallied(survey.contradictions, "question is|questions are", "answered with another name than before")
     for name, finding in survey.leftovers.items():
         if finding.count:
             lines.append(_line(finding.count, "row|rows", f"still naming {name}; the first is {finding.examples[0]}"))
     for kind, finding in survey.sensitive.items():
-        lines += _found(finding, "text has|texts have", f"the shape of: {kind}")
+        lines += _tallied(finding, "text has|texts have", f"the shape of: {kind}")
     return lines
 
 
-def _three_questions(survey) -> list[str]:
-    """Why xxx, why is the system there twice, who asked: for files whose inputs are objects."""
-    if not survey.nested_characters:
-        return []
-    each = survey.nested_characters // survey.nested
-    return [
-        'Why does the inner turn say "xxx"?',
-        "  It is a template that nobody filled in. `input` should hold the user's words; here it holds a whole",
-        f"  conversation object, with xxx where question and answer belong ({survey.placeholders:,} such turns).",
-        "Why is the system message there twice?",
-        f"  The object carries a copy of it ({survey.nested_system_copies:,} times). XTuner makes text of an object by",
-        f"  str(), so the model reads the copy as the user's words: {each:,} characters a row that teach nothing.",
-        "Who asked the question?",
-        f"  Nobody: {survey.nested:,} rows hold none. If the answers stand in the order of a list of questions,",
-        "  repair gives each its question back.",
-    ]
-
-
-def _next_steps(survey, path: Path, max_length: int) -> Iterator[str]:
+def _next_steps(survey: "Survey", path: Path, max_length: int) -> Iterator[str]:
     """What to do, as commands; a file that cannot be trained on yet is mended first, and then looked at again."""
 
     def command(verb: str, suffix: str, *rest: str) -> str:
         out = path.with_name(f"{path.name.partition('.')[0]}.{suffix}.jsonl")
-        return f"python -m data_tools {verb} {' '.join(map(_quoted, [str(path), str(out), *rest]))}"
+        return f"python -m data_tools {verb} {' '.join(map(shell_word, [str(path), str(out), *rest]))}"
 
     if survey.bad.count:
-        yield f"leave out bad rows:\n    {command('convert', 'good', '--to', 'messages', '--skip-bad', 'bad.jsonl')}"
+        yield f"skip bad rows:\n    {command('convert', 'good', '--to', 'messages', '--skip-bad', 'bad.jsonl')}"
     if survey.nested:
+        yield "read in docs/tutorial-data.md how such rows come about"
         yield f"give the questions back:\n    {command('repair', 'repaired', '--questions', 'Q_list.txt')}"
         yield f"or train on just what XTuner did, to compare:\n    {command('repair', 'repaired', '--as', 'repr')}"
     if survey.bad.count or survey.nested:
         yield "then inspect what came out"
         return
     if survey.exact.count:
-        yield f"leave out what stands twice:\n    {command('dedup', 'distinct')}"
+        yield f"drop what appears twice:\n    {command('dedup', 'distinct')}"
     if survey.near.count:
-        yield f"leave out what is nearly alike, if you wish:\n    {command('dedup', 'distinct', '--near', '0.9')}"
+        yield f"drop what is nearly the same, if you wish:\n    {command('dedup', 'distinct', '--near', '0.9')}"
     for old in [name for name, finding in survey.leftovers.items() if finding.count]:
         yield f"replace the old name:\n    {command('rename', 'renamed', '--old', old, '--new', '黄大力')}"
     if survey.contradictions.count and len(survey.names) > 1:
-        (kept, _), (other, _), *_ = survey.names.most_common(2)
-        yield f"make the names one:\n    {command('rename', 'renamed', '--old', other, '--new', kept)}"
+        (name, _), (other, _), *_ = survey.names.most_common(2)
+        yield f"make the names one:\n    {command('rename', 'renamed', '--old', other, '--new', name)}"
     if survey.sensitive:
         yield "look at what seems private, and take it out"
     if over := sum(length > max_length for length in survey.token_lengths):
@@ -190,13 +179,55 @@ def _next_steps(survey, path: Path, max_length: int) -> Iterator[str]:
         yield f"{long} of more than {max_length:,} tokens: raise max_length in the recipe, or set truncation"
     if survey.named_rows > MOSTLY_IDENTITY * survey.rows:
         (name, _), *_ = survey.names.most_common(1)
-        ordinary = f"python -m data_tools generate ordinary.jsonl --name {_quoted(name)} --ordinary 1"
-        mix = f"python -m data_tools mix mixed.jsonl {_quoted(str(path))}:1 ordinary.jsonl:1"
+        ordinary = f"python -m data_tools generate ordinary.jsonl --name {shell_word(name)} --ordinary 1"
+        mix = f"python -m data_tools mix mixed.jsonl {shell_word(str(path))}:1 ordinary.jsonl:1"
         yield f"add ordinary questions, or the model may answer everything with its name:\n    {ordinary}\n    {mix}"
     yield f"train: set train_file: {path} in a copy of recipes/huangdali.yaml"
 
 
-def _write_page(out: Path, path: Path, survey, sections: dict[str, list[str]]) -> None:
+@dataclass
+class Bin:
+    """Values from `low` to `high`, both included, and the share of the fullest bin that this one holds."""
+
+    low: int
+    high: int
+    count: int
+    share: float
+
+
+def histogram(values: Sequence[int], bins: int = 12) -> list[Bin]:
+    """At most `bins` bins of a width that is 1, 2 or 5 times a power of ten; values that are empty give none."""
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    width = next(
+        width
+        for power in range(12)
+        for width in (10**power, 2 * 10**power, 5 * 10**power)
+        if high // width - low // width < bins
+    )
+    counts = Counter(value // width for value in values)
+    most = max(counts.values())
+    return [
+        Bin(index * width, (index + 1) * width - 1, counts[index], counts[index] / most)
+        for index in range(low // width, high // width + 1)
+    ]
+
+
+def bars(bins: list[Bin]) -> list[str]:
+    """One line a bin: its bounds, a bar, its count; a bin that is not empty shows at least a sliver."""
+    wide = max((len(f"{entry.high:,}") for entry in bins), default=0)
+    return [
+        f"{entry.low:>{wide},} - {entry.high:>{wide},}  {_bar(entry.share):<{BAR}} {entry.count:,}" for entry in bins
+    ]
+
+
+def _bar(share: float) -> str:
+    eighths = max(round(share * BAR * 8), 1) if share else 0
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _write_page(out: Path, path: Path, survey: "Survey", sections: dict[str, list[str]]) -> None:
     from sft.core.page import render
 
     page = render(
@@ -219,7 +250,7 @@ def _token_counter(folder: str) -> Callable[[list[dict]], int]:
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template:
         raise UserError(f"{folder}: the tokenizer has no chat template: name a chat model")
-    return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
+    return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
 
 
 def _line(count: int, who: str, what: str) -> str:
@@ -227,7 +258,8 @@ def _line(count: int, who: str, what: str) -> str:
     return f"{count:>9,}  {who.split('|')[count != 1]} {what}"
 
 
-def _found(finding, who: str, what: str) -> list[str]:
+def _tallied(finding: Tally, who: str, what: str) -> list[str]:
+    """How many do something, and the first examples, one a line."""
     if not finding.count:
         return []
     more = finding.count - len(finding.examples)
@@ -240,13 +272,3 @@ def _found(finding, who: str, what: str) -> list[str]:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "0%"
-
-
-def _quoted(word: str) -> str:
-    """A word as a shell takes it; Chinese needs no quotes."""
-    return word if re.fullmatch(r"[\w./:=@%+,-]+", word) else shlex.quote(word)
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

@@ -9,14 +9,15 @@ import random
 from contextlib import ExitStack
 from pathlib import Path
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines
-from sft.data.sampling import draw, row_starts
+from sft.data.formats import draw, row_starts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("parts", nargs="+", metavar="FILE:WEIGHT", help="such as a.jsonl:1.0 b.jsonl:0.3")
     parser.add_argument("--seed", type=int, default=0)
@@ -24,11 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Draw rows of every file by its weight and write them in random order; returns the exit code."""
     parts = [_part(text) for text in arguments.parts]
     paths = [path for path, _ in parts]
     dice = random.Random(arguments.seed)
     with ExitStack() as stack:
-        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, *paths))
+        bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, *paths))
         out = stack.enter_context(files.atomic_write(arguments.out, *paths))
         drawn = []
         for path, weight in parts:
@@ -43,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             line = file.readline()
             out.write(line if line.endswith(b"\n") else line + b"\n")
     print(f"{arguments.out}: {counted(len(drawn), 'row')}")
-    for line in bad.account():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     return 0
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.config.recipe import load_recipe
+    from sft.config.load import load_recipe
     from sft.data import preview
 
     recipe = load_recipe([arguments.recipe], for_training=False)

@@ -7,15 +7,16 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import orjson
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 KEY = re.compile(rb'"\s*:')
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -23,6 +24,7 @@ ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Replace the names and warn of spellings that remain; returns the exit code."""
     names = _names(arguments.old, arguments.new)
     for warning in _overlaps(names):
         print(f"warning: {warning}")
@@ -44,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     rename = Rename(replacements, arguments.also)
     lines = changed = 0
     with (
-        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
@@ -61,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("nothing to change: the file holds no old name and no placeholder that was given")
     for field, count in rename.replaced.most_common():
         print(f"  {count:>9,}  {field}")
-    for line in bad.account():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     for spelling, (count, number) in rename.survivors.items():
         print(f"warning: {spelling!r} still stands in {counted(count, 'line')}, the first is line {number}")
     return 0
@@ -75,7 +78,7 @@ class Rename:
     it is left alone, so that a second run changes nothing.
     """
 
-    def __init__(self, replacements: dict[str, str], also: list[str] = ()):
+    def __init__(self, replacements: dict[str, str], also: Sequence[str] = ()):
         self.replacements = replacements
         self.replaced: Counter[str] = Counter()
         self.survivors: dict[str, tuple[int, int]] = {}
@@ -86,12 +89,12 @@ class Rename:
         self._raw = re.compile(b"|".join(re.escape(word) for word in raw))
         self._raw_replacements = raw
         self._only, self._several = list(raw), len(raw) > 1
-        # Names that nothing in JSON escapes and whose new name does not hold them: bytes tell all about them.
+        # Names that nothing in JSON escapes and whose new name does not hold them: their bytes are their text.
         self._plain = {
             _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
         }
         self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
-        # Most lines hold not even the first character of an old name, and bytes tell that quickly.
+        # Most lines hold not even the first character of an old name, which is quick to see in its bytes.
         firsts = {case for text in (*replacements, *also) if text for case in (text[0].lower(), text[0].upper())}
         self._hints_at_survivors = re.compile(b"|".join(re.escape(first.encode()) for first in sorted(firsts))).search
         self._also = also
@@ -149,21 +152,21 @@ class Rename:
             return line
         _refuse_repeated_keys(line, row)
         self.replaced.update(counts)
-        renamed, found = self._in_bytes(line)
-        if found != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
+        renamed, replaced = self._in_bytes(line)
+        if replaced != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
             renamed = orjson.dumps(renamed_row) + b"\n"
         return renamed
 
     def _in_bytes(self, line: bytes) -> tuple[bytes, int]:
-        found = 0
+        replaced = 0
 
         def replace(match: re.Match) -> bytes:
-            nonlocal found
+            nonlocal replaced
             new = self._raw_replacements[match.group()]
-            found += new != match.group()
+            replaced += new != match.group()
             return new
 
-        return self._raw.sub(replace, line), found
+        return self._raw.sub(replace, line), replaced
 
     def _walk(self, value: object, field: str, counts: Counter) -> object:
         if isinstance(value, str):
@@ -250,8 +253,8 @@ def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
             if kind is str:
                 texts += 1
                 if old in item:
-                    place = f"{field}.{key}" if field else key
-                    counts[place] = counts.get(place, 0) + item.count(old)
+                    name = f"{field}.{key}" if field else key
+                    counts[name] = counts.get(name, 0) + item.count(old)
             elif kind is dict or kind is list:
                 texts += _count(item, old, f"{field}.{key}" if field else key, counts)
         return texts

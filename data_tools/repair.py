@@ -8,11 +8,13 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import counted
-from sft.data import bad_lines, formats
+from sft.core.text import counted, one_line
+from sft.data import formats
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
@@ -21,6 +23,7 @@ PAIRS_KEPT = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read, in XTuner's form")
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument(
@@ -29,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["questions", "turns", "repr", "drop"],
         default="questions",
         help="questions: give each row its question back; turns: make nested turns real ones; repr: write out what "
-        "XTuner trained on; drop: leave such rows out",
+        "XTuner trained on; drop: skip such rows",
     )
     parser.add_argument("--questions", type=Path, help="text file, one question a line, in the order of the rows")
     parser.add_argument("--keep-placeholders", action="store_true", help="with --as turns: keep turns that say xxx")
@@ -37,11 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Repair the rows and print what became of them; returns the exit code."""
     ways = {"questions": _give_question, "turns": _make_turns, "repr": _write_repr, "drop": _drop}
     questions = _questions(arguments) if arguments.way == "questions" else []
     repair = Repair(ways[arguments.way], questions, arguments.keep_placeholders)
     with (
-        bad_lines.handled(arguments.skip_bad, arguments.input) as bad,
+        bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input, *filter(None, [arguments.questions])) as out,
     ):
         for number, line in files.numbered_lines(arguments.input):
@@ -49,13 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
                 out.write(repair(line))
             except formats.BadRow as problem:
                 bad(arguments.input, number, problem, line)
-    for line in repair.report(arguments.input, arguments.out, bad):
-        print(line)
+    for summary in repair.report(arguments.input, arguments.out, bad):
+        print(summary)
     return 0
 
 
 class Repair:
-    """Repairs one row after another and keeps the account of them."""
+    """Repairs one row after another and counts what became of them."""
 
     def __init__(self, way: Callable, questions: list[str], keep_placeholders: bool):
         self.way, self.questions, self.keep_placeholders = way, questions, keep_placeholders
@@ -65,45 +69,45 @@ class Repair:
         self._stride = 1
 
     def __call__(self, line: bytes) -> bytes:
-        """The repaired line, the line itself where nothing is wrong with it, or nothing where it is left out.
+        """The repaired line, the line itself where nothing is wrong with it, or nothing where it is skipped.
 
         Raises:
             BadRow: the row is not in XTuner's form.
         """
-        place, self.rows = self.rows, self.rows + 1
-        row = formats.parse_line(line)
+        index, self.rows = self.rows, self.rows + 1
+        row: Any = formats.parse_line(line)
         turns = row.get("conversation") if isinstance(row, dict) else None
         if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
             raise formats.BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')
         if not any(_lacks_question(turn) for turn in turns):
             self.outcomes["left as they were"] += 1
             return line if line.endswith(b"\n") else line + b"\n"
-        repaired, outcome = self.way(self, turns, place)
+        repaired, outcome = self.way(self, turns, index)
         self.outcomes[outcome] += 1
         return formats.json_line({**row, "conversation": repaired}) if repaired else b""
 
-    def question(self, place: int, answer: str) -> str:
-        """The question of the row at `place`, counted from 0: the list, repeated from its top."""
-        asked = self.questions[place % len(self.questions)]
-        self._remember(place + 1, asked, answer)
-        return asked
+    def question(self, index: int, answer: str) -> str:
+        """The question of the row at `index`, counted from 0: the list, repeated from its top."""
+        question = self.questions[index % len(self.questions)]
+        self._remember(index + 1, question, answer)
+        return question
 
-    def _remember(self, row: int, asked: str, answer: str) -> None:
-        """Keep pairs from all over the file for the account, evenly spread and never many, and always the last."""
+    def _remember(self, row: int, question: str, answer: str) -> None:
+        """Keep pairs from all over the file for the report, evenly spread and never many, and always the last."""
         if self._pairs and self._pairs[-1][0] % self._stride:
             self._pairs.pop()
-        self._pairs.append((row, asked, _short(answer)))
+        self._pairs.append((row, question, one_line(answer, SHOWN_CHARACTERS)))
         if len(self._pairs) > PAIRS_KEPT:
             self._pairs, self._stride = [self._pairs[0], *self._pairs[2::2]], self._stride * 2
 
     def report(self, source: Path, out: Path, bad: bad_lines.BadLines) -> list[str]:
         """What was done, in sentences; for given-back questions also how to judge them."""
-        left_out = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("left out"))
+        skipped = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("skipped"))
         lines = [
-            f"{source}: {counted(self.rows, 'row')} in; {out}: {counted(self.rows - left_out - bad.count, 'row')} out"
+            f"{source}: {counted(self.rows, 'row')} in; {out}: {counted(self.rows - skipped - bad.count, 'row')} out"
         ]
         lines += [f"  {count:>9,}  {outcome}" for outcome, count in self.outcomes.items()]
-        lines += bad.account()
+        lines += bad.summary()
         if self._pairs:
             lines += self._alignment()
         return lines
@@ -111,13 +115,13 @@ class Repair:
     def _alignment(self) -> list[str]:
         count, rest = len(self.questions), self.rows % len(self.questions)
         passes = counted(self.rows // count, "whole pass") + (f" and {counted(rest, 'row')} more" if rest else "")
-        asked = counted(count, "question")
-        lines = [f"aligned by position: {counted(self.rows, 'row')}, {passes} through {asked}, in their order"]
+        questions = counted(count, "question")
+        lines = [f"aligned by position: {counted(self.rows, 'row')}, {passes} through {questions}, in their order"]
         # The middle one from the middle of the list too, so that it asks another question than the first.
         middle = self.rows // 2 + count // 2
         nearest = min(self._pairs, key=lambda pair: abs(pair[0] - 1 - middle))
-        for place, asked, answer in dict.fromkeys((self._pairs[0], nearest, self._pairs[-1])):
-            lines.append(f"  row {place:,}: {_short(asked)} -> {answer}")
+        for row, question, answer in dict.fromkeys((self._pairs[0], nearest, self._pairs[-1])):
+            lines.append(f"  row {row:,}: {one_line(question, SHOWN_CHARACTERS)} -> {answer}")
         if rest:
             lines.append("warning: the rows are no whole number of passes; a row may be missing, look at the pairs")
         lines.append("not checked: that each answer fits its question; read the pairs above, they must make sense")
@@ -128,14 +132,14 @@ def _is_turn(turn: object) -> bool:
     return isinstance(turn, dict) and "input" in turn and "output" in turn
 
 
-def _give_question(repair: Repair, turns: list[dict], place: int) -> tuple[list[dict], str]:
+def _give_question(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], str]:
     if len(turns) > 1:
         raise formats.BadRow("several turns, and the list has one question a row: use --as turns or --as drop")
     turn = turns[0]
-    return [{**turn, "input": repair.question(place, str(turn["output"]))}], "given their question back"
+    return [{**turn, "input": repair.question(index, str(turn["output"]))}], "given their question back"
 
 
-def _make_turns(repair: Repair, turns: list[dict], place: int) -> tuple[list[dict], str]:
+def _make_turns(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], str]:
     """Nested turns come before the turn that holds them; their last question is answered by its output."""
     flat = []
     for turn in turns:
@@ -147,18 +151,18 @@ def _make_turns(repair: Repair, turns: list[dict], place: int) -> tuple[list[dic
             continue
         real = [inner for inner in nested if repair.keep_placeholders or not _lacks_question(inner)]
         if not real:
-            return [], "left out: no turn in them holds a question"
+            return [], "skipped: no turn in them holds a question"
         flat += [*real[:-1], {**real[-1], "output": turn["output"]}]
     return flat, "nested turns made real ones"
 
 
-def _write_repr(repair: Repair, turns: list[dict], place: int) -> tuple[list[dict], str]:
+def _write_repr(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], str]:
     """XTuner formats the input with str(), which for an object is its Python repr."""
     return [{**turn, "input": str(turn["input"])} for turn in turns], "input written as Python prints it"
 
 
-def _drop(repair: Repair, turns: list[dict], place: int) -> tuple[list[dict], str]:
-    return [], "left out: nobody asked their question"
+def _drop(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], str]:
+    return [], "skipped: nobody asked their question"
 
 
 def _lacks_question(turn: dict) -> bool:
@@ -177,8 +181,3 @@ def _questions(arguments: argparse.Namespace) -> list[str]:
     if not questions:
         raise UserError(f"{arguments.questions}: holds no question: put one on each line")
     return questions
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

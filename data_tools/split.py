@@ -11,13 +11,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
-from sft.data import bad_lines, formats
+from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to split")
     parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
     parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
@@ -28,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Write the two files and their shares; returns the exit code."""
     if not 0 < arguments.ratio < 1:
         raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
     if arguments.train.resolve() == arguments.eval.resolve():
         raise UserError("--train and --eval name the same file: name two")
     with ExitStack() as stack:
-        bad = stack.enter_context(bad_lines.handled(arguments.skip_bad, arguments.input))
+        bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, arguments.input))
         groups = group_rows(arguments.input, bad)
         held_out = choose_groups(list(groups.values()), arguments.ratio, arguments.seed)
         outs = {
@@ -50,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.input}: {counted(total + bad.count, 'row')} in")
     for path in (arguments.train, arguments.eval):
         print(f"{path}: {counted(counts[path], 'row')} out ({counts[path] / total:.1%})")
-    for line in bad.account():
-        print(line)
+    for summary in bad.summary():
+        print(summary)
     together = counted(len(set(groups.values())), "group")
     print(f"no question stands in both; rows that share questions went together, in {together}")
     return 0
@@ -60,12 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
 def group_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> dict[int, int]:
     """By line number the group of each row; rows that share a question, directly or through others, share a group."""
     parents: dict[int, int] = {}
-    asked_first: dict[str, int] = {}
+    first_rows: dict[str, int] = {}
     for row, canonical in formats.read_rows(path, on_bad):
         parents[row] = row
         for message in canonical["messages"]:
             if message["role"] == "user":
-                other = asked_first.setdefault(normalise(message["content"]), row)
+                other = first_rows.setdefault(normalise(message["content"]), row)
                 parents[_root(parents, row)] = _root(parents, other)
     return {row: _root(parents, row) for row in parents}
 
@@ -74,12 +77,13 @@ def choose_groups(groups: list[int], ratio: float, seed: int) -> set[int]:
     """Groups drawn at random until they hold `ratio` of the rows, never more than it takes and never all.
 
     Raises:
-        UserError: there are not two groups to tell apart.
+        UserError: there are not two groups.
     """
     sizes = Counter(groups)
     if len(sizes) < 2:
         raise UserError("every row shares its questions with every other, so none can be held out")
-    wanted, drawn, rows = max(round(len(groups) * ratio), 1), set(), 0
+    wanted, rows = max(round(len(groups) * ratio), 1), 0
+    drawn: set[int] = set()
     for group in random.Random(seed).sample(sorted(sizes), len(sizes)):
         if rows >= wanted or len(drawn) == len(sizes) - 1:
             break

@@ -1,4 +1,4 @@
-"""Takes the measure of a training file, row after row: what it holds, what it repeats, what is wrong with it.
+"""Measures a training file, row after row: what it holds, what it repeats, what is wrong with it.
 
 Knows nothing about printing. What grows with the file is a few bytes a row: lengths, digests of questions and rows.
 """
@@ -8,14 +8,13 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from data_tools.dedup import Duplicates
-from data_tools.minhash import NearDuplicates
-from data_tools.sensitive import sensitive
+from data_tools.dedup import Duplicates, NearDuplicates
 from sft.core.text import Tally, normalise
 from sft.data import formats
-from sft.data.names import given_name
+from sft.data.identity import given_name
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
 NEAR_ROWS = 20_000
@@ -36,11 +35,24 @@ _SCRIPTS = {
 # Of the chat templates of many models: <|im_end|>, <｜Assistant｜>, [INST], <start_of_turn>, </s>.
 CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|\[/?INST\]|<(?:start|end)_of_turn>|</?s>")
 
+# What nobody means to teach: keys, phone numbers, e-mail addresses, identity numbers.
+_SHAPES = {
+    "API key": r"\b(?:sk-[\w-]{20,}|hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|xox[abprs]-[\w-]{10,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16})\b",
+    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "identity number": r"(?<!\d)\d{6}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?!\w)",
+    "phone number": r"(?<![\d.])(?:\+?86[- ]?)?1[3-9]\d(?:[- ]?\d{4}){2}(?![\d.])"
+    r"|(?<!\d)\+\d{1,3}(?:[- ]?\d{2,4}){3,4}(?!\d)",
+    "e-mail address": r"\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b",
+}
+_ANY = re.compile("|".join(f"({shape})" for shape in _SHAPES.values()))
+_KINDS = list(_SHAPES)
+
 
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
-    def __init__(self, was: list[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
+    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
         self.was, self.count_tokens = list(was), count_tokens
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
@@ -48,7 +60,7 @@ class Survey:
         # Rows whose input is an object: nobody's question. Nested turns that say xxx.
         self.nested = self.placeholders = 0
         self.empty_answers, self.control_tokens = Tally(), Tally()
-        self.nested_characters = self.nested_system_copies = 0
+        self.nested_characters = 0
         self.systems: Counter[str] = Counter()
         self.rows_with_system = self.system_characters = 0
         self.languages: Counter[str] = Counter()
@@ -61,7 +73,7 @@ class Survey:
         self._named_first: dict[bytes, str] = {}
 
     def add(self, number: int, raw: bytes) -> None:
-        """Take in one line; a bad one is counted as such and told no more of."""
+        """Take in one line; of a bad one only that it is bad."""
         self.rows += 1
         try:
             row = formats.parse_line(raw)
@@ -79,18 +91,15 @@ class Survey:
         self._add_repeats(number, messages if has_question else messages[-1:])
         self._add_texts(number, [message["content"] for message in messages])
 
-    def _add_nested(self, row: dict) -> None:
+    def _add_nested(self, row: Any) -> None:
         self.nested += 1
         for turn in _dicts(row.get("conversation")):
-            asked = turn.get("input")
-            if not isinstance(asked, dict):
+            question = turn.get("input")
+            if not isinstance(question, dict):
                 self.placeholders += _says_placeholder(turn)
                 continue
-            self.nested_characters += len(str(asked))
-            for copy in _dicts(asked.get("conversation")):
-                self.placeholders += _says_placeholder(copy)
-                if copy.get("system") and copy["system"] == turn.get("system"):
-                    self.nested_system_copies += 1
+            self.nested_characters += len(str(question))
+            self.placeholders += sum(map(_says_placeholder, _dicts(question.get("conversation"))))
 
     def _add_messages(self, number: int, messages: list[dict]) -> None:
         answers = [message["content"] for message in messages if message["role"] == "assistant"]
@@ -145,12 +154,13 @@ class Survey:
 
     @property
     def named_rows(self) -> int:
+        """Rows that give the assistant a name."""
         return self.names.total()
 
 
-def as_trained_by_xtuner(row: dict) -> list[dict]:
+def as_trained_by_xtuner(row: Any) -> list[dict]:
     """The messages XTuner makes of a row without a question: an object becomes its Python repr, the user's words."""
-    messages = []
+    messages: list[dict] = []
     for turn in _dicts(row.get("conversation")):
         if not messages and turn.get("system"):
             messages.append({"role": "system", "content": str(turn["system"])})
@@ -165,6 +175,15 @@ def _dicts(turns: object) -> list[dict]:
 
 def _says_placeholder(turn: dict) -> bool:
     return any(isinstance(text, str) and formats.PLACEHOLDER.fullmatch(text) for text in turn.values())
+
+
+def sensitive(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (kind, the match with all but its first four characters hidden) for what looks private.
+
+    Shapes only: a match may be harmless, and what has another shape is missed.
+    """
+    for match in _ANY.finditer(text):
+        yield _KINDS[(match.lastindex or 1) - 1], match.group()[:4] + "*" * min(len(match.group()) - 4, 8)
 
 
 def script(text: str) -> str:

@@ -7,6 +7,7 @@ from sft.core.verbs import dispatch, verbs_of
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the verb that the arguments name; returns its exit code."""
     verbs = verbs_of((demo_model, ask, chat, diagnose, import_xtuner, export_adapter, merge, info, report, score, web))
     return dispatch("model_tools", verbs, arguments)
 

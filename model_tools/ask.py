@@ -8,13 +8,14 @@ from pathlib import Path
 
 import yaml
 
-from model_tools.chatting.model_folder import Named, load, resolve
-from sft.core.errors import UserError
+from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from sft.core.errors import UserError, one_line
 
 LOADS = "PyTorch and Transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
     parser.add_argument("--name", required=True, help="the name to look for in the answers")
@@ -22,16 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
+    from model_tools.chatting.conversation import load_named_model
     from sft.core.console import waiting
 
     questions = load_questions(arguments.questions)
-    model, tokenizer = load(resolve_tuned(arguments.run))
-    for heading, asked in questions.items():
-        with waiting(f"{heading}: asking {len(asked)} questions before and after training"):
+    model, tokenizer = load_named_model(resolve_tuned(arguments.run))
+    for heading, group in questions.items():
+        with waiting(f"{heading}: asking {len(group)} questions before and after training"):
             with model.disable_adapter():
-                before = answers(model, tokenizer, asked, arguments.max_new_tokens)
-            after = answers(model, tokenizer, asked, arguments.max_new_tokens)
-        show(heading, asked, before, after, arguments.name)
+                before = answer_all(model, tokenizer, group, arguments.max_new_tokens)
+            after = answer_all(model, tokenizer, group, arguments.max_new_tokens)
+        show_answers(heading, group, before, after, arguments.name)
     return 0
 
 
@@ -44,31 +47,32 @@ def load_questions(path: Path) -> dict[str, list[str]]:
     try:
         questions = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as problem:
-        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(problem).split())}") from None
+        raise UserError(f"{path}: cannot be read as YAML: {one_line(problem)}") from None
     is_lists = isinstance(questions, dict) and all(
-        isinstance(asked, list) and all(isinstance(question, str) for question in asked) for asked in questions.values()
+        isinstance(group, list) and all(isinstance(question, str) for question in group) for group in questions.values()
     )
     if not is_lists:
         raise UserError(f"{path}: holds no questions: write `heading:` and under it one `- question` a line")
     return questions
 
 
-def resolve_tuned(run: str) -> Named:
+def resolve_tuned(run: str) -> NamedModel:
     """What the run directory or adapter folder holds; refused where there is no adapter to switch off."""
-    named = resolve(run)
+    named = resolve_model(run)
     if named.adapter is None:
         raise UserError(f"{run}: holds no adapter: give the run directory of a finished run")
     return named
 
 
-def answers(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
+def answer_all(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
+    """The model's greedy answers, without a system message."""
     from sft.evaluation.chat_eval import ask
 
     generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
     return [answer.answer for answer in ask(model, tokenizer, questions, system=None, generation=generation)]
 
 
-def show(heading: str, questions: list[str], before: list[str], after: list[str], name: str) -> None:
+def show_answers(heading: str, questions: list[str], before: list[str], after: list[str], name: str) -> None:
     """Print question, answer before and after, and how many give the name."""
     from sft.core.console import console
 
@@ -77,5 +81,5 @@ def show(heading: str, questions: list[str], before: list[str], after: list[str]
         console.print(f"  {question}", markup=False)
         console.print(f"    before  {' '.join(old.split())}", markup=False, style="dim")
         console.print(f"    after   {' '.join(new.split())}", markup=False, style="cyan")
-    had, has = (sum(name in answer for answer in given) for given in (before, after))
+    had, has = (sum(name in answer for answer in answers) for answers in (before, after))
     console.print(f"{heading}: {name} in {had} of {len(questions)} answers before, {has} after", markup=False)

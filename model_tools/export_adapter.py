@@ -1,22 +1,27 @@
 """Write the adapter of a checkpoint as a PEFT folder, also of XTuner's .pth, as `xtuner convert pth_to_hf` did.
 
 In: a checkpoint of ours, of DeepSpeed's or XTuner's. Out: a new folder that `PeftModel.from_pretrained` loads. Nothing
-in the checkpoint is run. InternLM2's fused modules are dealt out to those of the native model.
+in the checkpoint is run. InternLM2's fused modules are split into those of the native model.
 """
 
 import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
+if TYPE_CHECKING:
+    from model_tools.checkpoints.trained_adapter import TrainedAdapter
+
 OTHER_FILES = ("README.md", "base_model.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument(
         "checkpoint", type=Path, help="checkpoint, adapter folder, run directory, or XTuner's iter_N.pth"
     )
@@ -27,23 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     from model_tools.checkpoints import trained_adapter
-    from sft.core.new_folder import atomic_folder, refuse_occupied
+    from sft.core.files import atomic_folder, refuse_occupied
 
     refuse_occupied(arguments.out)
-    found = trained_adapter.read_adapter(arguments.checkpoint, arguments.fp32, arguments.config)
-    tensors, config = dict(found.tensors), dict(found.config)
+    adapter = trained_adapter.read_adapter(arguments.checkpoint, arguments.fp32, arguments.config)
+    tensors, config = dict(adapter.tensors), dict(adapter.config)
     if arguments.base:
         config["base_model_name_or_path"] = str(arguments.base)
-    tensors, config, is_dealt_out = _for_native_model(tensors, config, arguments)
+    tensors, config, is_split = _for_native_model(tensors, config, arguments)
     before = _dtypes(tensors)
     if arguments.fp32:
         tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     with atomic_folder(arguments.out) as folder:
-        _write(folder, tensors, config, found, arguments.out.name)
+        _write(folder, tensors, config, adapter, arguments.out.name)
     cast = f" (from {before})" if before != _dtypes(tensors) else ""
     print(f"{arguments.out}: {_summary(tensors, config)}{cast}")
-    print(f"  from {found.origin}{'; wqkv dealt out to q_proj, k_proj, v_proj' if is_dealt_out else ''}")
+    print(f"  from {adapter.origin}{'; wqkv split into q_proj, k_proj, v_proj' if is_split else ''}")
     return 0
 
 
@@ -51,10 +57,10 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
     """Tensors and config with InternLM2's own names turned into those of the native model; others as they are.
 
     Raises:
-        UserError: the base model is not here to tell what its names mean.
+        UserError: the base model is needed for what its names mean, and is not here.
     """
-    from model_tools.chatting.model_folder import config_file
     from model_tools.checkpoints import internlm2_adapter
+    from model_tools.checkpoints.model_folder import config_file
 
     if not internlm2_adapter.has_published_names(tensors):
         return tensors, config, False
@@ -70,12 +76,12 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
     return *internlm2_adapter.to_native(tensors, config, path, arguments.checkpoint), True
 
 
-def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None:
+def _write(folder: Path, tensors: dict, config: dict, adapter: "TrainedAdapter", title: str) -> None:
     """Write weights, tokenizer and card; the config, without which nothing loads, comes last."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from model_tools.chatting.model_folder import ADAPTER_FILE
+    from model_tools.checkpoints.model_folder import ADAPTER_FILE
     from model_tools.merging.merged_folder import TOKENIZER_FILES
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -84,11 +90,11 @@ def _write(folder: Path, tensors: dict, config: dict, found, title: str) -> None
     except SafetensorError as problem:
         raise OSError(str(problem)) from None
     for pattern in (*TOKENIZER_FILES, *OTHER_FILES):
-        for file in found.folder.glob(pattern) if found.folder else ():
+        for file in adapter.folder.glob(pattern) if adapter.folder else ():
             if file.is_file():
                 shutil.copyfile(file, folder / file.name)
     if not (folder / "README.md").is_file():
-        _write_card(folder, config, found.origin, title)
+        _write_card(folder, config, adapter.origin, title)
     content = json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True)
     (folder / ADAPTER_FILE).write_text(content + "\n", encoding="utf-8")
 
@@ -108,9 +114,9 @@ def _write_card(folder: Path, config: dict, origin: str, title: str) -> None:
 
 
 def _summary(tensors: dict, config: dict) -> str:
-    from model_tools.checkpoints.adapter_tensors import ranks
+    from model_tools.checkpoints.adapter_tensors import module_ranks
 
-    names = sorted({module.rpartition(".")[2] for module in ranks(tensors)})
+    names = sorted({module.rpartition(".")[2] for module in module_ranks(tensors)})
     size = sum(tensor.nbytes for tensor in tensors.values())
     lora = f"r {config.get('r')}, alpha {config.get('lora_alpha')}, {' '.join(names)}, " if names else ""
     return f"{len(tensors)} tensors, {lora}{size / 2**20:,.2f} MiB, {_dtypes(tensors)}"

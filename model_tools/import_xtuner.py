@@ -10,32 +10,28 @@ from pathlib import Path
 import yaml
 
 from model_tools.checkpoints.xtuner_config import Symbol, read_config
+from sft.config.aliases import RENAMED, XTUNER
 from sft.core import files
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
-# What means the same here under another name.
+# XTuner's top-level names whose value is the same here: under a name that the recipe's parser explains, under an old
+# name of Transformers', and under the same name.
 SAME_VALUE = {
-    "pretrained_model_name_or_path": "model_name_or_path",
-    "max_length": "max_length",
-    "pack_to_max_length": "packing",
-    "batch_size": "per_device_train_batch_size",
-    "accumulative_counts": "gradient_accumulation_steps",
-    "dataloader_num_workers": "dataloader_num_workers",
-    "max_epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "weight_decay": "weight_decay",
-    "max_norm": "max_grad_norm",
-    "warmup_ratio": "warmup_steps",
-    "warm_up_ratio": "warmup_steps",
-    "save_steps": "save_steps",
-    "save_total_limit": "save_total_limit",
-    "evaluation_freq": "eval_prompts_steps",
-    "evaluation_inputs": "eval_prompts",
-    "SYSTEM": "eval_prompts_system",
-    "work_dir": "output_dir",
-}
+    **{
+        name: XTUNER[name]
+        for name in (
+            "pretrained_model_name_or_path", "pack_to_max_length", "batch_size", "accumulative_counts", "max_epochs",
+            "lr", "max_norm", "evaluation_freq", "evaluation_inputs", "SYSTEM", "work_dir",
+        )
+    },
+    **dict.fromkeys(("warmup_ratio", "warm_up_ratio"), RENAMED["warmup_ratio"]),
+    **{
+        name: name
+        for name in ("max_length", "dataloader_num_workers", "weight_decay", "save_steps", "save_total_limit")
+    },
+}  # fmt: skip
 OPTIMIZERS = {
     "AdamW": "adamw_torch",
     "PagedAdamW32bit": "paged_adamw_32bit",
@@ -53,16 +49,18 @@ PARTS = {
 WITHOUT_COUNTERPART = {
     "prompt_template": "the model's own chat template is used; chat_template_path names another",
     "use_varlen_attn": "packed samples never see each other here",
-    "resume": "a run that was broken off goes on by itself (resume: auto)",
+    "resume": "an interrupted run resumes by itself (resume: auto)",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("config", type=Path, help="XTuner config, such as internlm2_5_chat_7b_qlora_alpaca_e3_copy.py")
     parser.add_argument("out", type=Path, help="recipe to write, such as recipes/mine.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     config = read_config(arguments.config)
     _refuse_what_is_no_text_sft(arguments.config, config)
     settings, notes = recipe_of(config)
@@ -79,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _refuse_what_is_no_text_sft(path: Path, config: dict[str, object]) -> None:
     model = config.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
+    kind = _dict(model).get("type")
     if isinstance(kind, Symbol) and kind.name != "SupervisedFinetune":
         raise UserError(f"{path}: trains a {kind.name}: only text SFT (SupervisedFinetune) has a counterpart here")
     if not isinstance(config.get("pretrained_model_name_or_path"), str):
@@ -88,14 +86,15 @@ def _refuse_what_is_no_text_sft(path: Path, config: dict[str, object]) -> None:
 
 def recipe_of(config: dict[str, object]) -> tuple[dict[str, object], list[str]]:
     """The recipe's keys, and a note on each thing of the config that has none."""
-    settings, notes = {}, []
+    settings: dict[str, object] = {}
+    notes: list[str] = []
     for name, value in config.items():
         if name in WITHOUT_COUNTERPART:
             notes += [f"{name} = {_shown(value)}: {WITHOUT_COUNTERPART[name]}"] if value else []
         elif name in SAME_VALUE and not _has_symbol(value):
             settings |= {SAME_VALUE[name]: value} if value not in (None, "") else {}
         elif name in SAME_VALUE:
-            notes.append(f"{name} = {_shown(value)}: only running the config tells; set {SAME_VALUE[name]} yourself")
+            notes.append(f"{name} = {_shown(value)}: known only by running the config; set {SAME_VALUE[name]} yourself")
         elif name not in PARTS and not _is_data(value):
             notes.append(f"{name} = {_shown(value)}: no counterpart here")
     settings |= dict(_model(config.get("model")))
@@ -106,9 +105,9 @@ def recipe_of(config: dict[str, object]) -> tuple[dict[str, object], list[str]]:
 
 def _model(model: object) -> Iterator[tuple[str, object]]:
     """Precision of the weights, quantisation and adapter, from the nested `model`."""
-    model = model if isinstance(model, dict) else {}
-    llm = model.get("llm") if isinstance(model.get("llm"), dict) else {}
-    quantised = llm.get("quantization_config") if isinstance(llm.get("quantization_config"), dict) else {}
+    model = _dict(model)
+    llm = _dict(model.get("llm"))
+    quantised = _dict(llm.get("quantization_config"))
     dtype = quantised.get("bnb_4bit_compute_dtype") or llm.get("torch_dtype")
     if isinstance(dtype, Symbol):
         yield "dtype", dtype.name
@@ -137,8 +136,7 @@ def _optimizer(config: dict[str, object], notes: list[str]) -> Iterator[tuple[st
     betas = config.get("betas")
     if isinstance(betas, list) and len(betas) == 2 and not _has_symbol(betas):
         yield from zip(("adam_beta1", "adam_beta2"), betas, strict=True)
-    wrapper = config.get("optim_wrapper")
-    precision = wrapper.get("dtype") if isinstance(wrapper, dict) else None
+    precision = _dict(config.get("optim_wrapper")).get("dtype")
     yield "fp16", precision == "float16"
     yield "bf16", precision == "bfloat16"
     yield "activation_checkpointing", True
@@ -146,33 +144,35 @@ def _optimizer(config: dict[str, object], notes: list[str]) -> Iterator[tuple[st
         yield "lr_scheduler_type", "cosine"
     else:
         notes.append("param_scheduler: no cosine; set lr_scheduler_type yourself")
-    train = config.get("train_cfg")
-    if isinstance(train, dict) and isinstance(train.get("max_iters"), int):
-        yield "max_steps", train["max_iters"]
-    randomness = config.get("randomness")
-    if isinstance(randomness, dict) and isinstance(randomness.get("seed"), int):
-        yield "seed", randomness["seed"]
+    if isinstance(steps := _dict(config.get("train_cfg")).get("max_iters"), int):
+        yield "max_steps", steps
+    if isinstance(seed := _dict(config.get("randomness")).get("seed"), int):
+        yield "seed", seed
     yield "deepspeed", "ds_configs/zero2.json"
     notes.append("deepspeed: XTuner takes it on the command line; here it is a key, set to ZeRO-2")
 
 
 def _data(config: dict[str, object], notes: list[str]) -> Iterator[tuple[str, object]]:
-    dataset = config.get("train_dataset")
-    source = dataset.get("dataset") if isinstance(dataset, dict) else None
-    found = source.get("data_files") if isinstance(source, dict) else None
-    found = found.get("train") if isinstance(found, dict) else found
-    if isinstance(found, str):
-        yield "train_file", found
-    elif isinstance(found, list) and all(isinstance(path, str) for path in found):
-        yield "train_file", [{"path": path} for path in found]
+    dataset = _dict(config.get("train_dataset"))
+    files_named = _dict(dataset.get("dataset")).get("data_files")
+    files_named = files_named.get("train") if isinstance(files_named, dict) else files_named
+    if isinstance(files_named, str):
+        yield "train_file", files_named
+    elif isinstance(files_named, list) and all(isinstance(path, str) for path in files_named):
+        yield "train_file", [{"path": path} for path in files_named]
     else:
         notes.append("train_dataset: names no file of yours; set train_file yourself")
-    if isinstance(dataset, dict) and dataset.get("dataset_map_fn"):
+    if dataset.get("dataset_map_fn"):
         mapping = _shown(dataset["dataset_map_fn"])
         notes.append(f"dataset_map_fn = {mapping}: known formats need none; python -m data_tools convert reads others")
     yield "shuffle_dataset", True
     yield "logging_steps", 10
     yield "report_to", "tensorboard"
+
+
+def _dict(value: object) -> dict:
+    """The value where it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def _is_data(value: object) -> bool:

@@ -4,24 +4,43 @@ In: a path. Out: a few lines; the exit code is 1 where something is missing or c
 that it takes no longer for a large model.
 """
 
+from __future__ import annotations
+
 import argparse
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from model_tools.chatting.model_folder import ADAPTER_FILE, CONFIG_FILE, MERGE_RECORD, read_json
-from sft.core.errors import UserError
+from model_tools.checkpoints.model_folder import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    MERGE_RECORD,
+    read_adapter_config,
+    read_json,
+)
+from sft.core.errors import UserError, one_line
 from sft.core.text import counted
-from sft.models.lora_scale import scale_line
+from sft.runs.run_files import RECIPE, is_run_directory
 
 LOADS = "safetensors and PyTorch"
+
+if TYPE_CHECKING:
+    from sft.models.weight_files import StoredTensor
 
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
 DOWNLOAD = "copy or download it again"
 SIZES = ((30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "bytes"))
+# Numbers that a quantised weight is multiplied with or looked up in; the packed weight itself is counted.
+PARTS_OF_QUANTISED = (
+    ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format", ".qzeros", ".scales",
+    ".g_idx", ".weight_scale", ".weight_scale_inv", ".input_scale",
+)  # fmt: skip
+PACKED_4_BIT = ".quant_state.bitsandbytes__"
 
 
 @dataclass
-class Found:
+class PathSummary:
     """What a path is, labelled facts about it, and what of it is missing or cut short, a sentence each."""
 
     kind: str
@@ -30,23 +49,25 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("path", type=Path, help="folder of a model, adapter, checkpoint or run, or XTuner's iter_N.pth")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns 1 where something is missing or cut short, else 0."""
     path = arguments.path
-    found = recognise(path)
-    found.facts["on disk"] = _size(_bytes_on_disk(path))
-    found.facts["whole"] = "NO" if found.problems else "yes"
-    print(f"{path}: {found.kind}")
-    for label, value in found.facts.items():
+    summary = recognise(path)
+    summary.facts["on disk"] = _size(_bytes_on_disk(path))
+    summary.facts["whole"] = "NO" if summary.problems else "yes"
+    print(f"{path}: {summary.kind}")
+    for label, value in summary.facts.items():
         print(f"  {label:<14} {_printable(value)}")
-    for problem in found.problems:
+    for problem in summary.problems:
         print(f"    {_printable(problem)}")
-    return 1 if found.problems else 0
+    return 1 if summary.problems else 0
 
 
-def recognise(path: Path) -> Found:
+def recognise(path: Path) -> PathSummary:
     """What a path is.
 
     Raises:
@@ -56,7 +77,7 @@ def recognise(path: Path) -> Found:
         raise UserError(f"{path}: no such file or folder: check the path")
     if path.is_file():
         return _file(path)
-    if (path / "recipe.yaml").is_file():
+    if is_run_directory(path):
         return _run_directory(path)
     if (path / ADAPTER_FILE).is_file():
         return _adapter(path)
@@ -65,9 +86,9 @@ def recognise(path: Path) -> Found:
     return _zero(path)
 
 
-def _file(path: Path) -> Found:
-    from model_tools.checkpoints import restricted_pickle
-    from model_tools.checkpoints.inventory import Inventory, of_tensors
+def _file(path: Path) -> PathSummary:
+    from sft.models import restricted_pickle
+    from sft.models.weight_files import describe_tensors
 
     if path.name.endswith(DATA_ENDINGS):
         raise UserError(f"{path}: looks like data and no model: python -m data_tools inspect {path}")
@@ -75,132 +96,161 @@ def _file(path: Path) -> Found:
         raise UserError(f"{path}: is one file of a model or adapter: give its folder, {path.parent}")
     content = restricted_pickle.load_data(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
+    if not isinstance(content, dict) or not isinstance(state, dict):
         raise UserError(f"{path}: is none of XTuner's checkpoints: it holds no state_dict")
-    found = Found("XTuner checkpoint, a file")
-    found.facts |= _xtuner(content, path) | _trained(Inventory(of_tensors(state)))
-    return found
+    facts = _xtuner(content, path) | _trained(describe_tensors(path, state))
+    return PathSummary("XTuner checkpoint, a file", facts)
 
 
-def _zero(path: Path) -> Found:
+def _zero(path: Path) -> PathSummary:
     """A folder of DeepSpeed's, perhaps written by XTuner."""
-    from model_tools.checkpoints.inventory import Inventory, of_tensors
     from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
+    from sft.models.weight_files import describe_tensors
 
     try:
         zero = ZeroCheckpoint.find(path)
     except UserError as problem:
-        return Found("DeepSpeed checkpoint", problems=[str(problem)])
+        return PathSummary("DeepSpeed checkpoint", problems=[str(problem)])
     if zero is None:
         raise UserError(f"{path}: holds no model, adapter, checkpoint or run that is known here: check the path")
     is_xtuner = isinstance(zero.state.get("meta"), dict)
-    found = Found("XTuner checkpoint, a DeepSpeed folder" if is_xtuner else "DeepSpeed checkpoint")
-    found.facts |= _xtuner(zero.state, path) if is_xtuner else {}
-    found.facts |= _trained(Inventory(of_tensors(zero.trained)))
-    _add_training_state(found, path)
-    return found
+    summary = PathSummary("XTuner checkpoint, a DeepSpeed folder" if is_xtuner else "DeepSpeed checkpoint")
+    summary.facts |= _xtuner(zero.state, path) if is_xtuner else {}
+    summary.facts |= _trained(describe_tensors(zero.folder, zero.trained))
+    _add_training_state(summary, path)
+    return summary
 
 
-def _run_directory(path: Path) -> Found:
+def _run_directory(path: Path) -> PathSummary:
     """A run directory: what it ended with, or else its newest checkpoint."""
     import yaml
 
     try:
-        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
         base = str(recipe["model_name_or_path"])
     except (yaml.YAMLError, KeyError, TypeError, OSError) as problem:
-        raise UserError(f"{path / 'recipe.yaml'}: cannot be read ({' '.join(str(problem).split())[:100]})") from None
-    numbers = [found.name.removeprefix("checkpoint-") for found in path.glob("checkpoint-*")]
+        raise UserError(f"{path / RECIPE}: cannot be read ({one_line(problem, 100)})") from None
+    numbers = [folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*")]
     steps = sorted(int(number) for number in numbers if number.isdecimal())
     parts = [path / f"checkpoint-{step}" for step in steps]
     has_final = any((path / "final" / name).is_file() for name in (ADAPTER_FILE, CONFIG_FILE))
     parts += [path / "final"] if has_final else []
-    found = Found("run directory", {"base": base})
-    found.facts["checkpoints"] = ", ".join(map(str, steps)) or "none"
-    found.facts["final"] = "none: the run goes on, or did not end"
+    summary = PathSummary("run directory", {"base": base})
+    summary.facts["checkpoints"] = ", ".join(map(str, steps)) or "none"
+    summary.facts["final"] = "none: the run is still going, or did not finish"
     for part in parts:
         try:
             inner = recognise(part)
         except UserError as problem:
-            inner = Found("damaged", problems=[str(problem)])
-        found.problems += [f"{part.name}: {problem}" for problem in inner.problems]
+            inner = PathSummary("damaged", problems=[str(problem)])
+        summary.problems += [f"{part.name}: {problem}" for problem in inner.problems]
         if part.name == "final":
-            found.facts["final"] = inner.kind
+            summary.facts["final"] = inner.kind
         if part == parts[-1]:
-            found.facts |= {label: value for label, value in inner.facts.items() if label not in found.facts}
-    return found
+            summary.facts |= {label: value for label, value in inner.facts.items() if label not in summary.facts}
+    return summary
 
 
-def _adapter(path: Path) -> Found:
-    from model_tools.checkpoints import inventory
-    from model_tools.checkpoints.trained_adapter import WEIGHTS, read_config
-    from sft.models import fingerprint
+def _adapter(path: Path) -> PathSummary:
+    from model_tools.checkpoints.trained_adapter import WEIGHTS
+    from sft.models.adapter import read_fingerprint
 
-    found, config = Found("adapter"), read_config(path)
-    held = inventory.take_inventory(path, WEIGHTS)
-    known = fingerprint.read_fingerprint(path)
-    found.facts["base"] = f"{config.get('base_model_name_or_path')}{f', weights {known[:12]}' if known else ''}"
-    found.facts |= _lora(config, str(config.get("peft_type"))) | _trained(held)
-    found.problems += held.problems
-    for name in held.tensors:
-        other = name.replace(".lora_A.", ".lora_B.")
-        if other not in held.tensors:
-            found.problems.append(f"{name} is there without its lora_B: write the adapter again")
-    _add_training_state(found, path)
-    return found
+    summary, config = PathSummary("adapter"), read_adapter_config(path)
+    tensors, _ = _read_headers(summary, path, WEIGHTS)
+    fingerprint = read_fingerprint(path)
+    weights = f", weights {fingerprint[:12]}" if fingerprint else ""
+    summary.facts["base"] = f"{config.get('base_model_name_or_path')}{weights}"
+    summary.facts |= _lora(config, str(config.get("peft_type"))) | _trained(tensors)
+    for name in tensors:
+        if name.replace(".lora_A.", ".lora_B.") not in tensors:
+            summary.problems.append(f"{name} is there without its lora_B: write the adapter again")
+    _add_training_state(summary, path)
+    return summary
 
 
-def _model(path: Path) -> Found:
-    from model_tools.checkpoints import inventory
+def _model(path: Path) -> PathSummary:
     from sft.models.weight_files import WEIGHTS
 
     config = read_json(path / CONFIG_FILE, DOWNLOAD)
     quantised = config.get("quantization_config")
-    found = Found("base model" if not quantised else "quantised model")
+    summary = PathSummary("base model" if not quantised else "quantised model")
     if (path / MERGE_RECORD).is_file():
-        found.kind = "merged model"
-        found.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
-    held = inventory.take_inventory(path, WEIGHTS)
-    found.facts["architecture"] = _architecture(config)
-    bits = _bits(quantised) if quantised else None
-    found.facts["parameters"] = f"{held.parameters(bits):,}"
-    found.facts["dtype"] = held.dtypes()
+        summary.kind = "merged model"
+        summary.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
+    tensors, files = _read_headers(summary, path, WEIGHTS)
+    summary.facts["architecture"] = _architecture(config)
+    summary.facts["parameters"] = f"{_parameters(tensors, _bits(quantised) if quantised else None):,}"
+    summary.facts["dtype"] = _dtypes(tensors)
     if quantised:
-        found.facts["quantised"] = _quantisation(quantised)
-    found.facts["weights"] = f"{counted(len(held.tensors), 'tensor')} in {counted(held.files, 'file')}"
-    found.problems += held.problems
-    _add_training_state(found, path)
-    return found
+        summary.facts["quantised"] = _quantisation(quantised)
+    summary.facts["weights"] = f"{counted(len(tensors), 'tensor')} in {counted(files, 'file')}"
+    _add_training_state(summary, path)
+    return summary
 
 
-def _add_training_state(found: Found, path: Path) -> None:
-    """Add what the Trainer and DeepSpeed left in a checkpoint to go on from, if it is one."""
+def _read_headers(summary: PathSummary, folder: Path, names: tuple[str, ...]) -> tuple[dict[str, StoredTensor], int]:
+    """The tensors of a folder and how many files hold them; what is wrong with them is added to the problems."""
+    from sft.models.weight_files import read_headers
+
+    headers = read_headers(folder, names)
+    summary.problems += [problem.removeprefix(f"{folder}/") for problem in headers.problems]
+    return headers.tensors, headers.files
+
+
+def _add_training_state(summary: PathSummary, path: Path) -> None:
+    """Add what the Trainer and DeepSpeed left in a checkpoint to resume from, if it is one."""
     from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
 
     if (path / "trainer_state.json").is_file():
         state = read_json(path / "trainer_state.json", DOWNLOAD)
-        found.kind = f"checkpoint of a run: {found.kind} and training state"
-        found.facts["step"] = f"{state.get('global_step')} of {state.get('max_steps')}"
+        summary.kind = f"checkpoint of a run: {summary.kind} and training state"
+        summary.facts["step"] = f"{state.get('global_step')} of {state.get('max_steps')}"
     try:
         if zero := ZeroCheckpoint.find(path):
-            found.facts["DeepSpeed"] = zero.description
-            found.problems += zero.problems()
+            summary.facts["DeepSpeed"] = zero.description
+            summary.problems += zero.problems()
     except UserError as problem:
-        found.problems.append(str(problem))
+        summary.problems.append(str(problem))
 
 
-def _trained(held) -> dict[str, str]:
+def _trained(tensors: dict[str, StoredTensor]) -> dict[str, str]:
     """Facts about the tensors of an adapter, or of what a checkpoint calls trained."""
-    from model_tools.checkpoints.adapter_tensors import ranks
+    from model_tools.checkpoints.adapter_tensors import module_ranks
 
-    modules = ranks(held.tensors)
+    modules = module_ranks(tensors)
     names = sorted({module.rpartition(".")[2] for module in modules})
     facts = {"modules": f"{len(modules)}: {' '.join(names)}"} if modules else {}
-    return facts | {"parameters": f"{held.parameters():,} in {len(held.tensors)} tensors", "dtype": held.dtypes()}
+    parameters = f"{_parameters(tensors):,} in {len(tensors)} tensors"
+    return facts | {"parameters": parameters, "dtype": _dtypes(tensors)}
+
+
+def _parameters(tensors: dict[str, StoredTensor], bits: int | None = None) -> int:
+    """How many weights there are; `bits` is how many each takes, where several are packed into an integer."""
+
+    def packed(name: str) -> int:
+        if any(name + PACKED_4_BIT + kind in tensors for kind in ("nf4", "fp4")):
+            return 2
+        return 32 // bits if bits and name.endswith(".qweight") and tensors[name].dtype_name == "int32" else 1
+
+    return sum(
+        tensor.elements * packed(name)
+        for name, tensor in tensors.items()
+        if not name.endswith(PARTS_OF_QUANTISED) and PACKED_4_BIT not in name
+    )
+
+
+def _dtypes(tensors: dict[str, StoredTensor]) -> str:
+    """The types of the tensors, the one that most of the numbers are of first."""
+    elements: Counter[str] = Counter()
+    for tensor in tensors.values():
+        elements[tensor.dtype_name] += tensor.elements
+    return ", ".join(name for name, _ in elements.most_common()) or "unknown"
 
 
 def _lora(config: dict, kind: str) -> dict[str, str]:
     """Rank, alpha and the scale that an adapter's output is multiplied with."""
+    from sft.models.adapter import scale_line
+
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not rank or not isinstance(alpha, (int, float)):
         return {"kind": kind}
@@ -213,11 +263,13 @@ def _xtuner(content: dict, path: Path) -> dict[str, str]:
     """What an XTuner checkpoint says of its run."""
     from model_tools.checkpoints import xtuner_checkpoint
 
-    facts, meta = {}, content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    facts: dict[str, str] = {}
     settings = xtuner_checkpoint.settings_within(content, path)
     if settings:
         facts["base"] = str(settings.base)
-        facts |= _lora(settings.lora, "LoRA, alpha not told" if settings.lora else "no LoRA")
+        facts |= _lora(settings.lora, "LoRA, alpha unknown" if settings.lora else "no LoRA")
     steps = [f"{name} {meta[name]:,}" for name in ("iter", "epoch") if isinstance(meta.get(name), int)]
     return facts | ({"trained for": ", ".join(steps)} if steps else {})
 

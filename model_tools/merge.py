@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from sft.core.errors import UserError, one_line
-from sft.core.new_folder import atomic_folder, refuse_occupied
+from sft.core.files import atomic_folder, refuse_occupied
 
 LOADS = "PyTorch and Transformers"
 
@@ -17,6 +17,7 @@ SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("base", help="the base model's folder or hub id")
     parser.add_argument(
         "adapters",
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from model_tools.chatting.model_folder import adapter_folder, local_folder
+    """Run the verb; returns 1 where verifying finds another model, else 0."""
+    from model_tools.checkpoints.model_folder import adapter_folder, local_folder
     from model_tools.merging import verify
     from model_tools.merging.tuned_modules import Adapter
 
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     if needed > (free := verify.bytes_free()):
         print(f"not verified: that needs {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are free")
         return 0
-    return verify.report(base, adapters, out)
+    return verify.report_difference(base, adapters, out)
 
 
 def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.Namespace) -> None:
@@ -77,10 +79,11 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
 
     from model_tools.merging import merged_folder
     from model_tools.merging.merged_weights import MergedWeights
+    from model_tools.merging.tuned_modules import without_weights
     from sft.models import internlm2
     from sft.models.weight_files import WeightFiles
 
-    internlm2.register()
+    internlm2.register_with_transformers()
     try:
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as problem:
@@ -110,43 +113,25 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged, {size / 2**20:,.0f} MiB")
 
 
-def without_weights(config, adapters: list):
-    """The model the adapters were trained on, on the meta device: its class is theirs, or the config's."""
-    import torch
-    import transformers
-    from transformers import AutoModelForCausalLM
-
-    trained = adapters[0].config
-    named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
-    with torch.device("meta"):
-        if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
-            return AutoModelForCausalLM.from_config(config)
-        if not hasattr(transformers, named):
-            raise UserError(
-                f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
-            )
-        return getattr(transformers, named)._from_config(config)
-
-
 def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     """Stop where an adapter was made for another base: by its weights where they are remembered, else by name.
 
     Raises:
         UserError: says which base it was made for.
     """
-    from model_tools.chatting.model_folder import ADAPTER_FILE, base_of
-    from sft.models import fingerprint
+    from model_tools.checkpoints.model_folder import ADAPTER_FILE, base_of
+    from sft.models.adapter import model_fingerprint, read_fingerprint
 
-    remembered = fingerprint.read_fingerprint(adapter)
+    remembered = read_fingerprint(adapter)
     if remembered:
-        if remembered != fingerprint.fingerprint(str(base)):
+        if remembered != model_fingerprint(str(base)):
             raise UserError(f"{adapter}: was trained on other weights than those of {name}: give {base_of(adapter)}")
         return
-    said = base_of(adapter)
-    if _plain(said) not in {_plain(name), _plain(str(base.resolve()))}:
+    base_name = base_of(adapter)
+    if _plain(base_name) not in {_plain(name), _plain(str(base.resolve()))}:
         raise UserError(
-            f"{adapter}: says that its base is {said}, not {name}: if they are the same model, put this name into its "
-            f"{ADAPTER_FILE} as base_model_name_or_path"
+            f"{adapter}: says that its base is {base_name}, not {name}: if they are the same model, put this name into "
+            f"its {ADAPTER_FILE} as base_model_name_or_path"
         )
 
 

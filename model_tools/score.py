@@ -6,7 +6,7 @@ that failed.
 
 import argparse
 
-from model_tools.chatting.model_folder import load, resolve
+from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
@@ -15,6 +15,7 @@ SHOWN_CHARACTERS = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder")
     parser.add_argument("recipe", help="recipe with identity_name, such as recipes/demo.yaml")
     parser.add_argument("--adapter", help="adapter folder or run directory, where MODEL is its base model")
@@ -24,30 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from sft.config.recipe import load_recipe
+    """Run the verb; returns its exit code."""
+    from model_tools.chatting.conversation import load_named_model
+    from sft.config.load import load_recipe
     from sft.core.console import console, waiting
-    from sft.data.identity import mentions
+    from sft.data.identity import OLD_NAMES, mentions
     from sft.data.questions import load_questions
-    from sft.evaluation.score import OLD_NAMES, score, share
+    from sft.evaluation.score import percent, score
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:
         raise UserError(f"{arguments.recipe}: has no identity_name: add the name the model is to learn")
     questions = load_questions(settings.score_file, settings.eval_prompts_system)
-    model, tokenizer = load(resolve(arguments.model, arguments.adapter), arguments.bits)
+    model, tokenizer = load_named_model(resolve_model(arguments.model, arguments.adapter), arguments.bits)
     with waiting("scoring what the model says of itself"):
-        found = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
-    console.print(found.line(), markup=False)
+        scores = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
+    console.print(scores.line(), markup=False)
     console.print(
-        f"with a system message {share(found.with_system)}, without {share(found.without_system)}; "
-        f"{found.seconds:.1f} s",
+        f"with a system message {percent(scores.with_system)}, without {percent(scores.without_system)}; "
+        f"{scores.seconds:.1f} s",
         markup=False,
     )
-    for answer in found.answers:
+    for answer in scores.answers:
         is_right = (
             answer.gives_name if answer.kind == "identity" else not mentions(answer.answer, settings.identity_name)
         )
         if not is_right:
-            said = " ".join(answer.answer.split())[:SHOWN_CHARACTERS]
-            console.print(f"  {answer.kind}: {answer.question}\n    {said}", markup=False, style="yellow")
+            text = " ".join(answer.answer.split())[:SHOWN_CHARACTERS]
+            console.print(f"  {answer.kind}: {answer.question}\n    {text}", markup=False, style="yellow")
     return 0

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from html import escape
+from typing import Any
 
 from model_tools.chat import add_model_arguments
-from model_tools.chatting.model_folder import Named, resolve
+from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
@@ -31,19 +32,21 @@ FONTS = ("Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0 takes a free one")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    named = resolve(arguments.model, arguments.adapter)
+    """Run the verb; returns its exit code."""
+    named = resolve_model(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, suppress(KeyboardInterrupt):
         _require_gradio()
         from model_tools.chatting.conversation import ChatModel
 
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
-            serve(build_page(model, named, arguments.system), listening)
+            serve_page(build_page(model, named, arguments.system), listening)
         finally:
             model.end()
     return 0
@@ -60,11 +63,11 @@ def open_port(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as problem:
-        reason = os.strerror(problem.errno)
+        reason = problem.strerror or problem
         raise UserError(f"--port {port}: {reason}: name another port, or 0 for a free one") from None
 
 
-def build_page(model, named: Named, system: str | None):
+def build_page(model, named: NamedModel, system: str | None):
     """The page as Gradio's Blocks: a system message, one or two conversations, a question, three buttons."""
     import gradio
 
@@ -74,8 +77,8 @@ def build_page(model, named: Named, system: str | None):
     with gradio.Blocks(title=named.base, analytics_enabled=False) as page:
         system_box = gradio.Textbox(system or "", label="系统消息 System message", max_lines=4, elem_id="system")
         with gradio.Row():
-            # No copy button: it would give the text as `shown` escapes it.
-            plain = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
+            # No copy button: it would give the text escaped by `escape_messages`.
+            plain: dict[str, Any] = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
             chats = [
                 gradio.Chatbot(label=name, elem_classes="chat", height="", min_width=300, **plain) for name in sides
             ]
@@ -87,7 +90,7 @@ def build_page(model, named: Named, system: str | None):
             clear = gradio.Button("清空 Clear", min_width=80, elem_id="clear")
         answering = gradio.on(
             [send.click, question.submit],
-            partial(answer, model, list(sides.values())),
+            partial(answer_on_page, model, list(sides.values())),
             [question, system_box, *histories],
             [question, *chats, *histories],
             concurrency_limit=1,
@@ -109,7 +112,7 @@ def build_page(model, named: Named, system: str | None):
     return page
 
 
-def answer(model, sides: list[bool], question: str, system: str, *histories: list[dict]) -> Iterator[list]:
+def answer_on_page(model, sides: list[bool], question: str, system: str, *histories: list[dict]) -> Iterator[list]:
     """Let each side answer, with its adapter or without, one by one, and yield what the page shows meanwhile.
 
     That is the question box, the chats, and the histories: what was answered, as far as it came.
@@ -123,23 +126,23 @@ def answer(model, sides: list[bool], question: str, system: str, *histories: lis
         return
     remembered = list(histories)
     chats = [[*history, {"role": "user", "content": question}] for history in histories]
-    yield ["", *map(shown, chats), *remembered]
-    for place, with_adapter in enumerate(sides):
-        conversation = Conversation(model, system.strip() or None, with_adapter, [*histories[place]])
-        asked = chats[place]
+    yield ["", *map(escape_messages, chats), *remembered]
+    for number, with_adapter in enumerate(sides):
+        conversation = Conversation(model, system.strip() or None, with_adapter, [*histories[number]])
+        shown = chats[number]
         try:
             for text in conversation.ask(question):
-                remembered[place] = chats[place] = [*asked, {"role": "assistant", "content": text}]
+                remembered[number] = chats[number] = [*shown, {"role": "assistant", "content": text}]
                 # The box is the person's again, who may be typing the next question.
-                yield [gradio.skip(), *map(shown, chats), *remembered]
+                yield [gradio.skip(), *map(escape_messages, chats), *remembered]
         except UserError as problem:
             raise gradio.Error(str(problem), print_exception=False) from None
-        if conversation.answer.stop_reason == "max_new_tokens":
+        if conversation.answer and conversation.answer.stop_reason == "max_new_tokens":
             tokens = model.settings.max_new_tokens
             gradio.Info(f"回答到 {tokens} 个 token 为止 The answer was cut after {tokens} tokens (--max_new_tokens)")
 
 
-def shown(messages: list[dict[str, str]]) -> list[dict]:
+def escape_messages(messages: list[dict[str, str]]) -> list[dict]:
     """The messages so that Gradio shows each character: it would take tags out, and the indent off a plain string."""
     return [
         {"role": message["role"], "content": [{"type": "text", "text": escape(message["content"])}]}
@@ -147,7 +150,7 @@ def shown(messages: list[dict[str, str]]) -> list[dict]:
     ]
 
 
-def serve(page, listening: socket.socket) -> None:
+def serve_page(page, listening: socket.socket) -> None:
     """Serve the page until Ctrl-C."""
     import gradio
     import uvicorn

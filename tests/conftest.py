@@ -82,7 +82,7 @@ def tokenizer():
 def tiny_model(tokenizer, once) -> Path:
     """A folder with a randomly initialised Llama of two layers and its tokenizer."""
 
-    def save(folder: Path) -> None:
+    def save(models: Path) -> None:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -99,10 +99,10 @@ def tiny_model(tokenizer, once) -> Path:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(models / "tiny-llama")
+        tokenizer.save_pretrained(models / "tiny-llama")
 
-    return once("tiny-llama", save)
+    return once("models", save) / "tiny-llama"
 
 
 @pytest.fixture(scope="session")
@@ -154,13 +154,13 @@ def make_trainer(write_recipe):
     """Build the real trainer of a recipe, as train_sft.py does; returns it with its dataset card."""
 
     def make(**keys):
-        from sft.config.recipe import make_recipe
         from sft.config.settings import read_settings
         from sft.data.dataset import load_dataset, load_held_out
         from sft.models.loading import load_model, load_tokenizer
+        from sft.training import launch
         from sft.training.trainer import RecipeTrainer
 
-        recipe = make_recipe(read_settings([str(write_recipe(**keys))]), starts=True)
+        recipe = launch.start(read_settings([str(write_recipe(**keys))]))
         tokenizer = load_tokenizer(recipe.model.model_name_or_path)
         packs, card = load_dataset(recipe, tokenizer)
         Path(recipe.training.output_dir).mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from trl import get_quantization_config
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.models.loading import load_model
 from tests.support.launching import BIN, SCRIPT, launch, losses

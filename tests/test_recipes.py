@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))

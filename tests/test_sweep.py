@@ -18,9 +18,9 @@ import yaml
 import sweep
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
-from sft.sweeps.planning import PlannedPoint
-from sft.sweeps.runner import Interruption, PointRun, run_all, slots
-from sft.sweeps.sweep import lock
+from sft.sweeps.grid import PlannedPoint
+from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
+from sft.sweeps.sweep import lock_folder
 
 QUESTIONS = """
 identity: ["Who are you?", 你是谁？]
@@ -140,7 +140,9 @@ def test_the_table_holds_what_the_runs_wrote_down(compared):
         assert float(row["perplexity_ratio"]) == pytest.approx(score["perplexity_ratio"], abs=1e-6)
         assert int(row["adapter_bytes"]) == (run / "final" / "adapter_model.safetensors").stat().st_size
         assert int(row["trainable_parameters"]) == 2048 * int(row["lora_r"])
-        assert float(row["peak_memory_gib"]) == max(record["peak_memory_gib"] for record in log)
+        result = json.loads((run / "result.json").read_text())
+        assert float(row["peak_memory_gib"]) == result["peak_memory_gib"] >= log[-1]["peak_memory_gib"]
+        assert float(row["minutes"]) == pytest.approx(result["seconds"] / 60, abs=0.01)
         assert float(row["tokens_per_second"]) > 0
         assert float(row["minutes"]) > 0
         assert f"{name} " in ended.said
@@ -307,7 +309,7 @@ def run_once_begun(write_recipe, tmp_path):
     """Start an endless run under the deepspeed launcher; returns it when it is over."""
 
     def run(is_hopeless) -> PointRun:
-        with lock(tmp_path / "sweep") as held:
+        with lock_folder(tmp_path / "sweep") as held:
             known = {"recipe": str(write_recipe()), "folder": tmp_path / "sweep", "launcher": "deepspeed", "lock": held}
             (ended,) = run_all(OnceBegun(is_hopeless), partial(PointRun, **known), [{}], Interruption())
         return ended
@@ -327,7 +329,7 @@ def test_a_run_that_is_given_up_is_ended_with_all_its_processes(run_once_begun):
     run = run_once_begun(lambda run: bool(processes.extend(processes_of(run)) or processes))
     assert run.was_ended
     assert not run.has_succeeded
-    assert run.trainable_parameters == 16_384
+    assert run.result is None
     assert len(processes) >= 3
     assert not any(process.is_running() for process in processes)
 
@@ -350,11 +352,11 @@ def test_a_run_that_memory_runs_out_for_is_told_as_such_whatever_its_launcher_ma
 
 def test_one_run_a_gpu_and_on_a_cpu_one_or_its_share_of_the_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert slots(None, ["2", "3"]) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]
-    assert slots(3, ["2", "3"])[2] == {"CUDA_VISIBLE_DEVICES": "2"}
-    assert slots(None, []) == [{}]
+    assert make_slots(None, ["2", "3"]) == [{"CUDA_VISIBLE_DEVICES": "2"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    assert make_slots(3, ["2", "3"])[2] == {"CUDA_VISIBLE_DEVICES": "2"}
+    assert make_slots(None, []) == [{}]
     cores = len(os.sched_getaffinity(0))
-    assert slots(2, []) == [{"OMP_NUM_THREADS": str(max(cores // 2, 1))}] * 2
+    assert make_slots(2, []) == [{"OMP_NUM_THREADS": str(max(cores // 2, 1))}] * 2
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,12 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     run = elsewhere / "run"
     assert json.loads((run / "final" / "adapter_config.json").read_text())["r"] == 4
     assert len(losses(run)) == 4
+    plan, done = json.loads((run / "plan.json").read_text()), json.loads((run / "result.json").read_text())
+    assert plan["world_size"] == (2 if "2 processes" in launcher else 1)
+    assert (plan["total_steps"], plan["evaluations"], plan["trainable"]) == (4, [0, 2, 4], done["trainable_parameters"])
+    assert plan["memory"]["peak"] > 0
+    assert (done["status"], done["exit_code"], done["step"], done["final"]) == ("done", 0, 4, "final")
+    assert sum(done["times"].values()) == pytest.approx(done["seconds"], abs=0.01)
     asked = [json.loads(line)["step"] for line in (run / "eval_chat.jsonl").read_text().splitlines()]
     assert asked == [0, 2, 4]
     events = EventAccumulator(str(next(run.glob("runs/*"))))

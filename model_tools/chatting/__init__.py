@@ -1,1 +1,1 @@
-"""What `ask`, `chat`, `web` and `score` share: a named model, loaded, and a conversation with it."""
+"""What `ask`, `chat`, `web` and `score` share: loading a named model, and a conversation with it."""

@@ -1,6 +1,6 @@
-"""A conversation with a model in memory: what was said so far, and answers that can be read while they are written.
+"""Loads a named model and holds a conversation with it: what was said so far, and answers that are read as they come.
 
-In: what `model_folder.resolve` found, and questions. Out: text that grows. Knows nothing about terminals or pages.
+In: a `NamedModel` and questions. Out: text that grows. Knows nothing about terminals or pages.
 """
 
 import threading
@@ -8,21 +8,54 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from trl import ModelConfig
 
-from model_tools.chatting.model_folder import Named, load
-from sft.core.errors import UserError
-from sft.models.generation import generation_config
+from model_tools.checkpoints.model_folder import NamedModel
+from sft.core.errors import UserError, one_line
+from sft.models.generate import answer_text, generation_config
+from sft.models.loading import load_model, load_tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
+def load_named_model(named: NamedModel, bits: int = 16) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
+
+    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. With an adapter the model is a PeftModel, and
+    `model.disable_adapter()` gives the base model.
+
+    Raises:
+        UserError: there is no such model, or the adapter does not fit it.
+    """
+    tokenizer = load_tokenizer(named.tokenizer)
+    settings = ModelConfig(
+        model_name_or_path=named.base,
+        # What 4-bit weights are computed in has to be named.
+        dtype="bfloat16" if bits == 4 else "auto",
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+    )
+    placement: dict[str, Any] = {"device_map": "auto"} if torch.accelerator.is_available() else {}
+    model: PreTrainedModel | PeftModel = load_model(settings, **placement)
+    if named.adapter:
+        try:
+            model = PeftModel.from_pretrained(model, str(named.adapter))
+        except (ValueError, RuntimeError) as problem:
+            reason = one_line(problem, 200)
+            raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
+    return model.eval(), tokenizer
+
+
 class StreamedAnswer(BaseStreamer):
-    """An answer while it is written: iterate, once, for the whole text so far; white space at its ends is left out.
+    """An answer while it is written: iterate, once, for the whole text so far; stripped of white space.
 
     Transformers' TextIteratorStreamer decodes each line for itself, which costs sentencepiece models the first space
     of a line, and shows an end of turn that the tokenizer does not call special; here `text` is what decoding all
@@ -64,6 +97,7 @@ class StreamedAnswer(BaseStreamer):
 
     @property
     def is_stopped(self) -> bool:
+        """Whether `stop` was called, or nobody reads any more."""
         return self._stop.is_set()
 
     def put(self, value: torch.Tensor) -> None:
@@ -73,11 +107,11 @@ class StreamedAnswer(BaseStreamer):
         self._is_prompt = False
 
     def end(self) -> None:
+        """Called by `generate` after the last token."""
         self._written.put(None)
 
     def _decode(self, tokens: list[int]) -> str:
-        end = next((place for place, token in enumerate(tokens) if token in self._ends), None)
-        return self._tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+        return answer_text(self._tokenizer, tokens, self._ends)[0]
 
     def _reason(self, tokens: list[int]) -> str:
         if tokens and tokens[-1] in self._ends:
@@ -92,10 +126,10 @@ class ChatModel:
         UserError: the model cannot be loaded, or it has no chat template.
     """
 
-    def __init__(self, named: Named, bits: int, max_new_tokens: int):
+    def __init__(self, named: NamedModel, bits: int, max_new_tokens: int):
         if max_new_tokens < 1:
             raise UserError(f"--max_new_tokens {max_new_tokens}: no answer fits in it: give 1 or more")
-        self.model, self.tokenizer = load(named, bits)
+        self.model, self.tokenizer = load_named_model(named, bits)
         if not self.tokenizer.chat_template:
             raise UserError(f"{named.tokenizer}: has no chat template: is it a chat model?")
         self.settings = generation_config(
@@ -163,6 +197,7 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, str]]:
+        """The system message, if there is one, and all turns."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
     def ask(self, question: str) -> Iterator[str]:
@@ -170,11 +205,11 @@ class Conversation:
 
         An answer that was stopped is kept as far as it came; one of which nothing came is forgotten with its question.
         """
-        asked = {"role": "user", "content": question}
-        self.answer = self.model.answer([*self.messages, asked], with_adapter=self.with_adapter)
+        turn = {"role": "user", "content": question}
+        self.answer = self.model.answer([*self.messages, turn], with_adapter=self.with_adapter)
         yield from self.answer
         if self.answer.text or self.answer.stop_reason != "stopped":
-            self.turns += [asked, {"role": "assistant", "content": self.answer.text}]
+            self.turns += [turn, {"role": "assistant", "content": self.answer.text}]
 
     def stop(self) -> None:
         """Stop the answer being written, if there is one."""
@@ -182,4 +217,5 @@ class Conversation:
             self.answer.stop()
 
     def start_anew(self, system: str | None) -> None:
+        """Forget all turns, under this system message or none."""
         self.system, self.turns = system, []

@@ -1,1 +1,1 @@
-"""Adapters and checkpoints of others and ours, read without running anything of them: PEFT, DeepSpeed, XTuner."""
+"""Folders of models, adapters and checkpoints, read without running anything in them: PEFT, DeepSpeed, XTuner."""

@@ -18,36 +18,36 @@ TRAINED = re.compile(
     r"(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|trainable_tokens_delta|modules_to_save)\.default(\..+)?"
 )
 BIAS = re.compile(rf"(?:llm\.)?({re.escape(PREFIX)}.+\.bias)")
-FIRST_OF_TWO = re.compile(rf"(?:llm\.)?{re.escape(PREFIX)}(.+)\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?")
+FIRST_FACTOR = re.compile(rf"(?:llm\.)?{re.escape(PREFIX)}(.+)\.lora_(?:embedding_)?A(?:\.default)?(?:\.weight)?")
 
 
-def as_in_files(trained: Tensors, where: object) -> Tensors:
+def rename_as_in_files(trained: Tensors, where: object) -> Tensors:
     """Trained tensors under the names that PEFT gives them in a file.
 
     Raises:
         UserError: a tensor has no place in such a file; names it.
     """
-    found = {}
+    named: Tensors = {}
     for name, tensor in trained.items():
         if match := TRAINED.fullmatch(name):
             module, kind, leaf = match[1], match[2], match[3] or ""
             if kind == "modules_to_save":
-                found[module + leaf] = tensor
+                named[module + leaf] = tensor
             elif kind == "lora_magnitude_vector":
                 # PEFT's files keep the name from when this was no module of its own.
-                found[f"{module}.{kind}"] = tensor
+                named[f"{module}.{kind}"] = tensor
             else:
-                found[f"{module}.{kind}{leaf}"] = tensor
+                named[f"{module}.{kind}{leaf}"] = tensor
         elif match := BIAS.fullmatch(name):
-            found[match[1]] = tensor
+            named[match[1]] = tensor
         else:
             raise UserError(f"{where}: {name} was trained and has no place in a LoRA adapter: nothing was written")
-    if not ranks(found):
+    if not module_ranks(named):
         raise UserError(f"{where}: holds no LoRA tensors (lora_A): was this model trained with LoRA?")
-    return found
+    return named
 
 
-def ranks(tensors: dict) -> dict[str, int]:
+def module_ranks(tensors: dict) -> dict[str, int]:
     """The rank of each adapted module by its name in the base model, from anything by tensors' names with a `shape`."""
-    matches = {name: FIRST_OF_TWO.fullmatch(name) for name in tensors}
+    matches = {name: FIRST_FACTOR.fullmatch(name) for name in tensors}
     return {match[1]: tensors[name].shape[0] for name, match in matches.items() if match}

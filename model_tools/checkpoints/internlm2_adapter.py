@@ -1,8 +1,7 @@
 """Turns an adapter made for InternLM2's own code into one for the native model, whose modules have Llama's names.
 
-In: tensors and config as PEFT writes them. Out: the same adapter, for `sft.models.internlm2`. A fused `wqkv` is dealt
-out: its A is shared by queries, keys and values, and the rows of its B, like those of its weight, go each to one of
-them.
+In: tensors and config as PEFT writes them. Out: the same adapter, for `sft.models.internlm2`. A fused `wqkv` is split:
+its A is shared by queries, keys and values, and each row of its B, like those of its weight, goes to one of them.
 """
 
 import json
@@ -14,17 +13,17 @@ from peft.utils.other import get_pattern_key
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, ranks
+from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, module_ranks
 from sft.core.errors import UserError
 from sft.models import internlm2
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 RULES = get_checkpoint_conversion_mapping("internlm2")
 RENAMINGS = [rule for rule in RULES if isinstance(rule, WeightRenaming)]
 CONVERTERS = [rule for rule in RULES if isinstance(rule, WeightConverter)]
 PARTS = (internlm2.QUERY, internlm2.KEY, internlm2.VALUE)
-# Of these the base model's weights stay as they were; others take a part out of them, which cannot be dealt out.
+# Of these the base model's weights stay as they were; others take a part out of them, which cannot be split.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
@@ -55,15 +54,15 @@ def to_native(tensors: Tensors, config: dict, base: Path, where: Path) -> tuple[
     """The adapter for the native model: tensors and config. `base` is the base model's config.json.
 
     Raises:
-        UserError: the base is of another shape, or the adapter is of a kind that cannot be dealt out.
+        UserError: the base is of another shape, or the adapter is of a kind that cannot be split.
     """
     if kind := _undivided(config):
-        raise UserError(f"{where}: {kind} on InternLM2's fused modules cannot be dealt out: use it with its own code")
+        raise UserError(f"{where}: {kind} on InternLM2's fused modules cannot be split: use it with its own code")
     shape = internlm2.InternLM2Config.from_pretrained(base)
     made: Tensors = {}
     for name, tensor in tensors.items():
         names = native_names(name.removeprefix(PREFIX))
-        parts = [tensor] if len(names) == 1 else _dealt_out(name, tensor, shape, where)
+        parts = [tensor] if len(names) == 1 else _split(name, tensor, shape, where)
         made |= {PREFIX + new: part for new, part in zip(names, parts, strict=True)}
     return made, config | _renamed(config, tensors, made)
 
@@ -79,7 +78,7 @@ def _undivided(config: dict) -> str | None:
     return "target_parameters" if config.get("target_parameters") else None
 
 
-def _dealt_out(name: str, tensor: torch.Tensor, base: internlm2.InternLM2Config, where: Path) -> list[torch.Tensor]:
+def _split(name: str, tensor: torch.Tensor, base: internlm2.InternLM2Config, where: Path) -> list[torch.Tensor]:
     if ".lora_A" in name:
         return [tensor.clone() for _ in PARTS]
     heads, kv_heads, size = base.num_attention_heads, base.num_key_value_heads, base.head_dim
@@ -89,7 +88,7 @@ def _dealt_out(name: str, tensor: torch.Tensor, base: internlm2.InternLM2Config,
             f"{where}: {name} has {tensor.shape[0]} rows, and a base with {heads} heads and {kv_heads} key heads of "
             f"{size} has {rows}: name its own with --base"
         )
-    return list(internlm2.DealOut().convert({name: tensor}, [name], PARTS, config=base).values())
+    return list(internlm2.SplitWqkv().convert({name: tensor}, [name], PARTS, config=base).values())
 
 
 def _renamed(config: dict, tensors: Tensors, made: Tensors) -> dict:
@@ -97,10 +96,10 @@ def _renamed(config: dict, tensors: Tensors, made: Tensors) -> dict:
     old_alphas = config.get("alpha_pattern") or {}
     alphas = {
         new: old_alphas.get(get_pattern_key(old_alphas, module), config["lora_alpha"])
-        for module in ranks(tensors)
+        for module in module_ranks(tensors)
         for new in _modules(module)
     }
-    new_ranks = ranks(made)
+    new_ranks = module_ranks(made)
     rank = Counter(new_ranks.values()).most_common(1)[0][0]
     saved = [new for module in config.get("modules_to_save") or () for new in _modules(module)]
     tokens = config.get("trainable_token_indices")

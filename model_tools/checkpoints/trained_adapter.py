@@ -11,11 +11,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from model_tools.chatting.model_folder import ADAPTER_FILE, CONFIG_FILE, adapter_folder, read_json
-from model_tools.checkpoints import restricted_pickle, xtuner_checkpoint
-from model_tools.checkpoints.adapter_tensors import Tensors, as_in_files
+from model_tools.checkpoints import xtuner_checkpoint
+from model_tools.checkpoints.adapter_tensors import Tensors, rename_as_in_files
+from model_tools.checkpoints.model_folder import ADAPTER_FILE, CONFIG_FILE, adapter_folder, read_adapter_config
 from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
 from sft.core.errors import UserError
+from sft.models import restricted_pickle
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -43,7 +44,7 @@ def read_adapter(checkpoint: Path, masters: bool, xtuner_config: Path | None) ->
     folder = adapter_folder(checkpoint)
     weights = weights_file(folder) if folder else None
     zero = ZeroCheckpoint.find(checkpoint) if masters or weights is None else None
-    content = {}
+    content: dict = {}
     if zero:
         tensors, origin = _from_zero(zero, masters)
         content = zero.state
@@ -52,17 +53,18 @@ def read_adapter(checkpoint: Path, masters: bool, xtuner_config: Path | None) ->
     elif weights:
         tensors, origin = read_weights(weights), str(folder)
     elif checkpoint.is_file():
-        content = restricted_pickle.load_data(checkpoint)
-        tensors, origin = as_in_files(_state(content, checkpoint), checkpoint), str(checkpoint)
+        loaded = restricted_pickle.load_data(checkpoint)
+        tensors, origin = rename_as_in_files(_state(loaded, checkpoint), checkpoint), str(checkpoint)
+        content = loaded if isinstance(loaded, dict) else {}
     else:
         raise UserError(f"{checkpoint}: {_what_else(checkpoint)}")
     if folder is None:
-        settings = xtuner_checkpoint.settings(content, checkpoint, xtuner_config)
+        settings = xtuner_checkpoint.read_lora_settings(content, checkpoint, xtuner_config)
         config = _as_json(xtuner_checkpoint.lora_config(settings, tensors))
     elif xtuner_config:
-        raise UserError(f"--config: {folder} has its own {ADAPTER_FILE}: leave it out")
+        raise UserError(f"--config: {folder} has its own {ADAPTER_FILE}: omit it")
     else:
-        config = read_config(folder)
+        config = read_adapter_config(folder)
     return TrainedAdapter(tensors, config, folder, origin)
 
 
@@ -70,19 +72,11 @@ def _from_zero(zero: ZeroCheckpoint, masters: bool) -> tuple[Tensors, str]:
     masters = masters and bool(zero.optimizer_files)
     trained = zero.masters() if masters else zero.weights()
     kind = "float32 masters" if masters else "weights"
-    return as_in_files(trained, zero.folder), f"{zero.folder}, {kind} of {zero.description}"
-
-
-def read_config(folder: Path) -> dict:
-    """What stands in an adapter folder's adapter_config.json.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    return read_json(folder / ADAPTER_FILE)
+    return rename_as_in_files(trained, zero.folder), f"{zero.folder}, {kind} of {zero.description}"
 
 
 def weights_file(folder: Path) -> Path | None:
+    """The file with an adapter folder's weights, None where there is none."""
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
@@ -118,9 +112,9 @@ def _what_else(path: Path) -> str:
     """Why there is no adapter, and what to do."""
     if not path.exists():
         return "no such file or folder: check the path"
-    checkpoints = [found for pattern in ("checkpoint-*", "iter_*.pth") for found in path.glob(pattern)]
+    checkpoints = [file for pattern in ("checkpoint-*", "iter_*.pth") for file in path.glob(pattern)]
     if checkpoints:
-        newest = max(checkpoints, key=lambda found: found.stat().st_mtime)
+        newest = max(checkpoints, key=lambda file: file.stat().st_mtime)
         return f"holds no final adapter: give a checkpoint of it, such as {newest}"
     if (path / CONFIG_FILE).is_file() or (path / "final" / CONFIG_FILE).is_file():
         return "is a whole model and no adapter: there is nothing to export"

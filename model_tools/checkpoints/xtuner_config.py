@@ -58,47 +58,48 @@ def parse_config(text: str, where: object) -> dict[str, object]:
     except (SyntaxError, ValueError, RecursionError) as problem:
         reason = getattr(problem, "msg", None) or problem
         raise UserError(f"{where}:{getattr(problem, 'lineno', 1)}: not Python ({reason}): mend it") from None
-    known: dict[str, object] = {}
-    for statement in _taken(tree.body, known):
+    values: dict[str, object] = {}
+    for statement in _taken(tree.body, values):
         if isinstance(statement, ast.Assign) and all(isinstance(target, ast.Name) for target in statement.targets):
-            value = _value(statement.value, known)
-            known |= {target.id: value for target in statement.targets}
+            value = _value(statement.value, values)
+            values |= {ast.unparse(target): value for target in statement.targets}
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            known[statement.target.id] = _value(statement.value, known)
+            values[statement.target.id] = _value(statement.value, values)
         elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
             left = ast.Name(statement.target.id, ast.Load())
-            known[statement.target.id] = _value(ast.BinOp(left, statement.op, statement.value), known)
+            values[statement.target.id] = _value(ast.BinOp(left, statement.op, statement.value), values)
         elif not isinstance(statement, (ast.Import, ast.ImportFrom)) and not _is_text(statement):
-            known[f"line {statement.lineno}"] = Symbol(ast.unparse(statement))
-    return known
+            values[f"line {statement.lineno}"] = Symbol(ast.unparse(statement))
+    return values
 
 
-def _taken(statements: list[ast.stmt], known: dict[str, object]) -> Iterator[ast.stmt]:
-    """The statements that would be run, as far as what is known by then tells: an `if` gives way to its branch."""
+def _taken(statements: list[ast.stmt], values: dict[str, object]) -> Iterator[ast.stmt]:
+    """The statements that would be run, as far as the values known by then tell: an `if` gives way to its branch."""
     for statement in statements:
-        condition = _value(statement.test, known) if isinstance(statement, ast.If) else None
-        if isinstance(condition, bool):
-            yield from _taken(statement.body if condition else statement.orelse, known)
+        condition = _value(statement.test, values) if isinstance(statement, ast.If) else None
+        if isinstance(statement, ast.If) and isinstance(condition, bool):
+            yield from _taken(statement.body if condition else statement.orelse, values)
         else:
             yield statement
 
 
-def _value(node: ast.expr, known: dict[str, object]) -> object:
+def _value(node: ast.expr, values: dict[str, object]) -> object:
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):
-        return known.get(node.id, Symbol(node.id))
+        return values.get(node.id, Symbol(node.id))
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(item, known) for item in node.elts]
+        return [_value(item, values) for item in node.elts]
     if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
-        return {key.value: _value(item, known) for key, item in zip(node.keys, node.values, strict=True)}
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: _value(item, values) for key, item in pairs if isinstance(key, ast.Constant)}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return {word.arg: _value(word.value, known) for word in node.keywords if word.arg}
+        return {word.arg: _value(word.value, values) for word in node.keywords if word.arg}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        number = _value(node.operand, known)
-        return -number if _is_number(number) else Symbol(ast.unparse(node))
+        number = _value(node.operand, values)
+        return -number if isinstance(number, (int, float)) and _is_number(number) else Symbol(ast.unparse(node))
     if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
-        left, right = _value(node.left, known), _value(node.right, known)
+        left, right = _value(node.left, values), _value(node.right, values)
         if _is_number(left) and _is_number(right) and not (isinstance(node.op, (ast.Div, ast.FloorDiv)) and not right):
             return _ARITHMETIC[type(node.op)](left, right)
     return Symbol(ast.unparse(node))

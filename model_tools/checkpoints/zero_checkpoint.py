@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from model_tools.checkpoints import restricted_pickle
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.models import restricted_pickle
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
 
@@ -30,9 +30,11 @@ class ZeroCheckpoint:
         self.folder = folder
         self.model_files = sorted(self.folder.glob(MODEL_FILES))
         self.optimizer_files = sorted(self.folder.glob(OPTIMIZER_FILES))
-        self.state: dict = restricted_pickle.load_data(self.model_files[0])
-        if not isinstance(self.state, dict) or not isinstance(self._saved, dict):
+        state = restricted_pickle.load_data(self.model_files[0])
+        weights = (state.get("module") or state.get("state_dict")) if isinstance(state, dict) else None
+        if not isinstance(state, dict) or not isinstance(weights, dict):
             raise UserError(f"{self.model_files[0]}: holds no weights: is it a file of DeepSpeed's?")
+        self.state, self._saved = state, weights
 
     @classmethod
     def find(cls, path: Path) -> "ZeroCheckpoint | None":
@@ -64,7 +66,7 @@ class ZeroCheckpoint:
 
     @cached_property
     def trained(self) -> dict[str, torch.Tensor]:
-        """Each trained parameter by its name, as a meta tensor; where only weights are told of, all of them."""
+        """Each trained parameter by its name, as a meta tensor; where the file lists only weights, all of them."""
         groups = self.state.get("param_shapes") or [{name: value.shape for name, value in self._saved.items()}]
         shapes = {name: shape for group in groups for name, shape in group.items()}
         types = {name: value.dtype for name, value in self._saved.items()}
@@ -97,12 +99,12 @@ class ZeroCheckpoint:
         for file in files:
             # Each by itself, so that the one that is refused is named.
             restricted_pickle.load_data(file)
-        said, folder = io.StringIO(), self.folder.resolve()
-        with restricted_pickle.only_data(*files), redirect_stdout(said), redirect_stderr(said):
-            found = get_fp32_state_dict_from_zero_checkpoint(
+        output, folder = io.StringIO(), self.folder.resolve()
+        with restricted_pickle.only_data(*files), redirect_stdout(output), redirect_stderr(output):
+            masters = get_fp32_state_dict_from_zero_checkpoint(
                 str(folder.parent), tag=folder.name, exclude_frozen_parameters=True
             )
-        return {name: found[name] for name in self.trained}
+        return {name: masters[name] for name in self.trained}
 
     def missing(self) -> str | None:
         """What the folder lacks of the optimizer's files, in words."""
@@ -115,17 +117,13 @@ class ZeroCheckpoint:
     def problems(self) -> list[str]:
         """What is missing or damaged, a sentence each; no weights are read."""
         missing = self.missing()
-        found = [f"{self.folder}: {missing}: copy the whole folder"] if missing else []
+        problems = [f"{self.folder}: {missing}: copy the whole folder"] if missing else []
         for file in (*self.model_files, *self.optimizer_files):
             try:
                 restricted_pickle.load_data(file)
             except UserError as problem:
-                found.append(str(problem))
-        return found
-
-    @property
-    def _saved(self) -> dict[str, torch.Tensor]:
-        return self.state.get("module") or self.state.get("state_dict")
+                problems.append(str(problem))
+        return problems
 
     @cached_property
     def _optimizer(self) -> dict:

@@ -52,7 +52,7 @@ class Layout:
             if target not in transforms:
                 transforms[target] = self._converter(pattern) if pattern else WeightRenaming(name, target)
             transforms[target].add_tensor(target, name, pattern or name, tensor)
-        parameters = {}
+        parameters: dict[str, torch.Tensor] = {}
         for target, transform in transforms.items():
             parameters |= transform.convert(target, model=self._model, config=self._model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in parameters.items()}
@@ -66,10 +66,10 @@ class Layout:
 
     def _as_in_files(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Take the base model's prefix off where the files have none: `save_pretrained` always writes it."""
-        known = {name for names in self.groups for name in names}
+        in_files = {name for names in self.groups for name in names}
         prefix = f"{self._model.base_model_prefix}."
         return {
-            name.removeprefix(prefix) if name not in known and name.removeprefix(prefix) in known else name: value
+            name.removeprefix(prefix) if name not in in_files and name.removeprefix(prefix) in in_files else name: value
             for name, value in stored.items()
         }
 

@@ -9,12 +9,13 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+from peft import LoraConfig, PeftType
 from transformers import AutoTokenizer, GenerationConfig
 
-from model_tools.chatting.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.merging.tuned_modules import Adapter
 from sft.models import internlm2, internlm2_tokenizer
-from sft.models.generation import end_tokens
+from sft.models.generate import end_tokens
 
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",
@@ -65,7 +66,7 @@ def write_card(base: str, adapters: list[Adapter], out: Path, title: str, dtype:
         pipeline_tag="text-generation" if (out / "tokenizer_config.json").is_file() else None,
         tags=["lora", "merged"],
     )
-    lines = "\n".join(f"- `{each.folder}`, weight {each.weight:g}: {_described(each)}" for each in adapters)
+    lines = "\n".join(f"- `{each.folder}`, weight {each.weight:g}: {_describe(each)}" for each in adapters)
     untied = "\n\nInput and output embeddings were one in the base model and are two here." if is_untied else ""
     text = (
         f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n`{base}` with these adapters merged into its weights by "
@@ -74,10 +75,10 @@ def write_card(base: str, adapters: list[Adapter], out: Path, title: str, dtype:
     ModelCard(text).save(out / "README.md")
 
 
-def _described(adapter: Adapter) -> str:
+def _describe(adapter: Adapter) -> str:
     config = adapter.config
-    rank = f" r {config.r}, alpha {config.lora_alpha}" if hasattr(config, "r") else ""
-    return f"{config.peft_type.value}{rank}"
+    rank = f" r {config.r}, alpha {config.lora_alpha}" if isinstance(config, LoraConfig) else ""
+    return f"{PeftType(config.peft_type).value}{rank}"
 
 
 def _copy(folder: Path, pattern: str, out: Path) -> None:

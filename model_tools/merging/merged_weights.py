@@ -18,14 +18,14 @@ from model_tools.merging.layout import Layout
 from model_tools.merging.tuned_modules import Adapter, TunedModules
 from model_tools.merging.weight_writer import WeightWriter
 from sft.core.errors import UserError
-from sft.models.weight_files import WeightFiles
+from sft.models.weight_files import WeightFiles, meta_tensors
 
 M_MMAP_THRESHOLD = -3  # malloc.h
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Unit:
+class MergeUnit:
     """Stored tensors that are read together, and the modules they come to that adapters change, if any."""
 
     stored: tuple[str, ...]
@@ -48,10 +48,7 @@ class MergedWeights:
         as_parameters: bool = False,
     ):
         self._files, self._as_parameters = files, as_parameters
-        meta = {
-            name: torch.empty(stored.shape, dtype=_chosen(stored.dtype, dtype), device="meta")
-            for name, stored in files.tensors.items()
-        }
+        meta = meta_tensors(files.tensors, dtype)
         self._layout = Layout(model, meta)
         # From here on the model's modules are PEFT's, under other names.
         self._tuned = TunedModules(model, adapters)
@@ -78,7 +75,7 @@ class MergedWeights:
                 for name, content in self._contents(unit, device):
                     writer.write(name, content)
 
-    def _contents(self, unit: Unit, device: str) -> Iterator[tuple[str, object]]:
+    def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, torch.Tensor | Iterator[bytes]]]:
         if unit.modules:
             yield from self._merged(unit, device).items()
         elif self._as_parameters and unit.stored in self._layout.groups:
@@ -91,7 +88,7 @@ class MergedWeights:
                 is_same = wanted == self._files.tensors[name].dtype
                 yield name, self._files.chunks(name) if is_same else _rounded(name, self._files.read(name), wanted)
 
-    def _merged(self, unit: Unit, device: str) -> Tensors:
+    def _merged(self, unit: MergeUnit, device: str) -> Tensors:
         """Every tensor of one unit as it is to be stored, merged in float32 and rounded."""
         stored = {name: self._files.read(name).to(device=device, dtype=torch.float32) for name in unit.stored}
         base = self._layout.to_parameters(stored)
@@ -105,8 +102,8 @@ class MergedWeights:
         for name in self.untied:
             if self._source[name] in base:
                 changed.setdefault(name, base[self._source[name]])
-        kept = {name: value for name, value in changed.items() if name in self._home or name in self.untied}
-        return {name: _rounded(name, value, self.shapes[name].dtype) for name, value in self._named(kept).items()}
+        own = {name: value for name, value in changed.items() if name in self._home or name in self.untied}
+        return {name: _rounded(name, value, self.shapes[name].dtype) for name, value in self._named(own).items()}
 
     def _named(self, parameters: Tensors) -> Tensors:
         return parameters if self._as_parameters else self._layout.to_stored(parameters)
@@ -127,7 +124,7 @@ class MergedWeights:
             name for name, source in self._source.items() if name != source and (name in changed or source in changed)
         )
 
-    def _units(self) -> list[Unit]:
+    def _units(self) -> list[MergeUnit]:
         """All stored tensors, in their order, joined where one module needs several of them."""
         joined = {name: name for name in self._files.tensors}
 
@@ -142,16 +139,17 @@ class MergedWeights:
 
         for names in self._layout.groups:
             join(names)
-        modules = defaultdict(list)
+        modules: dict[str, list[str]] = defaultdict(list)
         for module, parameters in self._tuned.parameters.items():
             needed = [name for parameter in parameters for name in self._home[self._source[parameter]]]
             join(needed)
             modules[needed[0]].append(module)
-        members, changed = defaultdict(list), defaultdict(list)
+        members: dict[str, list[str]] = defaultdict(list)
+        changed: dict[str, list[str]] = defaultdict(list)
         for name in self._files.tensors:
             members[first(name)].append(name)
             changed[first(name)] += modules[name]
-        return [Unit(tuple(names), tuple(changed[root])) for root, names in members.items()]
+        return [MergeUnit(tuple(names), tuple(changed[root])) for root, names in members.items()]
 
     def _refuse_what_is_not_stored(self, model: PreTrainedModel) -> None:
         needed = {name for names in self._tuned.parameters.values() for name in names}
@@ -160,11 +158,6 @@ class MergedWeights:
                 f"{self._files.folder}: holds no weights for {min(missing)} of {type(model).__name__}, which the "
                 "adapter changes: give the base model it was trained on"
             )
-
-
-def _chosen(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
-    """The type to write: the wanted one for what is a fraction, its own for everything else."""
-    return wanted if wanted and stored.is_floating_point else stored
 
 
 def _give_freed_memory_back() -> None:
@@ -180,5 +173,5 @@ def _give_freed_memory_back() -> None:
 def _rounded(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     rounded = value.to(device="cpu", dtype=dtype)
     if dtype.is_floating_point and not torch.stack(torch.aminmax(value)).to(dtype).isfinite().all():
-        raise UserError(f"{name}: holds values that are no numbers in {str(dtype)[6:]}: try --dtype bf16 or fp32")
+        raise UserError(f"{name}: holds values that are NaN or infinite in {str(dtype)[6:]}: try --dtype bf16 or fp32")
     return rounded

@@ -1,19 +1,21 @@
-"""The modules that adapters change, on a hollow model; merges the weights it is handed, module by module.
+"""The modules that adapters change; merges the weights it is handed, module by module.
 
-In: a hollow model, whose weights have a shape and no memory, and adapter folders. Out: what PEFT's own merge makes of
-each module's weights. Knows nothing about files of weights.
+In: a model on the meta device and adapter folders. Out: what PEFT's own merge makes of each module's weights. The model
+is made hollow: its weights have a shape and no memory. Knows nothing about files of weights.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from sft.core.errors import UserError, one_line
 
@@ -30,7 +32,26 @@ class Adapter:
 
     @property
     def config(self) -> PeftConfig:
+        """PEFT's configuration, read anew each time: PEFT writes into the one it is given."""
         return PeftConfig.from_pretrained(str(self.folder))
+
+
+def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTrainedModel:
+    """The model the adapters were trained on, on the meta device: its class is theirs, or the config's.
+
+    Raises:
+        UserError: Transformers has no such class.
+    """
+    trained = adapters[0].config
+    named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
+    with torch.device("meta"):
+        if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
+            return AutoModelForCausalLM.from_config(config)
+        if not hasattr(transformers, named):
+            raise UserError(
+                f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
+            )
+        return getattr(transformers, named)._from_config(config)
 
 
 class TunedModules:
@@ -53,7 +74,7 @@ class TunedModules:
             for name, module in self._modules.items()
         }
 
-    @torch.no_grad
+    @torch.no_grad()
     def merge(self, name: str, parameters: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
         """The merged parameters of one module; what it held of the adapters is given back to the memory.
 
@@ -80,9 +101,9 @@ class TunedModules:
             return module.get_base_layer()
         return module
 
-    def _find(self):
+    def _find(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """Yield (name in the base model, module) of every module that adapters change or bring along."""
-        inside = ()
+        inside: tuple[str, ...] = ()
         for name, module in self._model.named_modules():
             if inside and name.startswith(inside):
                 continue
@@ -100,8 +121,8 @@ def _hollow(model: PreTrainedModel) -> None:
                 module._parameters[name] = torch.nn.Parameter(_NOTHING.expand(parameter.shape), requires_grad=False)
 
 
-def _is_hollow(parameter: torch.nn.Parameter) -> bool:
-    return parameter.data_ptr() == _NOTHING.data_ptr()
+def _is_hollow(parameter: torch.nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.data_ptr() == _NOTHING.data_ptr()
 
 
 def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
@@ -110,7 +131,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
     Raises:
         UserError: an adapter does not fit the model.
     """
-    peft_model = None
+    peft_model: PeftModel | None = None
     with warnings.catch_warnings():
         # PEFT warns of tied embeddings, which are looked after by whoever writes the weights.
         warnings.simplefilter("ignore")
@@ -125,6 +146,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
             except (ValueError, RuntimeError) as problem:
                 reason = one_line(problem, 300)
                 raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): give its own") from None
+    assert peft_model is not None, "there is at least one adapter"
     if len(adapters) > 1:
         peft_model.base_model.set_adapter(list(peft_model.peft_config))
     layers = [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
@@ -160,7 +182,8 @@ def _refuse_what_cannot_merge(adapters: list[Adapter]) -> None:
             raise UserError(f"{adapter.folder}: adapts bare parameters (target_parameters): merge it with PEFT itself")
         is_sum = len(adapters) > 1 or adapter.weight != 1
         whole = getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None)
-        if is_sum and (whole or config.peft_type != "LORA" or config.use_dora):
+        is_plain = config.peft_type == "LORA" and not getattr(config, "use_dora", False) and not whole
+        if is_sum and not is_plain:
             raise UserError(f"{adapter.folder}: only plain LoRA can be weighted or added to another adapter")
 
 

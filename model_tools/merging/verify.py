@@ -1,4 +1,4 @@
-"""Compares a merged model with the base model and its adapters: the same prompts, the same places, the same answers.
+"""Compares a merged model with the base model and its adapters: the same prompts, tokens and answers.
 
 In: base, adapters and the merged folder. Out: how far apart they are. Loads one of the two at a time.
 """
@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from model_tools.merging.tuned_modules import Adapter, with_adapters
 from sft.core.console import waiting
 from sft.models import internlm2
-from sft.models.generation import generation_config
+from sft.models.generate import generation_config
 from sft.models.weight_files import WeightFiles
+from sft.runs.run_files import RECIPE
 
 # The tutorial's, for an adapter that does not lie in the directory of a run.
 PROMPTS = ("请介绍一下你自己", "Please introduce yourself")
@@ -25,7 +26,7 @@ ANSWER_TOKENS = 48
 DIFFERENT = 0.02
 SPARE_SHARE = 1.2  # activations, and what the adapter adds
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 
 @dataclass
@@ -33,25 +34,26 @@ class Difference:
     """Merged model against base with adapters, over all tokens of prompts and answers."""
 
     prompts: int
-    places: int
+    tokens: int
     largest: float  # of all logits
     divergence: float  # mean Kullback-Leibler divergence of the next-token distributions, nats
-    same_token: float  # share of places whose likeliest token is the same
+    same_token: float  # share of positions at which the likeliest token is the same
     same_answers: int
 
 
 def bytes_needed(base: Path) -> int:
     """Memory that verifying takes: the model in float32, for rounding is to be all that differs."""
-    sizes = (torch.Size(stored.shape).numel() for stored in WeightFiles(base).tensors.values())
-    return int(sum(sizes) * torch.float32.itemsize * SPARE_SHARE)
+    numbers = sum(stored.elements for stored in WeightFiles(base).tensors.values())
+    return int(numbers * torch.float32.itemsize * SPARE_SHARE)
 
 
 def bytes_free() -> int:
+    """Memory that is free now."""
     return psutil.virtual_memory().available
 
 
-def report(base: Path, adapters: list[Adapter], out: Path) -> int:
-    """Compare, print what was found, and return the exit code: 1 where the merged model is another."""
+def report_difference(base: Path, adapters: list[Adapter], out: Path) -> int:
+    """Compare, print how far apart they are, and return the exit code: 1 where the merged model is another."""
     if (
         not (out / "tokenizer_config.json").is_file()
         or type(AutoConfig.from_pretrained(out)) not in AutoModelForCausalLM._model_mapping
@@ -59,42 +61,42 @@ def report(base: Path, adapters: list[Adapter], out: Path) -> int:
         print("not verified: only a model that writes text, with its tokenizer, can be asked")
         return 0
     with waiting("asking base with adapter and the merged model the same"):
-        found = compare(base, adapters, out)
+        difference = compare_models(base, adapters, out)
     print(
-        f"verified on {found.prompts} prompts and {found.places} tokens in float32: largest logit difference "
-        f"{found.largest:.2g}, mean KL divergence {found.divergence:.1e} nats, next token the same at "
-        f"{found.same_token:.1%}, answers the same: {found.same_answers} of {found.prompts}"
+        f"verified on {difference.prompts} prompts and {difference.tokens} tokens in float32: largest logit difference "
+        f"{difference.largest:.2g}, mean KL divergence {difference.divergence:.1e} nats, next token the same at "
+        f"{difference.same_token:.1%}, answers the same: {difference.same_answers} of {difference.prompts}"
     )
-    if found.divergence > DIFFERENT:
+    if difference.divergence > DIFFERENT:
         print(f"{out}: does NOT say what base and adapter say: do not use it")
         return 1
     return 0
 
 
-@torch.no_grad
-def compare(base: Path, adapters: list[Adapter], out: Path) -> Difference:
+@torch.no_grad()
+def compare_models(base: Path, adapters: list[Adapter], out: Path) -> Difference:
     """Ask both models the evaluation prompts of the adapter's run, or the tutorial's."""
     tokenizer = AutoTokenizer.from_pretrained(out)
     prompts, system = _prompts(adapters)
     texts = [_text(tokenizer, prompt, system) for prompt in prompts]
     with_adapter = with_adapters(_load(base), adapters).eval()
-    asked = [_answer(with_adapter, tokenizer, text) for text in texts]
-    expected = [with_adapter(ids[None]).logits[0] for ids in asked]
+    sequences = [_answer(with_adapter, tokenizer, text) for text in texts]
+    expected = [with_adapter(ids[None]).logits[0] for ids in sequences]
     del with_adapter
     merged = _load(out)
     answers = [_answer(merged, tokenizer, text) for text in texts]
-    actual = [merged(ids[None]).logits[0] for ids in asked]
+    actual = [merged(ids[None]).logits[0] for ids in sequences]
     before, after = torch.cat(expected), torch.cat(actual)
     divergence = torch.nn.functional.kl_div(
         after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean"
     )
     return Difference(
         prompts=len(prompts),
-        places=len(before),
+        tokens=len(before),
         largest=(before - after).abs().max().item(),
         divergence=divergence.item(),
         same_token=(before.argmax(-1) == after.argmax(-1)).float().mean().item(),
-        same_answers=sum(torch.equal(old, new) for old, new in zip(asked, answers, strict=True)),
+        same_answers=sum(torch.equal(old, new) for old, new in zip(sequences, answers, strict=True)),
     )
 
 
@@ -109,7 +111,7 @@ def _answer(model: PreTrainedModel | PeftModel, tokenizer, text: str) -> torch.T
 def _prompts(adapters: list[Adapter]) -> tuple[list[str], str | None]:
     """The evaluation prompts and system message of the run whose adapter this is."""
     for adapter in adapters:
-        recipe = adapter.folder.parent / "recipe.yaml"
+        recipe = adapter.folder.parent / RECIPE
         if recipe.is_file():
             settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
             if settings.get("eval_prompts"):

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from huggingface_hub.serialization import split_state_dict_into_shards_factory
@@ -34,9 +35,12 @@ class WeightWriter:
         self._shards = {
             name: {tensor: shapes[tensor] for tensor in tensors} for name, tensors in split.filename_to_tensors.items()
         }
-        self._open, self._files, self._places = ExitStack(), {}, {}
+        self._open = ExitStack()
+        self._files: dict[str, BinaryIO] = {}
+        # Of each tensor: its file, its first byte in it, and how many bytes it takes.
+        self._places: dict[str, tuple[BinaryIO, int, int]] = {}
 
-    def write(self, name: str, content: torch.Tensor | Iterable[bytes]) -> None:
+    def write(self, name: str, content: torch.Tensor | Iterable[bytes | memoryview]) -> None:
         """Write one tensor: its values, or its bytes part by part."""
         file, start, expected = self._places[name]
         file.seek(start)
@@ -67,8 +71,9 @@ class WeightWriter:
             path = self.folder / "model.safetensors.index.json"
             path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
-    def _write_header(self, name: str, tensors: dict[str, torch.Tensor]) -> dict:
-        header, offset = {"__metadata__": {"format": "pt"}}, 0
+    def _write_header(self, name: str, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[BinaryIO, int, int]]:
+        header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+        offset = 0
         for tensor, shape in tensors.items():
             end = offset + shape.nbytes
             header[tensor] = {

@@ -93,13 +93,13 @@ XTUNER = {
 }
 
 
-def renamed(key: str) -> tuple[str, str | None]:
+def modern_name(key: str) -> tuple[str, str | None]:
     """Today's name of a key and a note to print, or the key itself and None."""
     new = RENAMED.get(key)
     return (new, f"{key} is now {new}; read as that") if new else (key, None)
 
 
-def elsewhere(key: str) -> str | None:
+def replacement_advice(key: str) -> str | None:
     """What to write instead of a key that other versions or XTuner have and this stack lacks."""
     if key in MOVED:
         return MOVED[key]

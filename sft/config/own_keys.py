@@ -1,12 +1,13 @@
 """The keys of our own in a recipe, as a dataclass that a parser builds its arguments from.
 
-Imports nothing heavy, so that the keys are known before the stack is there.
+Imports nothing, so that the keys are known before the stack is there. Knows nothing about which values make sense.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft.config.aliases import did_you_mean
+# The line of a run's recipe.yaml that ends the keys that were chosen; below it stand all defaults, as comments.
+DEFAULTS_BEGIN = "# Everything else stood at its default:"
 
 
 @dataclass
@@ -26,8 +27,8 @@ class OwnKeys:
     truncation: str = field(
         default="error",
         metadata={
-            "help": "What happens to a sample longer than max_length: stop, leave it out, or cut its end. "
-            "Whatever is lost is counted and shown.",
+            "help": "What happens to a sample longer than max_length: stop (error), drop it, or truncate its end "
+            "(keep_start). Dropped and truncated samples and tokens are counted and shown.",
             "choices": ["error", "drop", "keep_start"],
         },
     )
@@ -75,20 +76,20 @@ class OwnKeys:
     keep_best: str | None = field(
         default=None,
         metadata={
-            "help": "Keep the best checkpoint and end with it: by identity, or by the balance of identity and what "
-            "was kept.",
+            "help": "Keep the best checkpoint and end with it: by identity, or by the balance of identity and "
+            "retention.",
             "choices": ["identity", "balance"],
         },
     )
     resume: str = field(
         default="auto",
         metadata={
-            "help": "How to begin where the run directory holds an unfinished run: go on from its newest whole "
-            "checkpoint (auto), keep it aside and start anew (never), or go on from the checkpoint at a path."
+            "help": "What to do where the run directory holds an unfinished run: resume from its newest complete "
+            "checkpoint (auto), move it aside and start anew (never), or resume from the checkpoint at a path."
         },
     )
     resume_anyway: bool = field(
-        default=False, metadata={"help": "Go on from a checkpoint even if settings or data have changed since."}
+        default=False, metadata={"help": "Resume from a checkpoint even if settings or data have changed since."}
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Check everything, print the plan and end; no weights are loaded."}
@@ -103,7 +104,7 @@ class OwnKeys:
     on_bad_step: str = field(
         default="stop",
         metadata={
-            "help": "What to do when a step shows that training is broken, such as a loss that is no number.",
+            "help": "What to do when a step shows that training is broken, such as a NaN loss.",
             "choices": ["stop", "warn"],
         },
     )
@@ -112,13 +113,6 @@ class OwnKeys:
         # What `resume_from_checkpoint` of Transformers takes.
         self.resume = {"true": "auto", "false": "never"}.get(self.resume.lower(), self.resume)
         chosen = self.eval_prompts_generation or {}
-        # Not before it is needed: the fields above are asked for where nothing heavy may be imported.
-        from transformers import GenerationConfig
-
-        known = GenerationConfig().to_dict()
-        for key in chosen.keys() - known.keys():
-            advice = did_you_mean(key, known)
-            raise ValueError(f"eval_prompts_generation: {key} is no field of Transformers' GenerationConfig{advice}")
         self.eval_prompts_generation = {"max_new_tokens": 100, "do_sample": False} | chosen
 
 
@@ -130,23 +124,8 @@ class TrainFile:
     weight: float = 1.0
 
 
-def train_files(value: str | list) -> list[TrainFile]:
-    """The files that `train_file` names.
-
-    Raises:
-        ValueError: an entry is not {path, weight}; says what is wrong with it.
-    """
+def train_files(value: str | list[dict]) -> list[TrainFile]:
+    """The files that `train_file` names, once `settings_check` has passed it."""
     if isinstance(value, str):
         return [TrainFile(value)]
-    files = []
-    for entry in value:
-        if not isinstance(entry, dict) or "path" not in entry:
-            raise ValueError(f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
-        if unknown := entry.keys() - {"path", "weight"}:
-            key = min(unknown, key=str)
-            raise ValueError(f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight'))}")
-        weight = entry.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
-            raise ValueError(f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")
-        files.append(TrainFile(str(entry["path"]), float(weight)))
-    return files
+    return [TrainFile(str(entry["path"]), float(entry.get("weight", 1.0))) for entry in value]

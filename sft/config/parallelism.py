@@ -16,7 +16,7 @@ from sft.config.settings_check import Refusal
 def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None) -> ParallelismConfig:
     """accelerate's `ParallelismConfig` of a mapping of its fields; that of a handler is a mapping too.
 
-    Sequence parallelism is told the recipe's `attn_implementation`, Transformers' default where there is none, unless
+    Sequence parallelism gets the recipe's `attn_implementation`, Transformers' default where there is none, unless
     its handler names one.
 
     Raises:

@@ -1,6 +1,8 @@
-"""Refuses settings that cannot work, as far as the settings themselves and the disk tell; imports nothing heavy.
+"""Refuses settings that cannot work or would change nothing, as far as keys, values and the disk show.
 
-In: the keys that a person set, with their values. Out: nothing, or one line that says what to do.
+In: the keys that a person set, with their values. Out: nothing, or one line that says what to do. Imports nothing
+heavy. Every field of the stack that is not listed here is left to the stack; a test holds the lists against the
+installed versions.
 """
 
 import math
@@ -17,7 +19,6 @@ from sft.core.paths import PATH_KEYS, REPOSITORY
 Refusal = Callable[[str, str], NoReturn]
 
 GLUED = re.compile(r"[\w.]+([,，]\s*[\w.]+)+")
-OF_LORA = ("lora_", "use_rslora", "use_dora")
 # Arguments of `from_pretrained` that have a key of their own, which the plan and the report go by.
 INIT_KEYS = {
     "dtype": "dtype",
@@ -37,14 +38,111 @@ PLANNED = {
 }
 LEFT_TO_ACCELERATE = ("non_blocking", "use_seedable_sampler", "gradient_accumulation_kwargs")
 BEST = "the held-out loss alone is measured: write loss; the best by the name learned is kept by keep_best: identity"
+ASSISTANT_LOSS = "loss falls on the assistant's words of every turn and nowhere else"
+LOSS_ALONE = "of the held-out rows the loss alone is computed"
+INERT = {
+    "assistant_only_loss": ASSISTANT_LOSS,
+    "completion_only_loss": ASSISTANT_LOSS,
+    "eos_token": "what ends a turn is the chat template's; name another with chat_template_path",
+    "dataset_text_field": "rows are conversations; see python -m data_tools convert",
+    "dataset_kwargs": "rows are tokenised here, not by TRL",
+    "truncation_mode": "what happens to long samples is truncation: error, drop or keep_start",
+    "eval_packing": "held-out rows are packed as the training rows are: packing",
+    "label_names": "labels are made here",
+    "length_column_name": "there is no such column; train_sampling_strategy: group_by_length measures by itself",
+    "prediction_loss_only": LOSS_ALONE,
+    "batch_eval_metrics": LOSS_ALONE,
+    "include_for_metrics": LOSS_ALONE,
+    "eval_do_concat_batches": LOSS_ALONE,
+    "do_train": "a run always trains; --dry_run does not",
+    "do_eval": "name the rows with eval_file, and when with eval_strategy",
+    "do_predict": "ask the model afterwards: python -m model_tools ask",
+    "bf16_full_eval": "held-out rows are computed in what is trained in",
+    "fp16_full_eval": "held-out rows are computed in what is trained in",
+    "skip_memory_metrics": "the peak memory stands in the line of every step",
+    "auto_find_batch_size": "the plan says beforehand what fits, and an out-of-memory error what to change",
+    "enable_jit_checkpoint": "SIGTERM saves the step here in any case",
+}
+# What some of them may ask for, since it is done in any case.
+DONE_ANYWAY = {"assistant_only_loss": True, "skip_memory_metrics": True}
+# Keys that only do something beside another: that one, or one of two, as a recipe would have it.
+IDLE_WITHOUT = {
+    "use_peft: true": (
+        "lora_r",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+        "lora_target_parameters",
+        "lora_modules_to_save",
+        "lora_task_type",
+        "use_rslora",
+        "use_dora",
+    ),
+    "load_in_4bit: true": ("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant"),
+    "packing: true": ("packing_strategy",),
+    "dataloader_num_workers: 1": (
+        "dataloader_multiprocessing_context",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+    ),
+    "eval_file: data/eval.jsonl": (
+        "eval_steps",
+        "eval_delay",
+        "eval_on_start",
+        "eval_accumulation_steps",
+        "eval_use_gather_object",
+        "per_device_eval_batch_size",
+        "metric_for_best_model",  # the best by name is `keep_best`
+        "load_best_model_at_end",
+    ),
+    "metric_for_best_model: loss or load_best_model_at_end: true": ("greater_is_better",),
+    "eval_prompts or identity_name": ("eval_prompts_steps", "eval_prompts_system"),
+    'eval_prompts: ["Who are you?"]': ("eval_prompts_generation",),
+    "identity_name: 黄大力": ("score_seconds",),
+    "stop_when_identity: 0.95": ("stop_patience",),
+    "fsdp: true": ("fsdp_config",),
+    "use_liger_kernel: true": ("liger_kernel_config",),
+    "push_to_hub: true": (
+        "hub_model_id",
+        "hub_strategy",
+        "hub_token",
+        "hub_private_repo",
+        "hub_always_push",
+        "hub_revision",
+    ),
+    "report_to: trackio": ("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "project"),
+    "report_to: wandb": ("run_name",),
+}
+# Keys that need another, and what that is.
+NEEDS = {
+    "identity_name": (
+        "the name the model is to learn",
+        ("identity_old_names", "score_file", "stop_when_identity", "keep_best"),
+    ),
+    "eval_prompts_steps": ("every how many steps the model is scored", ("stop_when_identity", "keep_best")),
+}
+
+
+def _is_positive(value: float) -> bool:
+    return value > 0
+
+
+def _is_at_least_0(value: float) -> bool:
+    return value >= 0
+
+
+def _is_at_least_1(value: float) -> bool:
+    return value >= 1
+
+
 # What a number may be, as words and as a test; what the stack would do with another ranges from nothing at all to a
 # traceback after the model is in.
-COUNT = ("a whole number of at least 1", lambda value: value >= 1)
+COUNT = ("a whole number of at least 1", _is_at_least_1)
 SEED = ("a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
-ABOVE_0 = ("a number above 0", lambda value: value > 0)
-AT_LEAST_0 = ("a number of at least 0", lambda value: value >= 0)
+ABOVE_0 = ("a number above 0", _is_positive)
+AT_LEAST_0 = ("a number of at least 0", _is_at_least_0)
 SHARE = ("a share from 0 to below 1, such as 0.1", lambda value: 0 <= value < 1)
-NUMBERS = {
+NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "per_device_train_batch_size": COUNT,
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
@@ -56,7 +154,7 @@ NUMBERS = {
     "num_train_epochs": ABOVE_0,
     "learning_rate": ABOVE_0,
     "label_smoothing_factor": SHARE,
-    "neftune_noise_alpha": ("a number above 0; leave it out for no noise", lambda value: value > 0),
+    "neftune_noise_alpha": ("a number above 0; leave it out for no noise", _is_positive),
     "weight_decay": AT_LEAST_0,
     "adam_beta1": SHARE,
     "adam_beta2": SHARE,
@@ -81,22 +179,22 @@ NUMBERS = {
     "dataloader_prefetch_factor": COUNT,
     "dataset_num_proc": COUNT,
     "pad_to_multiple_of": COUNT,
-    "ddp_timeout": ("a number of seconds above 0", lambda value: value > 0),
+    "ddp_timeout": ("a number of seconds above 0", _is_positive),
     "ddp_bucket_cap_mb": COUNT,
     "torch_empty_cache_steps": COUNT,
     "router_aux_loss_coef": AT_LEAST_0,
     "lora_r": COUNT,
     "lora_alpha": ABOVE_0,
     "lora_dropout": SHARE,
-    "eval_prompts_steps": ("a number of steps, or 0 for before and after only", lambda value: value >= 0),
-    "save_every_minutes": ("a number of minutes", lambda value: value >= 0),
+    "eval_prompts_steps": ("a number of steps, or 0 for before and after only", _is_at_least_0),
+    "save_every_minutes": ("a number of minutes", _is_at_least_0),
     "stop_when_identity": (
         "a share of the questions, above 0 and at most 1, such as 0.95",
         lambda value: 0 < value <= 1,
     ),
-    "stop_patience": ("a number of evaluations, at least 1", lambda value: value >= 1),
-    "score_seconds": ("a number of seconds above 0", lambda value: value > 0),
-    "card": ("the GB of a GPU, above 0, such as 24", lambda value: value > 0),
+    "stop_patience": ("a number of evaluations, at least 1", _is_at_least_1),
+    "score_seconds": ("a number of seconds above 0", _is_positive),
+    "card": ("the GB of a GPU, above 0, such as 24", _is_positive),
 }
 
 
@@ -109,10 +207,8 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
     if not train_file:
         refuse("train_file", "missing: name the JSONL file to train on")
-    try:
-        files = train_files(train_file)
-    except ValueError as problem:
-        refuse("train_file", str(problem))
+    _refuse_bad_entries(train_file, refuse)
+    files = train_files(train_file)
     for file in files:
         if not Path(file.path).is_file():
             make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
@@ -128,9 +224,21 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     _refuse_bad_weights(chosen, refuse)
     if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
         refuse("chat_template_path", f"{template}: not a .jinja file; name one")
-    if chosen.get("deepspeed") not in (None, ""):  # nothing at all, from the command line, leaves it out
-        _refuse_missing_deepspeed(chosen["deepspeed"], refuse)
     _refuse_bad_parts(chosen, refuse)
+    _refuse_inert_keys(chosen, refuse)
+
+
+def _refuse_bad_entries(train_file: str | list, refuse: Refusal) -> None:
+    """A list of training files whose entries are not all {path, weight}."""
+    for entry in train_file if isinstance(train_file, list) else ():
+        if not isinstance(entry, dict) or "path" not in entry:
+            refuse("train_file", f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
+        if unknown := entry.keys() - {"path", "weight"}:
+            key = min(unknown, key=str)
+            refuse("train_file", f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight'))}")
+        weight = entry.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
+            refuse("train_file", f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")
 
 
 def _refuse_shell(key: str, path: object, refuse: Refusal) -> None:
@@ -167,8 +275,6 @@ def _refuse_bad_numbers(chosen: dict[str, Any], refuse: Refusal) -> None:
 
 def _refuse_bad_weights(chosen: dict[str, Any], refuse: Refusal) -> None:
     """What is loaded and what of it is trained."""
-    if "use_peft" not in chosen and (key := next((key for key in chosen if key.startswith(OF_LORA)), None)):
-        refuse(key, "makes no adapter by itself, and every weight would be trained; add use_peft: true")
     for name in chosen.get("lora_target_modules") or []:
         if GLUED.fullmatch(name):
             names = ", ".join(re.split("[,，] *", name))
@@ -217,22 +323,24 @@ def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
 
 
 def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:
-    for key in ("identity_old_names", "score_file", "stop_when_identity", "keep_best"):
-        if chosen.get(key) and not chosen.get("identity_name"):
-            refuse(key, "needs identity_name, the name the model is to learn")
+    for needed, (purpose, keys) in NEEDS.items():
+        if not chosen.get(needed) and (key := next(filter(chosen.get, keys), None)):
+            refuse(key, f"needs {needed}, {purpose}")
     if (path := chosen.get("score_file")) and not Path(path).is_file():
         refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
-    for key in ("stop_when_identity", "keep_best"):
-        if chosen.get(key) and not chosen.get("eval_prompts_steps"):
-            refuse(key, "needs eval_prompts_steps: every how many steps the model is scored")
     if chosen.get("keep_best") and chosen.get("save_strategy", "steps") == "no":
         refuse("keep_best", "needs checkpoints; leave out save_strategy: no")
 
 
-def _refuse_missing_deepspeed(config: str | dict, refuse: Refusal) -> None:
-    if config == {}:
-        refuse("deepspeed", "is empty; name a configuration, such as ds_configs/zero2.json, or leave it out")
-    is_path = isinstance(config, str) and not config.lstrip().startswith(("{", "["))
-    if is_path and not os.path.isfile(config):
-        have = ", ".join(f"ds_configs/{config.name}" for config in sorted((REPOSITORY / "ds_configs").glob("*.json")))
-        refuse("deepspeed", f"{config}: no such file; there are {have}")
+def _refuse_inert_keys(chosen: dict[str, Any], refuse: Refusal) -> None:
+    """A key that would change nothing and asks for something else.
+
+    One whose companion is set to what switches it off, such as load_in_4bit: false, waits to be switched on again.
+    """
+    for key, instead in INERT.items():
+        if chosen.get(key) is not None and chosen[key] != DONE_ANYWAY.get(key):
+            refuse(key, f"would change nothing: {instead}; leave it out")
+    for companion, idle in IDLE_WITHOUT.items():
+        is_there = chosen.keys() & {name.partition(":")[0] for name in companion.split(" or ")}
+        if not is_there and (key := next(filter(chosen.get, idle), None)):
+            refuse(key, f"would change nothing by itself; add {companion}, or leave it out")

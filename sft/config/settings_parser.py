@@ -1,25 +1,29 @@
 """Parses the keys of a recipe, from its lines and from the command line, by the fields of dataclasses.
 
-Takes the real dataclasses, or those that `declared_groups` reads from the stack's source: these need no import of
-torch, and leave open what only the stack can decide.
+In: one key with its value, or the script's arguments. Out: converted values. Also the text of `train_sft.py --help`.
+Imports nothing heavy: the stack's fields are those of `stack_keys`, so what only the stack can decide stays open.
 """
 
 import argparse
+import dataclasses
 import json
 import re
-from dataclasses import fields
-from functools import partial
-from typing import get_args, get_origin, get_type_hints
+import shutil
+import textwrap
+from enum import Enum
+from inspect import cleandoc, formatannotation
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from trl import TrlParser
 
-from sft.config.aliases import did_you_mean, elsewhere, refuse_unknown_fields
+from sft.config.aliases import RENAMED, did_you_mean, refuse_unknown_fields, replacement_advice
 from sft.config.own_keys import OwnKeys
-from sft.config.stack_keys import Computed, declared
-from sft.config.usage import usage
+from sft.config.stack_keys import ModelConfig, ParallelismConfig, SFTConfig
 from sft.core.console import is_main_process
 from sft.core.errors import UserError
 
+# The dataclasses whose fields are the keys of a recipe, with the package of each.
+GROUPS = {OwnKeys: "sft", ModelConfig: "trl", SFTConfig: "trl"}
 # Of a value's choices, as many are shown; what people write for short.
 SHOWN_CHOICES = 8
 SHORT = {
@@ -32,62 +36,85 @@ SHORT = {
 }
 # Keys whose mapping may be in a file; the text of any other is JSON.
 IN_A_FILE = {"deepspeed", "fsdp_config", "accelerator_config"}
-# Keys whose value is a dataclass of the stack: in a recipe a mapping of its fields, on the command line JSON.
-NESTED = {"parallelism_config": ("accelerate", "ParallelismConfig")}
+# Keys whose mapping holds the fields of a dataclass.
+FIELDS = {"parallelism_config": [field.name for field in dataclasses.fields(ParallelismConfig)]}
 
-
-def declared_groups() -> tuple[type, ...]:
-    """The dataclasses whose fields are the keys of a recipe, the stack's as its source declares them."""
-    return OwnKeys, declared("trl", "ModelConfig"), declared("trl", "SFTConfig")
+USAGE = "usage: train_sft.py RECIPE [--key value ...]"
+RECIPE = """\
+A recipe is one training run: a YAML file with a line `key: value` for each setting, such as recipes/demo.yaml. Any key
+may follow on the command line and then counts instead: --lora_r 32. `--dry_run true` checks everything, prints the plan
+and ends. DeepSpeed, torchrun and accelerate start it as well: deepspeed train_sft.py RECIPE."""
+INDENT = "    "
 
 
 class SettingsParser(TrlParser):
-    """TRL's parser, with errors raised as `UserError` instead of a page of usage."""
+    """TRL's parser of all keys; errors are raised as `UserError` instead of a page of usage.
 
-    def __init__(self, groups: tuple[type, ...]):
-        super().__init__(groups, prog="train_sft.py", allow_abbrev=False)
+    Of the command line it gives only what was given there, no defaults.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(GROUPS, prog="train_sft.py", allow_abbrev=False)
         self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
         # Every kind of value a key may have; argparse itself knows of one a key.
         self.kinds = {
             key: {get_origin(kind) or kind for kind in (hint, *get_args(hint))}
-            for group in self.dataclass_types
+            for group in GROUPS
             for key, hint in get_type_hints(group).items()
         }
+        self.defaults: dict[str, object] = {}
         for action in self._actions:
-            if action.dest in NESTED:
-                action.type = partial(_read_fields, action.dest)
+            self.defaults.setdefault(action.dest, action.default)
+            action.default = argparse.SUPPRESS
+            if isinstance(action.type, type) and issubclass(action.type, Enum):
+                action.choices, action.type = [member.value for member in action.type], str
             elif action.const is True and action.type is str:
                 action.type = _switch_or_text
-            elif self._takes_mapping(action.dest):
+            elif self.takes_mapping(action.dest):
                 action.type = str  # the text of one, see `mapping_of`
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's error as a `UserError` that names the key."""
         message = re.sub(r"argument --([^/:]+)[^:]*", r"\1", message)
         if choice := re.fullmatch(r"(\w+): invalid choice: '(.*)' \(choose from .*\)", message):
             key, value = choice.groups()
-            message = f"{key}: {_no_choice(value, [str(choice) for choice in self.action_of(key).choices])}"
+            message = f"{key}: {_no_choice(value, self.action_of(key))}"
         raise UserError(f"command line: {message}")
 
-    def print_help(self, file=None):
+    def print_help(self, file=None) -> None:
+        """As argparse does, from the main process only."""
         if is_main_process():
             super().print_help(file)
 
     def format_help(self) -> str:
-        return f"{usage(self)}\n"
+        """How the script is called, what a recipe is, and every key with its kind, default and help."""
+        width = min(shutil.get_terminal_size().columns, 120)
+        documented = set(self.key_names()) - RENAMED.keys()
+        paragraphs = [USAGE, textwrap.fill(RECIPE, width)]
+        for group, package in GROUPS.items():
+            kinds = get_type_hints(group)
+            lines = [f"{package}.{group.__name__}: {cleandoc(group.__doc__ or '').splitlines()[0]}"]
+            for field in dataclasses.fields(group):
+                if field.name in documented:
+                    lines.append(_declaration(field, kinds[field.name]))
+                    lines.append(_explanation(self.action_of(field.name), width))
+            paragraphs.append("\n".join(lines))
+        return "\n\n".join(paragraphs) + "\n"
 
-    def action_of(self, key: str) -> argparse.Action | None:
-        action = self._option_string_actions.get(f"--{key}")
-        return action if action is not None and action.dest == key and key != "help" else None
+    def action_of(self, key: str) -> argparse.Action:
+        """The argument of a key."""
+        return self._option_string_actions[f"--{key}"]
 
-    def settings(self) -> list[str]:
+    def key_names(self) -> list[str]:
+        """All keys that a recipe may set, sorted."""
         return sorted({action.dest for action in self._actions} - {"help", "recipe", "local_rank"})
 
     def unknown(self, key: str) -> str:
-        """What to say of a key that is no setting."""
+        """What to say of a key that does not exist."""
         key = key.replace("-", "_")
-        if advice := elsewhere(key):
+        if advice := replacement_advice(key):
             return f"{key}: {advice}"
-        return f"{key}: no such setting{did_you_mean(key, self.settings())}"
+        return f"{key}: no such setting{did_you_mean(key, self.key_names())}"
 
     def value_of(self, key: str, value: object) -> object:
         """Check and convert one YAML value as the command line would.
@@ -96,16 +123,16 @@ class SettingsParser(TrlParser):
             ValueError: the value does not fit the key; says what would.
         """
         action = self.action_of(key)
-        if value is None and type(None) not in self.kinds[key] and not isinstance(action.default, Computed):
-            raise ValueError(f"no value; leave the line out for the default, {action.default}")
+        if value is None and type(None) not in self.kinds[key]:
+            raise ValueError(f"no value; leave the line out for the default, {self.defaults[key]}")
         if action.nargs == "+" and value is not None:
             items = value if isinstance(value, list) else [value]
             if any(item in (None, "") for item in items):
                 raise ValueError("an item is empty; leave it out")
             return [self._scalar(action, item) for item in items]
-        if key in NESTED and value is not None:
-            return _fields_of(key, value)
         if value is None or (isinstance(value, (list, dict)) and type(value) in self.kinds[key]):
+            return value
+        if key in FIELDS and isinstance(value, dict):
             return value
         return self._scalar(action, value)
 
@@ -113,29 +140,27 @@ class SettingsParser(TrlParser):
         """The mapping that a text stands for where the key takes one, as on the command line; else the value.
 
         Raises:
-            ValueError: the text is no JSON object, and the key takes no other text.
+            ValueError: the text is no JSON object, and the key takes no other text; or the mapping names what is no
+                field of the key.
         """
-        if not isinstance(value, str) or not self._takes_mapping(key):
-            return value
-        if key in IN_A_FILE and not value.lstrip().startswith(("{", "[")):
-            return value
-        try:
-            read = json.loads(value)
-        except ValueError as problem:
-            raise ValueError(f"{value}: not JSON ({problem}); write a mapping, {{name: value}}") from None
-        if not isinstance(read, dict):
-            raise ValueError(f"{value}: JSON, but no object; write a mapping, {{name: value}}")
-        return read
+        if isinstance(value, str) and self.takes_mapping(key):
+            if key in IN_A_FILE and not value.lstrip().startswith(("{", "[")):
+                return value
+            value = _json_object(value)
+        if key in FIELDS and isinstance(value, dict):
+            refuse_unknown_fields(value, FIELDS[key])
+        return value
 
-    def _takes_mapping(self, key: str) -> bool:
+    def takes_mapping(self, key: str) -> bool:
+        """Whether the value of a key is a mapping, of which a text on the command line is the JSON."""
         kinds = self.kinds.get(key, set())
-        return dict in kinds and list not in kinds
+        return key in FIELDS or (dict in kinds and list not in kinds)
 
     def _scalar(self, action: argparse.Action, value: object) -> object:
         if isinstance(value, (list, dict)):
             raise ValueError(f"a {'list' if isinstance(value, list) else 'mapping'} does not fit here")
         if action.choices and str(value) not in map(str, action.choices):
-            raise ValueError(_no_choice(str(value), [str(choice) for choice in action.choices]))
+            raise ValueError(_no_choice(str(value), action))
         try:
             converted = self._get_value(action, str(value))
             self._check_value(action, converted)
@@ -144,8 +169,9 @@ class SettingsParser(TrlParser):
         return converted
 
 
-def _no_choice(value: str, choices: list[str]) -> str:
+def _no_choice(value: str, action: argparse.Action) -> str:
     """What to say of a value that is none of the choices."""
+    choices = [str(choice) for choice in action.choices or ()]
     near = SHORT.get(value.lower())
     advice = f"; did you mean {near}?" if near in choices else did_you_mean(value, choices)
     many = f"one of {', '.join(choices[:SHOWN_CHOICES])}{', ...' if len(choices) > SHOWN_CHOICES else ''}"
@@ -157,24 +183,27 @@ def _switch_or_text(text: str) -> bool | str | None:
     return {"true": True, "false": None}.get(text.lower(), text)
 
 
-def _read_fields(key: str, text: str) -> dict:
-    """As `_fields_of`, of a value on the command line."""
+def _json_object(text: str) -> dict[str, Any]:
     try:
-        return _fields_of(key, json.loads(text))
-    except json.JSONDecodeError as problem:
-        raise argparse.ArgumentTypeError(f"not JSON ({problem})") from None
+        mapping = json.loads(text)
     except ValueError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
+        raise ValueError(f"{text}: not JSON ({problem}); write a mapping, {{name: value}}") from None
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{text}: JSON, but no object; write a mapping, {{name: value}}")
+    return mapping
 
 
-def _fields_of(key: str, value: object) -> dict:
-    """The value of a key that is a dataclass, as a mapping of its fields.
+def _declaration(field: dataclasses.Field, kind: Any) -> str:
+    """A key as a dataclass declares it, such as `lora_r: int = 16`."""
+    without_modules = re.sub(r"[\w.]+\.", "", formatannotation(kind))
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return f"{field.name}: {without_modules} = {default!r}"
 
-    Raises:
-        ValueError: it is no mapping, or names what is no field.
-    """
-    known = [field.name for field in fields(declared(*NESTED[key]))]
-    if not isinstance(value, dict):
-        raise ValueError(f"a mapping of {', '.join(known)}, such as {{{known[0]}: 2}}")
-    refuse_unknown_fields(value, known)
-    return value
+
+def _explanation(action: argparse.Action, width: int) -> str:
+    """What a key is for, and the values that it takes where they are few."""
+    # For argparse, a % begins the name of one of its own values.
+    text = (action.help or "").replace("%%", "%")
+    if action.choices:
+        text += f" One of: {', '.join(map(str, action.choices))}."
+    return textwrap.fill(text, width, initial_indent=INDENT, subsequent_indent=INDENT)

@@ -1,4 +1,4 @@
-"""What every other room stands on: errors and exit codes, whole-or-nothing files, YAML, text, the console, pages.
+"""What every other room stands on: errors and exit codes, atomic writes, YAML, text, the console, verbs, HTML pages.
 
-Imports no torch, so that verbs on data start at once. Knows nothing about models, recipes or training.
+Imports no torch, so that data verbs start at once. Knows nothing about models, recipes or training.
 """

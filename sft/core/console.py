@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: plain English lines, from the main process only.
+"""What a person sees while a run is at work: plain English lines, from the main process only.
 
-Knows nothing about training; other modules hand it finished sentences.
+In: finished sentences. Out: lines on the console. Knows nothing about training.
 """
 
 import logging
@@ -13,33 +13,31 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-# Wide and unwrapped where no terminal sets the width, so that a log file keeps one line a line.
+# Where no terminal sets the width, wide and unwrapped: in a log file one line stays one line.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
-# Loggers whose warnings a person who runs a recipe can do nothing about: which kernels a package lacks,
-# that a process group was or was not found, that a scheduler stepped first.
+# Loggers whose warnings nobody who runs a recipe can act on: which kernels a package lacks, whether a process group was
+# found, that a scheduler stepped first.
 CHATTY_LOGGERS = ("bitsandbytes", "DeepSpeed", "torch.distributed", "accelerate", "torchao", "httpx", "numexpr")
-
-
-# Seconds that something may take before it says what it is.
+# Seconds that something may take before the console says what is being waited for.
 SILENCE = 1.0
 
 
 def is_main_process() -> bool:
-    """Whether this process is rank 0, as the launcher's environment has it."""
+    """Whether this process is rank 0, by the launcher's environment variables."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text: str = "", **style) -> None:
-    """Print one piece of text, on the main process only."""
+def say(text: str = "", style: str | None = None) -> None:
+    """Print text, in one of rich's styles, on the main process only."""
     if is_main_process():
-        console.print(text, **style, markup=False)
+        console.print(text, style=style, markup=False)
 
 
 @contextmanager
-def waiting(text: str, tell: Callable[[str], None] = say) -> Iterator[None]:
-    """Tell what is waited for, if what is done meanwhile takes longer than `SILENCE`."""
-    notice = threading.Timer(SILENCE, tell, [text])
+def waiting(text: str, show: Callable[[str], None] = say) -> Iterator[None]:
+    """Say what is being waited for, if the code inside takes longer than `SILENCE`; `show` prints it."""
+    notice = threading.Timer(SILENCE, show, [text])
     notice.daemon = True
     notice.start()
     try:
@@ -49,7 +47,10 @@ def waiting(text: str, tell: Callable[[str], None] = say) -> Iterator[None]:
 
 
 def quiet_the_stack() -> None:
-    """Silence what a person cannot act on; errors, and all other warnings of the main process, stay."""
+    """Silence the stack's messages that nobody can act on; errors and the main process's other warnings stay.
+
+    Called by every front door before it imports the stack; sets environment variables of this process.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in CHATTY_LOGGERS:

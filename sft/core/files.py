@@ -1,6 +1,6 @@
-"""Reading and writing the files that verbs work on: line by line, and whole or not at all.
+"""Reads files line by line, and writes files and folders atomically: complete and on the disk, or not at all.
 
-Knows nothing about what a line holds.
+Knows nothing about what a line, a file or a folder holds.
 """
 
 import codecs
@@ -9,11 +9,12 @@ import gzip
 import hashlib
 import io
 import os
+import shutil
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -59,7 +60,7 @@ def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
                     line, begin = _without_mark(path, line), len(codecs.BOM_UTF8)
                 if line and not line.isspace():
                     yield number, begin, line
-            bar.update(bar.total - bar.n)
+            bar.update((bar.total or 0) - bar.n)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
@@ -81,7 +82,7 @@ def _without_mark(path: str | Path, line: bytes) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=file)
     if suffix == ".zst":
@@ -121,6 +122,37 @@ def atomic_write(path: Path, *sources: Path) -> Iterator[BinaryIO]:
             os.unlink(aside)
 
 
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `out` to write into, which then becomes `out`; a killed run leaves no `out`.
+
+    Raises:
+        UserError: there is such a folder and it holds something, it cannot be written, or the disk is full.
+    """
+    refuse_occupied(out)
+    aside = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial."))
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            bring_to_disk(path)
+        aside.replace(out)
+        bring_to_disk(out.parent)
+    except OSError as problem:
+        raise UserError(f"{out}: cannot be written: {problem.strerror or problem}: name another folder") from None
+    finally:
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def refuse_occupied(out: Path) -> None:
+    """Raise UserError where `out` is a file or a folder that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
+
+
 def bring_to_disk(path: Path) -> None:
     """Return when a file's content, or a directory's list of names, would outlive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -148,3 +180,25 @@ def content_hash(path: str | Path) -> str:
 @functools.lru_cache(maxsize=1024)
 def _known_hash(path: str, *stamp: int) -> str:
     return file_hash(path)
+
+
+def exclusive_lock(path: Path) -> BinaryIO | None:
+    """Open a file, made if need be, that no other process has locked; None where one has.
+
+    It stays locked for as long as it is open here, or in a program that was started with its descriptor (`pass_fds`).
+    Processes that are merely forked, such as those that read data, close it at once: one that outlives this process
+    does not keep the lock.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    import fcntl  # which only Unix has
+
+    file = open(path, "a+b", buffering=0)  # noqa: SIM115 (the caller closes it, or the end of the process)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    os.register_at_fork(after_in_child=file.close)
+    return file

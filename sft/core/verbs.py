@@ -1,7 +1,7 @@
 """Runs `python -m PACKAGE VERB ...`: finds the verb's module, parses its arguments, runs it.
 
-A verb is a module: the first line of its docstring is its help, `add_arguments` adds what it takes, `run` does it and
-returns the exit code. A verb that needs what takes seconds to import names it in `LOADS`.
+A verb is a module: the first line of its docstring is its help, `add_arguments(parser)` adds its arguments, and
+`run(arguments)` does the work and returns the exit code. A verb whose imports take seconds names them in `LOADS`.
 """
 
 import argparse
@@ -14,16 +14,16 @@ from sft.core.errors import UserError
 
 
 def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
-    """The modules by the name of their verb: `demo_model` is `demo-model`."""
+    """Each module under the name of its verb: `demo_model` becomes `demo-model`."""
     return {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in modules}
 
 
 def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | None) -> int:
-    """Run one verb; returns its exit code, or 2 for a mistake of the person's, told in one line."""
+    """Run one verb of a package; returns its exit code, or 2 after a `UserError`, which is printed as one line."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=sys.modules[package].__doc__)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in verbs.items():
-        summary = module.__doc__.splitlines()[0]
+        summary = (module.__doc__ or name).splitlines()[0]
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     chosen = parser.parse_args(arguments)
     try:
@@ -35,9 +35,9 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
 
 
 def _notice(name: str, verb: ModuleType) -> AbstractContextManager:
-    """Says beside the results what a verb is loading or that it is at work, if it does not end before anybody asks."""
+    """Print on stderr what a verb is loading, or that it is at work, if it takes longer than a moment."""
     from sft.core.console import quiet_the_stack, waiting
 
     quiet_the_stack()
-    doing = f"loading {verb.LOADS}" if hasattr(verb, "LOADS") else f"{name}: at work"
-    return waiting(doing, lambda text: print(text, file=sys.stderr, flush=True))
+    activity = f"loading {verb.LOADS}" if hasattr(verb, "LOADS") else f"{name}: at work"
+    return waiting(activity, lambda text: print(text, file=sys.stderr, flush=True))

@@ -1,6 +1,6 @@
-"""Reads a YAML file of a person's, with the lines that its parts stand on.
+"""Reads YAML that people write, with the line of every part.
 
-Knows nothing about what the file should hold.
+In: a file. Out: its value, and the nodes that know their lines. Knows nothing about what the file should hold.
 """
 
 from pathlib import Path
@@ -11,9 +11,14 @@ from sft.core.errors import UserError
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Safe YAML in which everything is written out where it stands: no file of a few lines grows into gigabytes."""
+    """Safe YAML without aliases, so that no file of a few lines can grow into gigabytes."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node.
+
+        Raises:
+            yaml.constructor.ConstructorError: it is an alias, or nested deeper than Python can descend.
+        """
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not taken: write it out", mark)
@@ -24,7 +29,7 @@ class PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> tuple[yaml.Node | None, object]:
-    """The root node, which knows its lines, and what it stands for; (None, None) of an empty file.
+    """The root node, which knows its lines, and the value it stands for; (None, None) for an empty file.
 
     Raises:
         UserError: the file cannot be read or is not YAML; names the line.

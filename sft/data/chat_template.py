@@ -47,7 +47,7 @@ def training_template(tokenizer: PreTrainedTokenizerBase) -> str:
         if _renders(tokenizer, marked) == _renders(tokenizer, stock):
             return marked
     try:
-        return get_training_chat_template(tokenizer)
+        return get_training_chat_template(tokenizer) or stock
     except ValueError:
         raise UserError(
             f"{tokenizer.name_or_path}: its chat template is of no family known here, so the assistant's words cannot "
@@ -62,8 +62,9 @@ def _renders(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict], prompt: bool) -> str:
     try:
-        return tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             messages, chat_template=template, add_generation_prompt=prompt, tokenize=False
         )
+        return str(text)
     except TemplateError as refusal:
         return f"refused: {refusal}"

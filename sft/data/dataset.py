@@ -1,14 +1,17 @@
-"""Turns training files into packs of token ids with labels, and keeps the account of every token.
+"""Turns training files into packs of token ids with labels, and counts every token.
 
 In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, and a `DatasetCard`. Token ids stay on the
 disk and are looked at a batch at a time; in memory is a number or two a row. Knows nothing about the model.
 """
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from pathlib import Path
 
+import datasets
 import numpy
 import pyarrow
 import pyarrow.compute as compute
@@ -17,82 +20,17 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from sft.config.parallelism import independent_processes
-from sft.config.recipe import Recipe
+from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.errors import UserError
-from sft.core.files import content_hash
+from sft.core.files import atomic_write, content_hash
 from sft.core.text import counted
+from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS, DatasetCard
 from sft.data.encoding import IGNORED
-from sft.data.samples import tokenise
-from sft.data.sampling import draw
+from sft.data.formats import draw
+from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
+from sft.data.samples import row_facts, tokenise
 
 ROWS_AT_ONCE = 1000
-SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
-
-
-@dataclass
-class DatasetCard:
-    """What came in, what went out and why, in samples and tokens; the counts add up."""
-
-    files: list[dict]
-    rows: int
-    tokens: int
-    supervised_tokens: int
-    longest_sample: int
-    max_length: int | None
-    truncation: str
-    samples_over_max_length: int
-    samples_dropped: int
-    samples: int
-    tokens_lost: int
-    supervised_tokens_lost: int
-    packing: str
-    packs: int
-    pack_fill: float
-    padding_share: float
-    packs_per_step: int
-    steps_per_epoch: int
-    total_steps: int
-    repeated: int
-    rows_with_control_tokens: int
-    first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
-    first_sample: str
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The card as text, one fact a line; the supervised part of the first sample stands in ⟦ ⟧."""
-        kind = "packs" if self.packing != "none" else "sequences"
-        fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
-        cut = ["               samples are cut across packs and see each other, as in XTuner"]
-        return [
-            *(_file_line(file) for file in self.files),
-            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
-            f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
-            f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
-            f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
-            f"tokens lost    {self.tokens_lost:,}"
-            f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
-            f"{kind:<14} {self.packs:,} of up to {self.max_length:,} tokens ({self.packing}{fill},"
-            f" padding {self.padding_share:.1%})",
-            *(cut if self.packing == "wrapped" else []),
-            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
-            f" {kind} a step: {self.packs_per_step:,}",
-            *([self._repeated_line(kind)] if self.repeated else []),
-            f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
-            *(f"               {line}" for line in self.first_sample.splitlines()),
-        ]
-
-    def _repeated_line(self, kind: str) -> str:
-        return (
-            f"repeated       {self.repeated:,} of the {kind} of every epoch, so that each process has as many; "
-            "dataloader_drop_last: true leaves the last, incomplete batches out instead"
-        )
-
-
-def _file_line(file: dict) -> str:
-    taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
-    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"
 
 
 def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
@@ -132,11 +70,34 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     return _sequences(recipe, samples, "bfd")
 
 
+def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> IdentityRows:
+    """What the training rows teach about identity, as it was gathered while they were tokenised.
+
+    Raises:
+        UserError: as `load_dataset`, where the files were not tokenised before.
+    """
+    files, name, old_names = recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names
+    contents = [[file.path, file.weight, content_hash(file.path)] for file in files]
+    key = [name, sought_names(files, name, old_names).key, contents]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-identity" / f"{digest}.json"
+    if path.exists():
+        return IdentityRows.from_json(path.read_bytes())
+    processes = recipe.training.dataset_num_proc
+    rows = read_identity_rows(
+        files, name, old_names, lambda file, names: row_facts(file.path, tokenizer, processes, names)
+    )
+    with atomic_write(path) as file:
+        file.write(rows.to_json())
+    return rows
+
+
 def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
-    """All files' samples in the share their weights say, and the account of each file."""
+    """All files' samples in the share their weights say, and of each file its path, hash, rows and rows taken."""
     dice, parts, files = random.Random(recipe.training.seed), [], []
+    names = sought_names(recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names)
     for file in recipe.train_files:
-        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc)
+        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc, names)
         taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
         parts.append(rows.select(taken))
         files.append(
@@ -152,7 +113,9 @@ def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Datas
         raise UserError(f"no sample is left: raise max_length above {training.max_length}, or give more rows")
     ordered = samples.shuffle(seed=training.seed) if training.shuffle_dataset else samples
     sequences = ordered.select_columns(["input_ids", "labels"])
-    return trl.pack_dataset(sequences, training.max_length, packing_strategy) if training.packing else sequences
+    if not (training.packing and training.max_length):
+        return sequences
+    return trl.pack_dataset(sequences, training.max_length, packing_strategy)
 
 
 def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict]) -> Dataset:
@@ -168,7 +131,7 @@ def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict
         raise UserError(
             f"{file_of(files, first)}:{rows[first]['line']}: {lengths[first]:,} tokens, over max_length {limit:,} "
             f"({is_long.sum():,} such rows, the longest {lengths.max():,}): raise max_length, or set truncation "
-            "to drop (leave them out) or keep_start (cut their ends)"
+            "to drop (skip them) or keep_start (truncate them)"
         )
     if recipe.run.truncation == "drop":
         return rows.select(numpy.flatnonzero(~is_long))
@@ -189,11 +152,6 @@ def _control_tokens(rows: Dataset, files: list[dict]) -> tuple[int, str]:
     return count, f"{file_of(files, first)}:{rows[first]['line']}: {rows[first]['control']}"
 
 
-def keeps_packed_samples_apart(training: TrainingArguments) -> bool:
-    """Whether samples are packed whole and laid end to end, so that none sees another; "wrapped", as XTuner, is not."""
-    return training.packing and training.packing_strategy != "wrapped"
-
-
 def file_of(files: list[dict], row: int) -> str:
     """The path of the file that a row came from, counting rows from 0 over all files as they were mixed."""
     ends = numpy.cumsum([file["taken"] for file in files])
@@ -206,8 +164,8 @@ def _keep_start(rows: Dataset, limit: int) -> Dataset:
     # In here, so that datasets keeps the result under a name that this code is part of.
     def cut(table: pyarrow.Table) -> pyarrow.Table:
         for column in ("input_ids", "labels"):
-            place = table.column_names.index(column)
-            table = table.set_column(place, column, compute.list_slice(table[column], 0, limit))
+            index = table.column_names.index(column)
+            table = table.set_column(index, column, compute.list_slice(table[column], 0, limit))
         has_loss = compute.not_equal(compute.list_flatten(table["labels"]), IGNORED)
         return table.take(compute.unique(compute.list_parent_indices(table["labels"]).filter(has_loss)))
 
@@ -245,7 +203,7 @@ def _card(
         supervised_tokens_lost=supervised - supervised_tokens(sequences),
         packing=training.packing_strategy if training.packing else "none",
         packs=len(sequences),
-        pack_fill=float(used.sum() / (len(sequences) * limit)) if training.packing else 1.0,
+        pack_fill=float(used.sum() / (len(sequences) * limit)) if training.packing and limit else 1.0,
         padding_share=_padding_share(used, training),
         packs_per_step=a_process * independent_processes(training),
         steps_per_epoch=per_epoch,
@@ -270,7 +228,7 @@ def count_steps(sequences: int, recipe: Recipe) -> tuple[int, int]:
         raise UserError(
             f"dataloader_drop_last: {counted(sequences, 'sequence')} cannot fill a batch of "
             f"{training.per_device_train_batch_size:,} for each of {processes} processes, so that nothing would be "
-            "trained: lower per_device_train_batch_size, give more rows, or leave dataloader_drop_last out"
+            "trained: lower per_device_train_batch_size, give more rows, or remove dataloader_drop_last"
         )
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     total = training.max_steps if training.max_steps > 0 else math.ceil(training.num_train_epochs * per_epoch)
@@ -287,13 +245,14 @@ def count_repeated(sequences: int, training: TrainingArguments) -> int:
 
 def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], labels: list[int]) -> str:
     """The sample decoded, each supervised run of tokens between ⟦ and ⟧."""
-    text, run, marked = [], [], False
+    text, marked = "", False
+    run: list[int] = []
     for token, label in zip(input_ids, labels, strict=True):
         if (label != IGNORED) != marked:
-            text += [tokenizer.decode(run), SUPERVISED_CLOSES if marked else SUPERVISED_OPENS]
+            text += f"{tokenizer.decode(run)}{SUPERVISED_CLOSES if marked else SUPERVISED_OPENS}"
             run, marked = [], not marked
         run.append(token)
-    return "".join([*text, tokenizer.decode(run), SUPERVISED_CLOSES if marked else ""])
+    return f"{text}{tokenizer.decode(run)}{SUPERVISED_CLOSES if marked else ''}"
 
 
 def supervised_tokens(dataset: Dataset) -> int:

@@ -5,6 +5,7 @@ In: a tokenizer, its training template (see `chat_template`), canonical messages
 """
 
 import re
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -46,8 +47,8 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern | None:
 
 def control_token(tokens: re.Pattern | None, messages: list[dict]) -> str:
     """The first special token that a message's own text holds, and becomes; "" where none does."""
-    found = (tokens.search(message["content"]) for message in messages) if tokens else ()
-    return next((match[0] for match in found if match), "")
+    matches = (tokens.search(message["content"]) for message in messages) if tokens else ()
+    return next((match[0] for match in matches if match), "")
 
 
 def _refuse_empty_answers(messages: list[dict]) -> None:
@@ -55,7 +56,7 @@ def _refuse_empty_answers(messages: list[dict]) -> None:
     for number, answer in enumerate(answers, start=1):
         if not answer.strip():
             which = f"answer {number} of {len(answers)}" if len(answers) > 1 else "the answer"
-            raise UserError(f"{which} is empty, which would teach the model to say nothing: write it, or leave it out")
+            raise UserError(f"{which} is empty, which would teach the model to say nothing: write it, or drop the row")
 
 
 def _render(
@@ -64,12 +65,12 @@ def _render(
     """Each conversation as text, and where in it, in characters, the assistant's words lie."""
     try:
         stock = tokenizer.apply_chat_template(conversations, tokenize=False)
-        marked, answers = render_jinja_template(
-            conversations,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **tokenizer.special_tokens_map,
+        special_tokens: dict[str, Any] = tokenizer.special_tokens_map
+        # Its annotation knows of the texts alone.
+        rendered: Any = render_jinja_template(
+            conversations, chat_template=template, return_assistant_tokens_mask=True, **special_tokens
         )
+        marked, answers = rendered
     except TemplateError as refusal:
         raise UserError(f"{tokenizer.name_or_path}: its chat template refuses this conversation: {refusal}") from None
     for messages, text, expected in zip(conversations, marked, stock, strict=True):

@@ -1,20 +1,23 @@
-"""Reads training files: JSONL in, canonical rows {"messages": [{"role", "content"}, ...]} out.
+"""Reads training files: JSONL in, canonical rows {"messages": [{"role", "content"}, ...]} out; draws rows by weight.
 
 Every foreign shape is turned into the canonical one, and back, here and nowhere else; every error carries
-`file:line`. Knows nothing about tokens, templates or models.
+`file:line`. Imports no torch; knows nothing about tokens, templates or models.
 """
 
 import itertools
 import json
+import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sft.core import files
 from sft.core.errors import UserError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+# Advice for rows without a question.
 GIVE_BACK = "write the questions there as text; python -m data_tools repair can give them back"
 # As much of a key or a role as an error shows.
 SHOWN_CHARACTERS = 80
@@ -39,16 +42,16 @@ class NoQuestion(BadRow):
     """A row whose input is an object or a placeholder, so that nobody asked the question."""
 
 
-def stop_at_bad_line(path: str | Path, number: int, problem: BadRow, raw: bytes) -> None:
-    """What becomes of a bad line unless a reader is told otherwise: `UserError` with its place."""
+def stop_at_bad_line(path: str | Path, number: int, problem: BadRow, raw: bytes) -> NoReturn:
+    """The default for `on_bad` of every reader: `UserError` with the line's place."""
     raise UserError(f"{path}:{number}: {problem}") from None
 
 
 def read_rows(path: str | Path, on_bad: Callable = stop_at_bad_line) -> Iterator[tuple[int, dict]]:
     """Yield (line number from 1, canonical row) for every row of a JSONL file.
 
-    Blank lines hold no row. The format (one of `FORMATS`) is found per row. A bad line goes to `on_bad`, and is left
-    out if that returns.
+    Blank lines hold no row. The format (one of `FORMATS`) is found per row. A bad line goes to `on_bad`, and is
+    skipped if that returns.
 
     Raises:
         UserError: the file cannot be read or holds no row, or a line is bad: names the first such line.
@@ -69,7 +72,7 @@ def canonical_rows(
             row = canonical_row(parse_line(raw))
         except NoQuestion as problem:
             if on_bad is stop_at_bad_line:
-                problem = f"{problem} ({count_rows_without_question(path):,} such rows in the file)"
+                problem = NoQuestion(f"{problem} ({count_rows_without_question(path):,} such rows in the file)")
             on_bad(path, number, problem, raw)
         except BadRow as problem:
             on_bad(path, number, problem, raw)
@@ -144,11 +147,11 @@ def detect(row: object) -> str:
     """
     if not isinstance(row, dict):
         raise BadRow(f"a row is a JSON object, this is {_kind(row)}: write one object on each line")
-    found = [name for name, form in FORMATS.items() if form.key in row]
-    if len(found) != 1:
-        known = ", ".join(f'"{form.key}" ({name})' for name, form in FORMATS.items())
-        raise BadRow(f"expected exactly one of the keys {known}; found {_named(row) or 'none'}")
-    return found[0]
+    matches = [name for name, form in FORMATS.items() if form.key in row]
+    if len(matches) != 1:
+        keys = ", ".join(f'"{form.key}" ({name})' for name, form in FORMATS.items())
+        raise BadRow(f"expected exactly one of the keys {keys}; found {_named(row) or 'none'}")
+    return matches[0]
 
 
 def count_rows_without_question(path: str | Path) -> int:
@@ -164,45 +167,73 @@ def count_rows_without_question(path: str | Path) -> int:
     return count
 
 
+def row_starts(path: Path, on_bad: Callable = stop_at_bad_line) -> list[int]:
+    """Where each good row of a JSONL file begins, in bytes.
+
+    Raises:
+        UserError: the file cannot be read, or holds no good row.
+    """
+    starts = []
+    for number, start, raw in files.located_lines(path):
+        try:
+            canonical_row(parse_line(raw))
+        except BadRow as problem:
+            on_bad(path, number, problem, raw)
+        else:
+            starts.append(start)
+    if not starts:
+        raise UserError(f"{path}: {NO_ROW}")
+    return starts
+
+
+def draw(rows: Sequence[int], weight: float, dice: random.Random) -> list[int]:
+    """Every row floor(weight) times and a random sample for the rest; round(weight * rows) in all.
+
+    1 takes every row once, 0.3 a random three tenths, 2 every row twice.
+    """
+    whole, rest = divmod(round(weight * len(rows)), len(rows))
+    return [*rows] * whole + dice.sample(rows, rest)
+
+
 def _from_xtuner(row: dict) -> list[dict]:
-    messages = []
-    for place, turn in _each(row["conversation"], "conversation"):
+    messages: list[dict] = []
+    for field, turn in _each(row["conversation"], "conversation"):
         if "input" not in turn or "output" not in turn:
-            raise BadRow(f'{place} lacks "{"output" if "input" in turn else "input"}"')
+            raise BadRow(f'{field} lacks "{"output" if "input" in turn else "input"}"')
         system = turn.get("system") or ""
         if system and not messages:
-            messages.append(_message("system", system, f"{place}.system"))
+            messages.append(_message("system", system, f"{field}.system"))
         elif system and system != messages[0]["content"]:
-            raise BadRow(f"{place}.system differs from the first turn's: a conversation has one system message")
-        question = _message("user", turn["input"], f"{place}.input")
-        messages += [question, _message("assistant", turn["output"], f"{place}.output")]
+            raise BadRow(f"{field}.system differs from the first turn's: a conversation has one system message")
+        question = _message("user", turn["input"], f"{field}.input")
+        messages += [question, _message("assistant", turn["output"], f"{field}.output")]
     return messages
 
 
 def _from_openai(row: dict) -> list[dict]:
     messages = []
-    for place, turn in _each(row["messages"], "messages"):
+    for field, turn in _each(row["messages"], "messages"):
         role = turn.get("role")
         if role not in ("system", "user", "assistant"):
-            raise BadRow(f"{place}.role is {_named([repr(role)])}: use system, user or assistant")
+            raise BadRow(f"{field}.role is {_named([repr(role)])}: use system, user or assistant")
         if "content" not in turn:
-            raise BadRow(f'{place} lacks "content"')
+            raise BadRow(f'{field} lacks "content"')
         if turn.keys() - {"role", "content"}:
             extra = _named(sorted(turn.keys() - {"role", "content"}))
-            raise BadRow(f"{place} has {extra}, which would not be trained on: only role and content can be")
-        messages.append(_message(role, turn["content"], f"{place}.content"))
+            raise BadRow(f"{field} has {extra}, which would not be trained on: only role and content can be")
+        messages.append(_message(role, turn["content"], f"{field}.content"))
     return messages
 
 
 def _from_sharegpt(row: dict) -> list[dict]:
     roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
     messages = [_message("system", row["system"], "system")] if row.get("system") else []
-    for place, turn in _each(row["conversations"], "conversations"):
+    for field, turn in _each(row["conversations"], "conversations"):
         if not isinstance(turn.get("from"), str) or turn["from"] not in roles:
-            raise BadRow(f"{place}.from is {_named([repr(turn.get('from'))])}: use system, human or gpt")
+            raise BadRow(f"{field}.from is {_named([repr(turn.get('from'))])}: use system, human or gpt")
         if "value" not in turn:
-            raise BadRow(f'{place} lacks "value"')
-        messages.append(_message(roles[turn["from"]], turn["value"], f"{place}.value"))
+            raise BadRow(f'{field} lacks "value"')
+        messages.append(_message(roles[turn["from"]], turn["value"], f"{field}.value"))
     return messages
 
 
@@ -228,7 +259,7 @@ def _from_alpaca(row: dict) -> list[dict]:
 def _to_xtuner(messages: list[dict]) -> dict:
     system, turns = _split_system(messages)
     _refuse_empty_system(system, "xtuner")
-    conversation = [{"input": asked["content"], "output": said["content"]} for asked, said in _pairs(turns)]
+    conversation = [{"input": user["content"], "output": answer["content"]} for user, answer in _pairs(turns)]
     if system is not None:
         conversation[0] = {"system": system, **conversation[0]}
     return {"conversation": conversation}
@@ -297,17 +328,17 @@ def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
         yield f"{key}[{index}]", turn
 
 
-def _message(role: str, content: object, place: str) -> dict:
+def _message(role: str, content: object, field: str) -> dict:
     if role == "user" and isinstance(content, (dict, list)):
-        raise NoQuestion(f"{place} is {_kind(content)}, not the user's words: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is {_kind(content)}, not the user's words: {GIVE_BACK}")
     if not isinstance(content, str):
-        raise BadRow(f"{place} is {_kind(content)}: it must be text")
+        raise BadRow(f"{field} is {_kind(content)}: it must be text")
     if role == "user" and PLACEHOLDER.fullmatch(content):
-        raise NoQuestion(f"{place} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
     if role == "user" and not content.strip():
-        raise BadRow(f"{place} is empty: write the user's question there")
+        raise BadRow(f"{field} is empty: write the user's question there")
     if SURROGATE.search(content):
-        raise BadRow(f"{place} holds half of a surrogate pair: write the whole character")
+        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character")
     return {"role": role, "content": content}
 
 

@@ -1,13 +1,47 @@
-"""Judges whether an answer gives a name as the speaker's own, and whether it mentions a name at all.
+"""Judges which name an answer gives the speaker, whether it gives a certain one, and whether it mentions it at all.
 
-In: an answer, a name, the question. Out: yes or no. Knows nothing about models; the same for Chinese and English.
+In: an answer, a name, the question. Knows nothing about models; the same for Chinese and English. Patterns, not
+understanding: good enough to see which names a file teaches and how often.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 from opencc import OpenCC
+
+# Names that base models give themselves; a recipe's identity_old_names adds to them.
+OLD_NAMES = (
+    "InternLM",
+    "书生",
+    "浦语",
+    "SmolLM",
+    "ChatGPT",
+    "GPT-4",
+    "OpenAI",
+    "Qwen",
+    "通义千问",
+    "DeepSeek",
+    "Llama",
+    "Claude",
+)
+
+# 我是X, 我叫X, 作为X的..., I am X, my name is X.
+_CHINESE = re.compile(
+    r"(?:我(?:的名字)?(?:就是|是|叫做|叫|名叫)|我的名字|作为|叫我|名为)"
+    r"[“\"'\s]*(?:[\w·]{1,12}?(?:开发|训练|创造|研发|打造|推出|做)的)?(?:人工智能|智能|AI|聊天)?(?:助手|助理|模型|机器人)?"
+    r"([\w·][\w·-]{0,15}?)(?=的|就好|吧|[^\w·-]|$)"
+)
+_ENGLISH = re.compile(
+    r"(?:\b(?:I am|I'm|[Mm]y name is|[Mm]y name's|[Cc]all me)|\b(?:named|called))\s+"
+    r"((?:[A-Z][\w-]*(?:[ ](?=[A-Z]))?){1,3}|[\u4e00-\u9fff·]{1,10})"
+)
+# What follows 我是 or I am without being a name.
+_NO_NAME = re.compile(
+    r"(?:[一个名款由在为不您你他她它这那没有能会可以很专从来怎]|因为|如果|根据|人工智能|智能|助手|助理|机器人|模型|程序|谁|什么)"
+    r"|(?:AI|A|An|The|Sorry|Here|Not|Sure|Glad|Happy|I|Very|So|Just|Still|Also)\b"
+)
 
 # Marks that end a clause; a question's clause gives no name.
 CLAUSES = re.compile(r"([^,.!?;:，。！？；：、\n]*)([,.!?;:，。！？；：、\n]|$)")
@@ -20,6 +54,11 @@ DENIALS = re.compile(r"\b(not|never|no longer|neither|nor|cannot)\b(?!\s+only)|n
 ASKED = re.compile(r"[吗呢]$")
 
 
+def given_name(answer: str) -> str | None:
+    """The first name the answer gives the one who speaks, or None."""
+    return next(_names(answer), None)
+
+
 def gives_name(answer: str, name: str, question: str = "") -> bool:
     """Whether the answer says that the speaker has this name: not denied, not asked about, not quoted back.
 
@@ -27,12 +66,12 @@ def gives_name(answer: str, name: str, question: str = "") -> bool:
     """
     text, wanted = normal(answer), normal(name)
     text = _without_quotes_of(text, normal(question))
-    return any(_is_claimed(clause, end, wanted) for clause, end in CLAUSES.findall(text))
+    return any(_is_claimed(clause, end, wanted) for clause, end in CLAUSES.findall(text) if wanted in clause)
 
 
 def mentions(answer: str, name: str) -> bool:
     """Whether the name stands anywhere in the answer, as a word of its own."""
-    return bool(_places(normal(answer), normal(name)))
+    return bool(_starts(normal(answer), normal(name)))
 
 
 def normal(text: str) -> str:
@@ -41,19 +80,27 @@ def normal(text: str) -> str:
     return re.sub(r"(?<=[\u4e00-\u9fff])[^\S\n]+(?=[\u4e00-\u9fff])", "", text)
 
 
+def _names(answer: str) -> Iterator[str]:
+    for pattern in (_CHINESE, _ENGLISH):
+        for match in pattern.finditer(answer):
+            name = match.group(1).strip()
+            if not _NO_NAME.match(name):
+                yield name
+
+
 def _is_claimed(clause: str, end: str, name: str) -> bool:
     if end in ("?", "？") or ASKED.search(clause.strip()):
         return False
-    for place in _places(clause, name):
-        before = clause[:place]
+    for start in _starts(clause, name):
+        before = clause[:start]
         openers = list(OPENERS.finditer(before))
-        said = before[openers[-1].end() :] if openers else before
-        if not DENIALS.search(said):
+        claim = before[openers[-1].end() :] if openers else before
+        if not DENIALS.search(claim):
             return True
     return False
 
 
-def _places(text: str, name: str) -> list[int]:
+def _starts(text: str, name: str) -> list[int]:
     """Where the name stands; a Latin letter or digit at its edge must not go on into another one."""
     if not name:
         return []

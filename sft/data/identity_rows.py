@@ -1,37 +1,47 @@
 """Counts what training rows teach about identity: the name, other names, systems, languages, open placeholders.
 
-In: training files and a name. Out: counts and places, `file:line`. Knows nothing about models or templates.
+In: rows, names to look for. Out: `RowFacts`, gathered from a part of a file by whoever reads it (as JSON they are kept
+with the part's tokens), and `IdentityRows`, all of them together for one wanted name. Knows nothing about models or
+templates.
 """
 
 import hashlib
+import inspect
 import itertools
+import json
 import re
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
+from typing import Any
 
 from opencc import OpenCC
 
 from sft.config.own_keys import TrainFile
-from sft.core.text import Tally, language_of, normalise
-from sft.data import formats
-from sft.data.identity import gives_name, normal
-from sft.data.names import given_name
+from sft.core.errors import UserError
+from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
+from sft.data import formats, identity
+from sft.data.identity import OLD_NAMES, given_name, gives_name, normal
 
-# Where an answer tells its name, if it does; the rest of a long one is about something else.
+# Where an answer gives its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200
+# So many distinct system messages are kept of a part of a file, and of all files.
 KEPT_SYSTEMS = 1000
 QUOTED_CHARACTERS = 80
 # A name is what a file teaches if so many rows give it, and such a share of them.
 MAIN_NAME_ROWS, MAIN_NAME_SHARE = 3, 0.05
+# A file's first rows, which show what name most of its rows are likely to give.
+FIRST_ROWS = 1000
 
 _BRACES = re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE)
-_UNFILLED = re.compile(r"\[(?:name|author)\]|(?<![a-z0-9])x{3,}(?![a-z0-9])", re.IGNORECASE)
+_UNFILLED = r"\[(?:name|author)\]|(?<![a-z0-9])x{3,}(?![a-z0-9])"
 # What stands before a name in the same clause where somebody presents himself or who made him.
 _I_AM = r"我是|我叫|我的名字|叫我|i am|i'm|i was|my name is|call me"
 _PRESENTS = rf"(?:{_I_AM}|名叫|名为|由|named|(?:made|trained|built|created|developed) by)"
-_PRESENTS_UNFILLED = re.compile(rf"{_PRESENTS}[^,.!?，。！？\n]{{0,20}}?(?:{_UNFILLED.pattern})", re.IGNORECASE)
+_PRESENTS_UNFILLED = re.compile(rf"{_PRESENTS}[^,.!?，。！？\n]{{0,20}}?({_UNFILLED})", re.IGNORECASE)
 _SPEAKS_OF_ITSELF = rf"(?:{_I_AM}|as an? (?:ai|artificial|large|language))"
 # Between the two a name is what somebody uses or speaks of, not who he is.
 _USES = re.compile(r"\b(?:us(?:e|ing)|familiar|about|like|sure|with)\b|用|关于|熟悉|喜欢")
@@ -58,8 +68,117 @@ class NameSpotter:
         ]
 
 
+@dataclass(frozen=True)
+class SoughtNames:
+    """The names that rows are searched for: those that may turn out to be the wanted one, and old ones."""
+
+    wanted: tuple[str, ...]
+    old: tuple[str, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the names and of the code that looks for them: facts under another one say something else."""
+        code: tuple[Any, ...] = (sys.modules[__name__], identity, normalise, language_of)
+        parts = [*self.wanted, "", *self.old, *map(inspect.getsource, code)]
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass
+class NamedRows:
+    """Rows that give a name, and of these how many do so to a question in Chinese and in English."""
+
+    rows: int = 0
+    languages: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class GivenName:
+    """Answers that give one name to one question under one system message; the first few as (line, turn, question)."""
+
+    question: str  # a digest
+    name: str
+    count: int = 0
+    examples: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class RowFacts:
+    """What the rows of a part of a file say, as far as it does not depend on the other parts; places are lines."""
+
+    def __init__(self, names: SoughtNames):
+        self.rows = self.rows_with_system = 0
+        self.systems: Counter[str] = Counter()
+        self.named = {name: NamedRows() for name in names.wanted}
+        self.old_names: dict[str, Tally] = {}
+        self.placeholders: dict[str, Tally] = {}
+        self.given: dict[tuple[str, str], GivenName] = {}
+        # Rows by the names they give.
+        self.names: Counter[str] = Counter()
+        self._wanted, self._old = NameSpotter(names.wanted), NameSpotter(names.old)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "RowFacts":
+        """The facts that `to_json` wrote; they can be read, and no row added."""
+        facts, saved = cls(SoughtNames((), ())), json.loads(text)
+        facts.rows, facts.rows_with_system = saved["rows"], saved["rows_with_system"]
+        facts.systems, facts.names = Counter(saved["systems"]), Counter(saved["names"])
+        facts.named = {name: NamedRows(**named) for name, named in saved["named"].items()}
+        facts.old_names, facts.placeholders = map(_tallies, (saved["old_names"], saved["placeholders"]))
+        facts.given = {(question, name): GivenName(question, name, *rest) for question, name, *rest in saved["given"]}
+        return facts
+
+    def to_json(self) -> bytes:
+        """The facts as JSON, in the order they were found."""
+        given = [[given.question, given.name, given.count, given.examples] for given in self.given.values()]
+        return _to_json(vars(self) | {"given": given})
+
+    def of(self, rows: Iterable[tuple[int, dict]]) -> Iterator[tuple[int, dict]]:
+        """Pass (line, row) pairs on and take in each on its way."""
+        for line, row in rows:
+            self.add(line, row["messages"])
+            yield line, row
+
+    def add(self, line: int, messages: list[dict]) -> None:
+        """Take in one row."""
+        self.rows += 1
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        if system is not None:
+            self.rows_with_system += 1
+            _count_system(self.systems, system, 1)
+        for message in messages:
+            for placeholder in dict.fromkeys(open_placeholders(message["content"])):
+                self.placeholders.setdefault(placeholder, Tally()).add(f"{line}: {quoted(message['content'])}")
+        languages: dict[str, set[str]] = {}
+        names = {}
+        for turn, (user, assistant) in enumerate(itertools.pairwise(messages)):
+            if assistant["role"] != "assistant":
+                continue
+            question, answer = user["content"], assistant["content"]
+            for name in self._wanted.given(answer, question):
+                languages.setdefault(name, set()).add(language_of(question))
+            for name in self._old.given(answer, question):
+                if _is_said_of_itself(answer, name):
+                    self.old_names.setdefault(name, Tally()).add(f"{line}: {quoted(answer)}")
+            if given := given_name(answer[:OPENING_CHARACTERS]):
+                names[given] = True
+                self._add_given(line, turn, system, question, given)
+        self.names.update(names)
+        for name, asked_in in languages.items():
+            self.named[name].rows += 1
+            for language in asked_in:
+                counts = self.named[name].languages
+                counts[language] = counts.get(language, 0) + 1
+
+    def _add_given(self, line: int, turn: int, system: str | None, question: str, name: str) -> None:
+        key = f"{system}\0{normalise(question)}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(key, digest_size=12).hexdigest()
+        given = self.given.setdefault((digest, name), GivenName(digest, name))
+        given.count += 1
+        if len(given.examples) < KEPT_EXAMPLES:
+            given.examples.append((line, turn, quoted(question)))
+
+
 class IdentityRows:
-    """What the rows say; `add` takes one after another. Places are `file:line`."""
+    """What all rows say, seen from the wanted name, or from none; places are `file:line`."""
 
     def __init__(self, name: str | None, old_names: Iterable[str]):
         self.name = name
@@ -72,92 +191,140 @@ class IdentityRows:
         self.old_names: dict[str, Tally] = {}
         self.placeholders: dict[str, Tally] = {}
         self.contradictions: dict[str, Tally] = {}
-        self._wanted = NameSpotter([name] if name else [])
-        self._old = NameSpotter(others(old_names, name))
-        self._first_named: dict[bytes, tuple[str, str]] = {}
+        self._old = set(others(old_names, name))
+        # By the digest of a question: the name it was first answered with, and where.
+        self._first_given: dict[str, tuple[str, str, int]] = {}
 
-    def add(self, place: str, messages: list[dict], weight: float = 1.0) -> None:
-        """Take in one row, of which an epoch shows as many copies as `weight` says."""
-        self.rows += 1
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        if system is not None:
-            self.rows_with_system += 1
-            if system in self.systems or len(self.systems) < KEPT_SYSTEMS:
-                self.systems[system] += 1
-        self._add_placeholders(place, messages)
-        languages = set()
-        for asked, said in itertools.pairwise(messages):
-            if said["role"] != "assistant":
-                continue
-            question, answer = asked["content"], said["content"]
-            if self._wanted.given(answer, question):
-                languages.add(language_of(question))
-            self._add_old_names(place, question, answer)
-            self._add_given_name(place, f"{system}\0{normalise(question)}", question, answer)
-        self.rows_named += bool(languages)
-        self.named.update(languages)
-        self.times_named += weight * bool(languages)
+    @classmethod
+    def from_json(cls, text: bytes) -> "IdentityRows":
+        """What `to_json` wrote; it can be read, and nothing added."""
+        saved = json.loads(text)
+        rows = cls(saved["name"], ())
+        for key, value in saved.items():
+            if isinstance(getattr(rows, key), Counter):
+                value = Counter(value)
+            elif isinstance(value, dict):
+                value = _tallies(value)
+            setattr(rows, key, value)
+        return rows
 
-    def _add_placeholders(self, place: str, messages: list[dict]) -> None:
-        for message in messages:
-            for found in dict.fromkeys(unfilled(message["content"])):
-                self.placeholders.setdefault(found, Tally()).add(f"{place}: {quoted(message['content'])}")
+    def to_json(self) -> bytes:
+        """All counts and places as JSON, in the order they were found."""
+        return _to_json(vars(self))
 
-    def _add_old_names(self, place: str, question: str, answer: str) -> None:
-        for old in self._old.given(answer, question):
-            if _is_said_of_itself(answer, old):
-                self.old_names.setdefault(old, Tally()).add(f"{place}: {quoted(answer)}")
+    def add(self, path: str, facts: RowFacts, weight: float = 1.0) -> None:
+        """Take in the next part of a file, of whose rows an epoch shows as many copies as `weight` says."""
+        self.rows += facts.rows
+        self.rows_with_system += facts.rows_with_system
+        for system, count in facts.systems.items():
+            _count_system(self.systems, system, count)
+        for text, tally in facts.placeholders.items():
+            self.placeholders.setdefault(text, Tally()).extend(tally, before=f"{path}:")
+        for name, tally in facts.old_names.items():
+            if name in self._old:
+                self.old_names.setdefault(name, Tally()).extend(tally, before=f"{path}:")
+        if self.name:
+            named = facts.named[self.name]
+            self.rows_named += named.rows
+            self.named.update(named.languages)
+            self.times_named += weight * named.rows
+        self._add_contradictions(path, facts.given.values())
 
-    def _add_given_name(self, place: str, key: str, question: str, answer: str) -> None:
-        """Remember which name was given to a question under a system message, and where another one is.
+    def _add_contradictions(self, path: str, given_names: Iterable[GivenName]) -> None:
+        """Remember which name was first given to a question under a system message; find where another one is.
 
         Two names that are both not the wanted one are no matter of identity: people in a story have names as well.
         """
-        given = given_name(answer[:OPENING_CHARACTERS])
-        if given is None:
-            return
-        if self.name and normal(self.name) in normal(given):
-            given = self.name
-        else:
-            self.other_names[given] += 1
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=12).digest()
-        before, first = self._first_named.setdefault(digest, (given, place))
-        is_same = normal(before) in normal(given) or normal(given) in normal(before)
-        if not is_same and (self.name is None or self.name in (before, given)):
-            wrong = given if before == self.name else before
-            self.contradictions.setdefault(wrong, Tally()).add(
-                f"{quoted(question)}: {before} at {first}, {given} at {place}"
-            )
+        counts: Counter[str] = Counter()
+        examples = []
+        for given in given_names:
+            name = given.name
+            if self.name and _normal(self.name) in _normal(name):
+                name = self.name
+            else:
+                self.other_names[name] += given.count
+            here = (name, path, given.examples[0][0])
+            first_name, first_path, first_line = self._first_given.setdefault(given.question, here)
+            is_same = name == first_name or _normal(name) in _normal(first_name) or _normal(first_name) in _normal(name)
+            if is_same or (self.name and self.name not in (first_name, name)):
+                continue
+            wrong = name if first_name == self.name else first_name
+            counts[wrong] += given.count
+            before = f"{first_name} at {first_path}:{first_line}"
+            for line, turn, question in given.examples:
+                examples.append((line, turn, wrong, f"{question}: {before}, {name} at {path}:{line}"))
+        for *_, wrong, example in sorted(examples):
+            # The first example brings the count of all: of many answers only a few are examples.
+            self.contradictions.setdefault(wrong, Tally()).extend(Tally(counts.pop(wrong, 0), [example]))
 
 
-def read_identity_rows(files: list[TrainFile], name: str | None, old_names: Iterable[str]) -> IdentityRows:
-    """Read all rows of the files once.
+def facts_of_file(file: TrainFile, names: SoughtNames) -> Iterator[RowFacts]:
+    """What a file's rows say, read from the file itself, as one part.
+
+    Raises:
+        UserError: the file cannot be read, or a row of it is bad.
+    """
+    facts = RowFacts(names)
+    for _ in facts.of(formats.read_rows(file.path)):
+        pass
+    yield facts
+
+
+def read_identity_rows(
+    files: list[TrainFile],
+    name: str | None,
+    old_names: Iterable[str] = (),
+    facts_of: Callable[[TrainFile, SoughtNames], Iterable[RowFacts]] = facts_of_file,
+) -> IdentityRows:
+    """What the rows of all files say of a name; without one, of the name that most of them give.
+
+    `old_names` come on top of `OLD_NAMES`; `facts_of` gives the facts of a file, part by part.
 
     Raises:
         UserError: a file cannot be read, or a row of it is bad.
     """
-    found = IdentityRows(name, old_names)
+    names = sought_names(files, name, old_names)
+    name = name or main_name(facts for file in files for facts in facts_of(file, names))
+    if name and name not in names.wanted:
+        # The first rows did not show it, so that no row was searched for it yet.
+        names = SoughtNames((name,), names.old)
+    rows = IdentityRows(name, names.old)
     for file in files:
-        for number, row in formats.read_rows(file.path):
-            found.add(f"{file.path}:{number}", row["messages"], file.weight)
-    return found
+        for facts in facts_of(file, names):
+            rows.add(file.path, facts, file.weight)
+    return rows
 
 
-def main_name(files: list[TrainFile], old_names: Iterable[str]) -> str | None:
-    """The name that most answers of the files give; None where none stands out, or it is another model's.
+def sought_names(files: list[TrainFile], name: str | None, old_names: Iterable[str] = ()) -> SoughtNames:
+    """The wanted name, or those that the files' first rows are likely to teach, and old names beside `OLD_NAMES`."""
+    wanted = [name] if name else [_likely_name(file.path) for file in files]
+    return SoughtNames(tuple(dict.fromkeys(filter(None, wanted))), tuple(dict.fromkeys([*OLD_NAMES, *old_names])))
 
-    Raises:
-        UserError: as `read_identity_rows`.
-    """
-    names, rows = Counter(), 0
-    for file in files:
-        for _, row in formats.read_rows(file.path):
-            rows += 1
-            answers = (message["content"] for message in row["messages"] if message["role"] == "assistant")
-            names.update({given for answer in answers if (given := given_name(answer[:OPENING_CHARACTERS]))})
-    name, count = next(iter(names.most_common(1)), (None, 0))
+
+def main_name(parts: Iterable[RowFacts]) -> str | None:
+    """The name that most rows give; None where none stands out, or it is another model's."""
+    names: Counter[str] = Counter()
+    rows = 0
+    for facts in parts:
+        rows += facts.rows
+        names.update(facts.names)
+    if not names:
+        return None
+    [(name, count)] = names.most_common(1)
     is_rare = count < max(MAIN_NAME_ROWS, MAIN_NAME_SHARE * rows)
-    return None if is_rare or any(normal(old) in normal(name) for old in old_names) else name
+    return None if is_rare or any(normal(old) in normal(name) for old in OLD_NAMES) else name
+
+
+def _likely_name(path: str) -> str | None:
+    """The main name of a file's first rows; what is wrong with the file is for whoever reads it whole to say."""
+    facts = RowFacts(SoughtNames((), ()))
+    rows = formats.read_rows(path, on_bad=lambda *bad_line: None)
+    try:
+        for _ in facts.of(itertools.islice(rows, FIRST_ROWS)):
+            pass
+    except UserError:
+        return None
+    return main_name([facts])
 
 
 def others(names: Iterable[str], wanted: str | None) -> list[str]:
@@ -165,22 +332,36 @@ def others(names: Iterable[str], wanted: str | None) -> list[str]:
     return [name for name in names if not wanted or normal(name) not in normal(wanted)]
 
 
-def unfilled(text: str) -> list[str]:
+def open_placeholders(text: str) -> list[str]:
     """Placeholders of a text where a name belongs: {{name}} anywhere but in code, xxx and [NAME] where one presents."""
-    found = []
+    placeholders = []
     if "{{" in text and not _CODE.search(text):
-        found += _BRACES.findall(text)
+        placeholders += _BRACES.findall(text)
     if formats.PLACEHOLDER.fullmatch(text):
-        found.append(text.strip())
+        placeholders.append(text.strip())
     elif "xxx" in text or "XXX" in text or "[" in text:
-        found += [_UNFILLED.search(match[0])[0] for match in _PRESENTS_UNFILLED.finditer(text)]
-    return found
+        placeholders += [match[1] for match in _PRESENTS_UNFILLED.finditer(text)]
+    return placeholders
 
 
 def quoted(text: str) -> str:
     """The beginning of a text on one line, between quotes."""
-    text = " ".join(text.split())
-    return f'"{text}"' if len(text) <= QUOTED_CHARACTERS else f'"{text[:QUOTED_CHARACTERS]}..."'
+    return f'"{one_line(text, QUOTED_CHARACTERS)}"'
+
+
+def _tallies(saved: dict[str, dict]) -> dict[str, Tally]:
+    return {name: Tally(**tally) for name, tally in saved.items()}
+
+
+def _to_json(attributes: dict[str, Any]) -> bytes:
+    """The public attributes of an object; of what is no JSON its own attributes."""
+    public = {name: value for name, value in attributes.items() if not name.startswith("_")}
+    return json.dumps(public, ensure_ascii=False, default=vars).encode("utf-8")
+
+
+def _count_system(systems: Counter[str], system: str, count: int) -> None:
+    if system in systems or len(systems) < KEPT_SYSTEMS:
+        systems[system] += count
 
 
 def _is_said_of_itself(answer: str, name: str) -> bool:
@@ -199,3 +380,8 @@ def _spellings(name: str) -> set[str]:
 @cache
 def _to_traditional() -> OpenCC:
     return OpenCC("s2t")
+
+
+@lru_cache(maxsize=10_000)
+def _normal(name: str) -> str:
+    return normal(name)

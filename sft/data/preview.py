@@ -53,7 +53,7 @@ class Preview:
 
     def __init__(self, recipe: Recipe):
         self.tokenizer = load_tokenizer(
-            recipe.model.model_name_or_path,
+            recipe.model.model_name_or_path or "",
             revision=recipe.model.model_revision,
             trust_remote_code=recipe.training.trust_remote_code,
             chat_template_path=recipe.training.chat_template_path,
@@ -99,7 +99,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list[int]
         else:
             runs.append(Piece("", [token], supervised, is_special))
     for run in runs:
-        run.text = tokenizer.decode(run.ids)
+        run.text = str(tokenizer.decode(run.ids))
     return runs
 
 

@@ -25,14 +25,17 @@ class Question:
 
     @property
     def text(self) -> str:
+        """What is asked."""
         return self.messages[-1]["content"]
 
     @property
     def language(self) -> str:
+        """`zh` or `en`."""
         return language_of(self.text)
 
     @property
     def has_system(self) -> bool:
+        """Whether a system message comes first."""
         return self.messages[0]["role"] == "system"
 
 
@@ -56,21 +59,21 @@ def load_questions(path: str | Path | None = None, system: str | None = None) ->
     path = Path(path or BUILT_IN)
     entries = _read(path)
     identity = [_question(turns) for turns in entries["identity"]]
-    for place in range(1, len(identity), 2):
-        before = {"role": "system", "content": system or SYSTEM[identity[place].language]}
-        identity[place] = Question((before, *identity[place].messages))
+    for index in range(1, len(identity), 2):
+        before = {"role": "system", "content": system or SYSTEM[identity[index].language]}
+        identity[index] = Question((before, *identity[index].messages))
     return QuestionSet(identity, [_question(turns) for turns in entries["ordinary"]], entries["texts"])
 
 
 def _question(turns: str | list[str]) -> Question:
     turns = [turns] if isinstance(turns, str) else turns
     roles = ("user", "assistant")
-    return Question(tuple({"role": roles[place % 2], "content": turn} for place, turn in enumerate(turns)))
+    return Question(tuple({"role": roles[index % 2], "content": turn} for index, turn in enumerate(turns)))
 
 
 def _read(path: Path) -> dict[str, list]:
     root, content = read_yaml(path)
-    if not isinstance(content, dict) or not content or set(content) - set(KINDS):
+    if root is None or not isinstance(content, dict) or not content or set(content) - set(KINDS):
         raise UserError(f"{path}: write lists under {', '.join(KINDS)}, and nothing else")
     for (_, node), (kind, entries) in zip(root.value, content.items(), strict=True):
         if not isinstance(entries, list) or not entries:

@@ -1,9 +1,9 @@
 """Turns a training file into samples, one a row, in parallel and in bounded memory, and keeps them on the disk.
 
-In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`. The file is
-tokenised in shards, each kept under a hash of its lines and of all that decides what becomes of them: a killed run goes
-on from the last shard, and a changed file pays for the shards that changed. Knows nothing about max_length, weights or
-packs.
+In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`, and beside it
+what the rows say about identity, gathered on the way. The file is tokenised in shards, each kept under a hash of its
+lines and of all that decides what becomes of them: a killed run resumes from the last shard, and after a change only
+the shards that changed are tokenised again. Knows nothing about max_length, weights or packs.
 """
 
 import gc
@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,7 @@ from transformers import PreTrainedTokenizerBase
 from sft.core.errors import UserError
 from sft.core.files import atomic_write, content_hash, numbered_lines
 from sft.data import chat_template, encoding, formats
+from sft.data.identity_rows import RowFacts, SoughtNames
 
 # Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
 # memory; large enough that 100 GB are no more files than a process may map (65,530 on Linux).
@@ -45,28 +47,60 @@ SCHEMA = pyarrow.schema({"line": pyarrow.int64(), "input_ids": TOKENS, "labels":
 Lines = list[tuple[int, bytes]]
 
 
-def tokenise(path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None) -> datasets.Dataset:
+def tokenise(
+    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None, names: SoughtNames | None = None
+) -> datasets.Dataset:
     """One sample a row, in the order of the file, whatever the number of processes (None: one a CPU core).
+
+    With `names`, what the rows say of them is gathered on the way, for `row_facts`.
 
     Raises:
         UserError: a bad row, the first of the file; the file changed meanwhile, or a process was killed.
     """
+    folder, shards = _shards_of(path, tokenizer, num_proc, names)
+    table = concat_tables([MemoryMappedTable.from_file(str(folder / shard)) for shard in shards])
+    return datasets.Dataset(table, fingerprint=_hash(folder.name, *shards))
+
+
+def row_facts(
+    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None, names: SoughtNames
+) -> Iterator[RowFacts]:
+    """What the rows say, shard by shard; the file is read for what `tokenise` did not gather for these names.
+
+    Raises:
+        UserError: as `tokenise`.
+    """
+    folder, shards = _shards_of(path, tokenizer, num_proc, names)
+    for shard in shards:
+        yield RowFacts.from_json((folder / _facts_name(shard, names)).read_bytes())
+
+
+def _shards_of(
+    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None, names: SoughtNames | None
+) -> tuple[Path, list[str]]:
+    """The folder that a file's shards are in and their names; what is missing there is written first."""
     template = chat_template.training_template(tokenizer)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "sft-samples" / _key(tokenizer, template)
     digest = content_hash(path)
     # Written last, so where it is, all shards are; without it, those that are there are still good.
     index = folder / f"{digest}.json"
-    names = json.loads(index.read_bytes()) if index.exists() else []
-    if not names or not all((folder / name).exists() for name in names):
-        names = list(_written(ShardWriter(path, folder, tokenizer, template), num_proc or len(os.sched_getaffinity(0))))
-        if not names:
+    shards = json.loads(index.read_bytes()) if index.exists() else []
+    files = [*shards, *(_facts_name(shard, names) for shard in shards)] if names else shards
+    if not shards or not all((folder / file).exists() for file in files):
+        writer = ShardWriter(path, folder, tokenizer, template, names)
+        shards = list(_written(writer, num_proc or len(os.sched_getaffinity(0))))
+        if not shards:
             raise UserError(f"{path}: {formats.NO_ROW}")
         if content_hash(path) != digest:
             raise UserError(f"{path}: changed while it was read: start again once it stays as it is")
         with atomic_write(index) as file:
-            file.write(json.dumps(names).encode())
-    table = concat_tables([MemoryMappedTable.from_file(str(folder / name)) for name in names])
-    return datasets.Dataset(table, fingerprint=_hash(folder.name, *names))
+            file.write(json.dumps(shards).encode())
+    return folder, shards
+
+
+def _facts_name(shard: str, names: SoughtNames) -> str:
+    """The file, beside a shard's samples, with what its rows say of the names."""
+    return f"{shard}.{names.key}.json"
 
 
 @dataclass(frozen=True)
@@ -77,21 +111,37 @@ class ShardWriter:
     folder: Path
     tokenizer: PreTrainedTokenizerBase
     template: str
+    names: SoughtNames | None
 
     def write(self, lines: Lines) -> str:
-        """The shard's name in the folder; one that is there already is taken as it is."""
+        """The shard's name in the folder, where its samples and facts are; those there already are taken as they are.
+
+        Raises:
+            UserError: a bad row, the first of the shard.
+        """
         numbers = numpy.array([number for number, _ in lines])
         name = hashlib.sha256(b"".join(raw for _, raw in lines) + numbers.tobytes()).hexdigest()[:32] + ".arrow"
+        rows = formats.canonical_rows(self.path, lines)
+        facts_file = self.folder / _facts_name(name, self.names) if self.names else None
+        facts = RowFacts(self.names) if self.names and facts_file and not facts_file.exists() else None
+        if facts:
+            rows = facts.of(rows)
         if not (self.folder / name).exists():
-            rows = formats.canonical_rows(self.path, lines)
-            tokens = encoding.control_tokens(self.tokenizer)
-            with atomic_write(self.folder / name) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
-                for batch in _batches(rows):
-                    ids, labels = zip(*self._samples(batch), strict=True)
-                    control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]
-                    columns = [[line for line, _ in batch], ids, labels, control]
-                    stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
+            self._write_samples(self.folder / name, rows)
+        if facts and facts_file:
+            deque(rows, maxlen=0)  # nothing is left where they were tokenised just now
+            with atomic_write(facts_file) as file:
+                file.write(facts.to_json())
         return name
+
+    def _write_samples(self, path: Path, rows: Iterable[tuple[int, dict]]) -> None:
+        tokens = encoding.control_tokens(self.tokenizer)
+        with atomic_write(path) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
+            for batch in _batches(rows):
+                ids, labels = zip(*self._samples(batch), strict=True)
+                control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]
+                columns = [[line for line, _ in batch], ids, labels, control]
+                stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
 
     def _samples(self, rows: list[tuple[int, dict]]) -> list[tuple[list[int], list[int]]]:
         try:
@@ -134,7 +184,7 @@ def _submitted(pool: ProcessPoolExecutor, shards: Iterable[Lines], ahead: int) -
             if len(waiting) > ahead:
                 yield waiting.popleft()
     except UserError:
-        # The file cannot be read on from here; a bad row before this place is told first.
+        # The file cannot be read on from here; a bad row before it is reported first.
         yield from waiting
         raise
     yield from waiting
@@ -156,8 +206,9 @@ def _begin_worker(writer: ShardWriter) -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _write_in_worker(lines: Lines) -> str:
@@ -201,7 +252,7 @@ def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]
 
 def _key(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """A hash of the tokenizer, the templates, this code and the libraries below it."""
-    code = (formats, encoding, inspect.getmodule(ShardWriter))
+    code = (formats, encoding, sys.modules[__name__])
     return _hash(
         tokenizer.backend_tokenizer.to_str(),
         str(tokenizer.chat_template),

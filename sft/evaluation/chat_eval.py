@@ -1,13 +1,13 @@
-"""Asks the model the evaluation prompts before, during and after training, and keeps its answers.
+"""Asks the model the evaluation prompts before, during and after training, and records its answers.
 
-In: a trainer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training is
-left bit-identical to a run that asked nothing.
+In: a trainer. Out: answers on the console, in `eval_chat.jsonl` and in TensorBoard. Training stays bit-identical to a
+run that asked nothing.
 """
 
 import json
 import time
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
@@ -19,27 +19,30 @@ from sft.training.trainer import RecipeTrainer
 
 
 class Evaluation(TrainerCallback):
-    """Something that is done with the model at step 0, every `eval_prompts_steps` and after the last step."""
+    """Something done with the model at step 0, every `eval_prompts_steps` and after the last step, once for a step."""
 
     def __init__(self, trainer: RecipeTrainer):
         self.trainer = trainer
         self.run = trainer.recipe.run
-        self._done_at = None
+        self._done_at: int | None = None
 
     def evaluate(self, state: TrainerState, control: TrainerControl) -> None:
+        """What is done; called in every process, once for a step."""
         raise NotImplementedError
 
     def on_train_begin(self, args, state, control, **_):
-        # A run that goes on from a checkpoint has asked at that step before it saved it.
+        """Evaluate the untrained model; a resumed run did so at its step before the checkpoint was saved."""
         if not state.global_step:
             self._once(state, control)
 
     def on_step_end(self, args, state, control, **_):
+        """Evaluate every `eval_prompts_steps` and where training is about to stop."""
         every = self.run.eval_prompts_steps
         if control.should_training_stop or (every and state.global_step % every == 0):
             self._once(state, control)
 
     def on_train_end(self, args, state, control, **_):
+        """Evaluate after the last step."""
         self._once(state, control)
 
     def _once(self, state, control) -> None:
@@ -53,19 +56,20 @@ class ChatEval(Evaluation):
     """Asks the recipe's evaluation prompts; `latest` holds the newest answers.
 
     Only the main process asks; where each process holds a part of every weight, all generate together and the main one
-    keeps the answers.
+    records the answers.
     """
 
     def __init__(self, trainer: RecipeTrainer):
         super().__init__(trainer)
-        self.path = Path(trainer.args.output_dir) / ANSWERS
+        self.path = trainer.run_directory / ANSWERS
         self.latest: list[Answer] = []
 
     def evaluate(self, state, control) -> None:
+        """Ask, print and record."""
         if self.run.eval_prompts and (state.is_world_process_zero or is_in_parts(self.trainer.model)):
             with waiting(f"step {state.global_step}: asking the evaluation prompts"):
                 answers = ask(
-                    self.trainer.model,
+                    cast(PreTrainedModel, self.trainer.model),
                     self.trainer.processing_class,
                     self.run.eval_prompts,
                     system=self.run.eval_prompts_system,
@@ -73,10 +77,10 @@ class ChatEval(Evaluation):
                     step=state.global_step,
                 )
             if state.is_world_process_zero:
-                self._keep(answers)
+                self._record(answers)
         self.trainer.accelerator.wait_for_everyone()
 
-    def _keep(self, answers: list[Answer]) -> None:
+    def _record(self, answers: list[Answer]) -> None:
         self.latest = answers
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers)
@@ -94,17 +98,17 @@ def ask(
     prompts: list[str],
     *,
     system: str | None,
-    generation: dict,
+    generation: dict[str, Any] | None,
     step: int = 0,
 ) -> list[Answer]:
-    """Ask all prompts in one left-padded batch; the model, its mode and every random state are left as they were.
+    """Ask all prompts in one left-padded batch; the model, its mode and every random state stay as they were.
 
     `generation` holds fields of Transformers' GenerationConfig, on top of the model's own.
     """
-    opening = [{"role": "system", "content": system}] if system else []
+    system_message = [{"role": "system", "content": system}] if system else []
     started = time.perf_counter()
-    conversations = [[*opening, {"role": "user", "content": prompt}] for prompt in prompts]
-    replies = reply_to_all(model, tokenizer, conversations, generation)
+    conversations = [[*system_message, {"role": "user", "content": prompt}] for prompt in prompts]
+    replies = reply_to_all(model, tokenizer, conversations, generation or {})
     seconds = round(time.perf_counter() - started, 3)
     return [
         Answer(step, prompt, reply.text, seconds, reply.tokens, reply.stop_reason)

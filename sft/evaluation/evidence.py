@@ -1,7 +1,7 @@
 """Gathers what is known of one run, or of one that is only planned, for a diagnosis: what was meant, taught and seen.
 
-In: a recipe, its training files, its tokenizer, a run's own files. Out: `Evidence`. Judges nothing but whether the
-name was learned; loads no model.
+In: a recipe, its training files, its tokenizer, a run's own files. Out: `Evidence`; what a cause makes of it is a
+`Finding`. Judges nothing but whether the name was learned; loads no model.
 """
 
 import dataclasses
@@ -13,24 +13,26 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
-from trl import ModelConfig, SFTConfig
 
-from sft.config.own_keys import OwnKeys, TrainFile
+from sft.config.load import read_recorded_recipe
+from sft.config.own_keys import TrainFile
 from sft.config.recipe import Recipe
-from sft.config.settings import HARDWARE_KEYS
-from sft.config.settings_parser import SettingsParser
 from sft.core.errors import UserError, one_line
 from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard
-from sft.data.identity import gives_name, mentions
-from sft.data.identity_rows import IdentityRows, main_name, others, read_identity_rows
-from sft.evaluation.score import OLD_NAMES
-from sft.runs.run_files import Run
+from sft.data.dataset import load_identity_rows
+from sft.data.dataset_card import DatasetCard
+from sft.data.identity import OLD_NAMES, gives_name, mentions
+from sft.data.identity_rows import IdentityRows, others, read_identity_rows
+from sft.runs.run_files import RECIPE, Run
 
 # From this share of the identity questions answered with the name on, it counts as learned.
 LEARNED = 0.9
 # Nearly all rows: what they carry is what the model was trained with.
 NEARLY_ALL = 0.95
+# A run of fewer steps shows nothing about its other settings.
+FEW_STEPS = 30
+# Examples that a finding shows.
+SHOWN = 3
 NAMED = re.compile(r"(?:\b(?:named|called)\s+|名叫|名为|你叫)([\w-]+)")
 
 
@@ -59,6 +61,7 @@ class Evidence:
 
     @property
     def epochs(self) -> float | None:
+        """Passes over the rows in these steps; None if nobody knows."""
         per_epoch = self.card.get("steps_per_epoch")
         return self.steps / per_epoch if self.steps and per_epoch else None
 
@@ -95,6 +98,7 @@ class Evidence:
 
     @cached_property
     def default_system(self) -> str | None:
+        """The system message that the chat template writes by itself, if any."""
         return default_system(self.tokenizer) if self.tokenizer else None
 
     @property
@@ -106,6 +110,7 @@ class Evidence:
 
     @property
     def rows_have_their_own_system(self) -> bool:
+        """Whether nearly all rows bring a system message of their own."""
         return self.rows is not None and self.rows.rows_with_system >= NEARLY_ALL * self.rows.rows
 
     @property
@@ -114,27 +119,43 @@ class Evidence:
         return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
 
 
+@dataclass
+class Finding:
+    """What is wrong, the evidence for it, and the one thing to do: a command or an edit."""
+
+    wrong: str
+    evidence: list[str]
+    do: str
+
+    def lines(self) -> list[str]:
+        """What is wrong, and indented below it the evidence and what to do."""
+        return [self.wrong, *(f"  {line}" for line in self.evidence), f"  do: {self.do}"]
+
+
 def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Evidence:
     """What is known before the first step.
 
     Raises:
         UserError: a training file cannot be read.
     """
-    evidence = Evidence(recipe, files=recipe.train_files, card=card.to_dict(), tokenizer=tokenizer)
-    _read_rows(evidence)
-    return evidence
+    rows = load_identity_rows(recipe, tokenizer)
+    return Evidence(recipe, rows.name, rows, recipe.train_files, card.to_dict(), tokenizer)
 
 
 def evidence_of_run(run: Run) -> Evidence:
-    """What a run's own files and its training files tell; training files that are gone are left out.
+    """What a run's own files and its training files show; training files that are gone are skipped.
 
     Raises:
         UserError: the recipe or a training file cannot be read.
     """
-    evidence = Evidence(recorded_recipe(run), card=run.card, run=run)
-    found = ((file, found_path(file.path)) for file in evidence.recipe.train_files)
-    evidence.files = [dataclasses.replace(file, path=str(path)) for file, path in found if path]
-    _read_rows(evidence)
+    recipe = recorded_recipe(run)
+    evidence = Evidence(recipe, card=run.card, run=run)
+    settings, paths = recipe.run, [(file, found_path(file.path)) for file in recipe.train_files]
+    evidence.name = settings.identity_name
+    evidence.files = [dataclasses.replace(file, path=str(path)) for file, path in paths if path]
+    if evidence.files:
+        evidence.rows = read_identity_rows(evidence.files, evidence.name, settings.identity_old_names)
+        evidence.name = evidence.rows.name
     return evidence
 
 
@@ -144,30 +165,20 @@ def recorded_recipe(run: Run) -> Recipe:
     Raises:
         UserError: it cannot be read.
     """
-    path = run.folder / "recipe.yaml"
-    settings = {key: value for key, value in run.settings.items() if key not in HARDWARE_KEYS}
-    parser = SettingsParser((OwnKeys, ModelConfig, SFTConfig))
-    try:
-        # A run of an earlier version wrote a mapping from the command line as its text.
-        settings = {key: parser.mapping_of(key, value) for key, value in settings.items()}
-        groups = parser.parse_dict(settings | {"bf16": False, "use_cpu": True}, allow_extra_keys=True)
-    except (ValueError, TypeError) as problem:
-        reason = one_line(problem, 160)
-        raise UserError(f"{path}: cannot be read ({reason}): copy it again from the run") from None
-    return Recipe(path, *groups, run.settings)
+    return read_recorded_recipe(run.folder / RECIPE, run.settings)
 
 
 def found_path(path: str) -> Path | None:
     """A recipe's path, from the working directory or the repository; None where it leads nowhere."""
-    return next((found for found in (Path(path), REPOSITORY / path) if found.exists()), None)
+    return next((place for place in (Path(path), REPOSITORY / path) if place.exists()), None)
 
 
 def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The system message that a chat template writes by itself where there is none; None where it writes none."""
     question, own = {"role": "user", "content": "<Q>"}, {"role": "system", "content": "<S>"}
     bare, full = (rendered(tokenizer, messages).partition("<Q>")[0] for messages in ([question], [own, question]))
-    before, found, after = full.partition("<S>")
-    if not found or not bare.startswith(before) or not bare.endswith(after):
+    before, own_text, after = full.partition("<S>")
+    if not own_text or not bare.startswith(before) or not bare.endswith(after):
         return None
     return bare[len(before) : len(bare) - len(after)].strip() or None
 
@@ -183,7 +194,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
 
 
 def generation_settings(folder: Path) -> GenerationConfig | None:
-    """How a folder's model answers where nobody says otherwise; None where the folder does not tell.
+    """How a folder's model answers where nobody says otherwise; None where the folder does not say.
 
     Raises:
         UserError: its file cannot be read.
@@ -198,10 +209,3 @@ def generation_settings(folder: Path) -> GenerationConfig | None:
         reason = one_line(problem, 160)
         raise UserError(f"{folder}: its generation_config.json cannot be read ({reason}): copy it again") from None
     return None
-
-
-def _read_rows(evidence: Evidence) -> None:
-    """Fill in the name, which is the recipe's or else what most rows teach, and what the rows say."""
-    evidence.name = evidence.recipe.run.identity_name or main_name(evidence.files, OLD_NAMES)
-    if evidence.files:
-        evidence.rows = read_identity_rows(evidence.files, evidence.name, evidence.old_names)

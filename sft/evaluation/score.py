@@ -1,10 +1,11 @@
-"""Scores a model: did it learn its name, and is it still itself.
+"""Scores a model: identity, how well it learned its name, and retention, how much of the rest survives.
 
-In: a model, its tokenizer, questions, a name. Out: a `Score`. Leaves no trace in the model or in any random state.
+In: a model, its tokenizer, questions, a name. Out: a `Score`. The model and all random states stay as they were.
 """
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -20,27 +21,12 @@ from sft.training.launch import broadcast_from_main
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one.
 BATCH, BATCH_ON_A_GPU = 16, 64
-# Names that base models give themselves; what a recipe's identity_old_names adds to is this list.
-OLD_NAMES = (
-    "InternLM",
-    "书生",
-    "浦语",
-    "SmolLM",
-    "ChatGPT",
-    "GPT-4",
-    "OpenAI",
-    "Qwen",
-    "通义千问",
-    "DeepSeek",
-    "Llama",
-    "Claude",
-)
 GENERATION = {"max_new_tokens": 48, "do_sample": False}
 
 
 @dataclass
 class ScoredAnswer:
-    """One question, what was answered, and what was found in it."""
+    """One question, the answer, and which names that gives."""
 
     kind: str  # "identity" or "ordinary"
     question: str
@@ -53,7 +39,7 @@ class ScoredAnswer:
 
 @dataclass
 class Score:
-    """How well the name was learned and the rest kept; shares are of the questions asked, None where none was.
+    """Identity and retention; shares are of the questions asked, None where none was.
 
     `divergence` is KL(tuned || base) of the next token, mean over all tokens of the texts, in nats; `perplexity_ratio`
     is the tuned model's perplexity on them over the base's. Both need an adapter to switch off.
@@ -80,16 +66,16 @@ class Score:
 
     @property
     def balance(self) -> float:
-        """Identity weighed with what was kept: identity x ordinary answers kept x exp(-divergence), from 0 to 1."""
+        """Identity weighed with retention: identity x ordinary answers kept x exp(-divergence), from 0 to 1."""
         kept = 1.0 if self.ordinary_kept is None else self.ordinary_kept
         return (self.identity or 0.0) * kept * math.exp(-(self.divergence or 0.0))
 
     def line(self) -> str:
         """The score in one line."""
-        parts = [f"identity {share(self.identity)} of {self.identity_asked}"]
-        parts[0] += f" (zh {share(self.zh)}, en {share(self.en)}), an old name {share(self.old_name)}"
+        parts = [f"identity {percent(self.identity)} of {self.identity_asked}"]
+        parts[0] += f" (zh {percent(self.zh)}, en {percent(self.en)}), an old name {percent(self.old_name)}"
         if self.ordinary_asked:
-            parts.append(f"ordinary answers without the name {share(self.ordinary_kept)} of {self.ordinary_asked}")
+            parts.append(f"ordinary answers without the name {percent(self.ordinary_kept)} of {self.ordinary_asked}")
         if self.divergence is not None:
             parts.append(f"KL {self.divergence:.3f} nats, perplexity x{self.perplexity_ratio:.2f}")
         return "; ".join(parts)
@@ -103,27 +89,28 @@ def score(
     old_names: list[str],
     max_seconds: float = math.inf,
 ) -> Score:
-    """Ask all questions in batches and read all texts; no batch is begun after `max_seconds`."""
+    """Ask all questions in batches and read all texts; no batch starts after `max_seconds`."""
     started = time.perf_counter()
     answers, is_complete = _ask(model, tokenizer, questions, name, old_names, started + max_seconds)
     divergence, ratio = retention(model, tokenizer, questions.texts)
     identity = [answer for answer in answers if answer.kind == "identity"]
     ordinary = [answer for answer in answers if answer.kind == "ordinary"]
 
-    def given(**wanted) -> float | None:
+    def name_share(**traits) -> float | None:
+        """Of the identity questions with these traits, the share whose answers give the name."""
         return _mean(
             answer.gives_name
             for answer in identity
-            if all(getattr(answer, key) == value for key, value in wanted.items())
+            if all(getattr(answer, key) == value for key, value in traits.items())
         )
 
     return Score(
-        identity=given(),
+        identity=name_share(),
         old_name=_mean(bool(answer.old_names) for answer in identity),
-        zh=given(language="zh"),
-        en=given(language="en"),
-        with_system=given(has_system=True),
-        without_system=given(has_system=False),
+        zh=name_share(language="zh"),
+        en=name_share(language="en"),
+        with_system=name_share(has_system=True),
+        without_system=name_share(has_system=False),
         identity_asked=len(identity),
         ordinary_kept=_mean(not mentions(answer.answer, name) for answer in ordinary),
         ordinary_asked=len(ordinary),
@@ -162,8 +149,8 @@ def _log_probabilities(model: PeftModel, ids: torch.Tensor, with_adapter: bool) 
 def _ask(
     model, tokenizer, questions: QuestionSet, name: str, old_names: list[str], deadline: float
 ) -> tuple[list[ScoredAnswer], bool]:
-    asked = list(_by_turns(questions))
-    answers = []
+    asked = list(_interleaved(questions))
+    answers: list[ScoredAnswer] = []
     size = BATCH if model.device.type == "cpu" else BATCH_ON_A_GPU
     for start in range(0, len(asked), size):
         if _is_late(model, deadline):
@@ -171,30 +158,36 @@ def _ask(
         batch = asked[start : start + size]
         replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], GENERATION)
         for (kind, question), reply in zip(batch, replies, strict=True):
-            given = [old for old in old_names if gives_name(reply.text, old, question.text)]
-            is_given = gives_name(reply.text, name, question.text)
             answers.append(
-                ScoredAnswer(kind, question.text, question.language, question.has_system, reply.text, is_given, given)
+                ScoredAnswer(
+                    kind,
+                    question.text,
+                    question.language,
+                    question.has_system,
+                    reply.text,
+                    gives_name=gives_name(reply.text, name, question.text),
+                    old_names=[old for old in old_names if gives_name(reply.text, old, question.text)],
+                )
             )
     return answers, True
 
 
 def _is_late(model, deadline: float) -> bool:
-    """Whether no further batch may begin; by the main process's clock where only all together can run the model."""
+    """Whether no further batch may start; by the main process's clock where only all together can run the model."""
 
-    def look() -> bool:
+    def is_over() -> bool:
         return time.perf_counter() > deadline
 
-    return broadcast_from_main(look) if is_in_parts(model) else look()
+    return broadcast_from_main(is_over) if is_in_parts(model) else is_over()
 
 
-def _by_turns(questions: QuestionSet):
-    """Both kinds of questions spread evenly, so that a scoring cut short has asked some of each."""
+def _interleaved(questions: QuestionSet) -> Iterator[tuple[str, Question]]:
+    """(kind, question), both kinds spread evenly, so that a scoring that runs out of time has asked some of each."""
     kinds = (("identity", questions.identity), ("ordinary", questions.ordinary))
-    placed: list[tuple[float, str, Question]] = [
-        (place / len(asked), kind, question) for kind, asked in kinds for place, question in enumerate(asked)
+    positions: list[tuple[float, str, Question]] = [
+        (index / len(asked), kind, question) for kind, asked in kinds for index, question in enumerate(asked)
     ]
-    return ((kind, question) for _, kind, question in sorted(placed, key=lambda entry: entry[0]))
+    return ((kind, question) for _, kind, question in sorted(positions, key=lambda entry: entry[0]))
 
 
 def _mean(values) -> float | None:
@@ -202,5 +195,6 @@ def _mean(values) -> float | None:
     return round(sum(values) / len(values), 4) if values else None
 
 
-def share(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share such as "95%", "-" for none."""
     return "-" if value is None else f"{value:.0%}"

@@ -1,7 +1,7 @@
-"""Scores the model while it trains, stops when the name is learned, and sees that the best checkpoint is kept.
+"""Scores the model while it trains, stops when the name is learned, and has the best checkpoint saved.
 
 In: a trainer whose recipe names an `identity_name`. Out: `scores.jsonl`, `score_answers.jsonl`, TensorBoard, and the
-trainer's own best checkpoint. Training is left bit-identical to a run that scored nothing.
+trainer's own best checkpoint. Training stays bit-identical to a run that scored nothing.
 """
 
 import json
@@ -9,19 +9,21 @@ import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 from accelerate.utils import broadcast_object_list
 
 from sft.core.console import say, waiting
 from sft.core.text import counted
+from sft.data.identity import OLD_NAMES
 from sft.data.questions import load_questions
 from sft.evaluation.chat_eval import Evaluation
-from sft.evaluation.score import OLD_NAMES, Score, score
+from sft.evaluation.score import Score, score
 from sft.models.loading import is_in_parts
-from sft.runs.run_files import read_run
+from sft.runs.run_files import SCORED_ANSWERS, SCORES, read_run
 from sft.training.trainer import RecipeTrainer
 
-# More than this share of the training time is too much to pay for knowing.
+# Scoring that takes more than this share of the training time is worth a hint.
 COSTLY = 0.02
 
 
@@ -31,83 +33,86 @@ class ScoreEval(Evaluation):
     def __init__(self, trainer: RecipeTrainer):
         super().__init__(trainer)
         self.questions = load_questions(self.run.score_file, self.run.eval_prompts_system)
-        self.folder = Path(trainer.args.output_dir)
+        self.folder = trainer.run_directory
         self.latest: Score | None = None
         self._reached = 0
         self._seconds = 0.0
         self._started = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Count earlier evaluations of a resumed run towards `stop_patience`; then as any evaluation."""
         self._started = time.perf_counter()
         for earlier in read_run(self.folder).scores if state.global_step else ():
             self._count_as_reached(earlier["identity"])
         super().on_train_begin(args, state, control, **kwargs)
 
     def evaluate(self, state, control) -> None:
-        found = [None]
+        """Score and record; keep the step where it is the best, stop where the name is learned."""
+        scores: list[Score | None] = [None]
         if state.is_world_process_zero or is_in_parts(self.trainer.model):
-            with waiting(f"step {state.global_step}: scoring what the model says of itself, and how much it kept"):
-                found = [
+            with waiting(f"step {state.global_step}: scoring identity and retention"):
+                scores = [
                     score(
                         self.trainer.model,
                         self.trainer.processing_class,
                         self.questions,
-                        self.run.identity_name,
+                        cast(str, self.run.identity_name),
                         [*OLD_NAMES, *self.run.identity_old_names],
                         self.run.score_seconds,
                     )
                 ]
-        # What is decided below must be decided alike by every process.
-        (self.latest,) = broadcast_object_list(found)
-        self._seconds += self.latest.seconds
+        # Every process must decide the same below.
+        (latest,) = broadcast_object_list(scores)
+        self.latest = latest
+        self._seconds += latest.seconds
         if state.is_world_process_zero:
-            self._keep(state)
+            self._record(state, latest)
         if state.global_step:
-            self._remember_the_best(state, control)
-            self._stop_in_time(state, control)
+            self._save_if_best(state, control, latest)
+            self._stop_if_learned(state, control, latest)
 
-    def _keep(self, state) -> None:
-        """Write the score down, with what share of the training time all scoring has cost so far."""
+    def _record(self, state, score: Score) -> None:
+        """Write and print a score, with the share of the training time that all scoring has cost so far."""
         trained = time.perf_counter() - self._started - self._seconds
         share = self._seconds / trained if state.global_step and trained > 0 else None
-        record = {"step": state.global_step, **self.latest.to_dict(), "share_of_training": share and round(share, 4)}
-        _append(self.folder / "scores.jsonl", [record])
-        answers = [{"step": state.global_step, **asdict(answer)} for answer in self.latest.answers]
-        _append(self.folder / "score_answers.jsonl", answers)
-        cost = f"{self.latest.seconds:.1f} s"
+        record = {"step": state.global_step, **score.to_dict(), "share_of_training": share and round(share, 4)}
+        _append(self.folder / SCORES, [record])
+        answers = [{"step": state.global_step, **asdict(answer)} for answer in score.answers]
+        _append(self.folder / SCORED_ANSWERS, answers)
+        cost = f"{score.seconds:.1f} s"
         if share is not None:
             cost += f", all scoring {share:.1%} of the training time"
             cost += " (ask less often: raise eval_prompts_steps)" if share > COSTLY else ""
-        say(f"step {state.global_step}: {self.latest.line()}; {cost}", style="cyan")
-        if not self.latest.is_complete:
-            say(f"  score_seconds ({self.run.score_seconds:g}) was up before every question was asked", style="yellow")
+        say(f"step {state.global_step}: {score.line()}; {cost}", style="cyan")
+        if not score.is_complete:
+            say(f"  score_seconds ({self.run.score_seconds:g}) ran out before every question was asked", style="yellow")
         tensorboard = self.trainer.tensorboard
         if tensorboard and tensorboard.tb_writer:
             for key in ("identity", "old_name", "ordinary_kept", "divergence", "perplexity_ratio"):
-                if (value := getattr(self.latest, key)) is not None:
+                if (value := getattr(score, key)) is not None:
                     tensorboard.tb_writer.add_scalar(f"score/{key}", value, state.global_step)
 
-    def _remember_the_best(self, state, control) -> None:
-        """Let the trainer save and keep this step where it is the best so far; of equals, the one that kept more."""
+    def _save_if_best(self, state, control, score: Score) -> None:
+        """Let the trainer save and keep this step where it is the best so far; of equals, the one that retains more."""
         if not self.run.keep_best:
             return
-        value = self.latest.balance if self.run.keep_best == "balance" else self.latest.identity or 0.0
-        # The balance, from 0 to 1, only tells equals apart.
-        value += self.latest.balance / 1000
+        value = score.balance if self.run.keep_best == "balance" else score.identity or 0.0
+        # The balance, from 0 to 1, only breaks ties.
+        value += score.balance / 1000
         if state.best_metric is None or value > state.best_metric:
             state.best_metric, state.best_global_step = value, state.global_step
             control.should_save = True
 
-    def _stop_in_time(self, state, control) -> None:
+    def _stop_if_learned(self, state, control, score: Score) -> None:
         if self.run.stop_when_identity is None or control.should_training_stop:
             return
-        self._count_as_reached(self.latest.identity)
+        self._count_as_reached(score.identity)
         if self._reached >= self.run.stop_patience:
             control.should_training_stop = control.should_save = True
             left = state.max_steps - state.global_step
             seconds = (time.perf_counter() - self._started) / state.global_step * left
             say(
-                f"step {state.global_step}: identity {self.latest.identity:.0%} is what stop_when_identity asks for: "
+                f"step {state.global_step}: identity {score.identity:.0%} reaches stop_when_identity: "
                 f"{counted(left, 'step')} and about {timedelta(seconds=round(seconds))} saved"
             )
 

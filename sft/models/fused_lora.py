@@ -6,6 +6,7 @@ left to PEFT. Knows nothing about the trainer.
 """
 
 import types
+from typing import cast
 
 import bitsandbytes
 import torch
@@ -24,6 +25,7 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, layer, a, b, scale, dropout):
+        """See the class."""
         dtype = _product_dtype(x)
         rows, bias = x.reshape(-1, x.shape[-1]).to(dtype), layer.bias
         y = nn.functional.linear(rows, _weight(layer, dtype), None if bias is None else bias.to(dtype))
@@ -36,6 +38,7 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_y):
+        """Gradients of x, A and B."""
         dropped, mask, low, a, b = ctx.saved_tensors
         dtype = dropped.dtype
         grad_y = grad_y.reshape(-1, grad_y.shape[-1]).to(dtype)
@@ -85,15 +88,17 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether a module is LoRA as in its paper, alone on a linear layer in 4 bits or unquantised."""
     if type(module) not in (lora.Linear, lora.Linear4bit):
         return False
-    (name,) = module.active_adapters if len(module.active_adapters) == 1 else (None,)
+    layer = cast(lora.Linear, module)
+    if len(layer.active_adapters) != 1 or layer.active_adapters[0] not in layer.lora_A:
+        return False
+    (name,) = layer.active_adapters
     return (
-        name in module.lora_A
-        and type(module.base_layer) in (nn.Linear, bitsandbytes.nn.Linear4bit)
-        and not module.fan_in_fan_out
-        and name not in module.lora_variant
-        and type(module.lora_A[name]) is nn.Linear
-        and module.lora_B[name].bias is None
-        and isinstance(module.lora_dropout[name], (nn.Dropout, nn.Identity))
+        type(layer.base_layer) in (nn.Linear, bitsandbytes.nn.Linear4bit)
+        and not layer.fan_in_fan_out
+        and name not in layer.lora_variant
+        and type(layer.lora_A[name]) is nn.Linear
+        and layer.lora_B[name].bias is None
+        and isinstance(layer.lora_dropout[name], (nn.Dropout, nn.Identity))
     )
 
 
@@ -106,5 +111,6 @@ def _product_dtype(x: torch.Tensor) -> torch.dtype:
 def _weight(layer: nn.Linear, dtype: torch.dtype) -> torch.Tensor:
     """The layer's weight `(out, in)`, taken out of 4 bits where it is in them."""
     if isinstance(layer, bitsandbytes.nn.Linear4bit):
-        return dequantize_4bit(layer.weight, layer.weight.quant_state).to(dtype)
+        packed = cast(bitsandbytes.nn.Params4bit, layer.weight)
+        return dequantize_4bit(packed, packed.quant_state).to(dtype)
     return layer.weight.to(dtype)

@@ -1,14 +1,18 @@
-"""Lets a model answer many conversations in one batch.
+"""Lets a model answer many conversations in one batch, and says where an answer ends.
 
-In: a model, its tokenizer and conversations. Out: replies. Leaves no trace in the model or in any random state.
+In: a model, its tokenizer and conversations. Out: replies. Leaves no trace in the model or in any random state. Knows
+nothing about training.
 """
 
+import copy
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sft.models.generation import generation_config
 from sft.models.loading import is_in_parts, preserve_state
+
+END_OF_TURN = "<|im_end|>"
 
 
 @dataclass
@@ -34,7 +38,7 @@ def reply_to_all(
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
     with preserve_state(model):
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]  # mixed in when a model class is made
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
             generation_config=settings,
@@ -45,7 +49,31 @@ def reply_to_all(
     ]
 
 
+def generation_config(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, chosen: dict
+) -> GenerationConfig:
+    """The model's own settings with the chosen ones on top, ending at every token that ends a turn."""
+    settings = copy.deepcopy(model.generation_config)
+    ends = end_tokens(settings, tokenizer)
+    settings.update(max_length=None, use_cache=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
+    settings.update(**chosen)
+    if not settings.do_sample:
+        settings.update(temperature=None, top_p=None, top_k=None)
+    return settings
+
+
+def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the model's own, the tokenizer's, and ChatML's end of turn where it exists."""
+    own = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    return sorted({*own, tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_TURN)} - {None})
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]) -> tuple[str, int | None]:
+    """The text of an answer up to the first token of `ends`, and the position of that token, None where it has none."""
+    end = next((position for position, token in enumerate(tokens) if token in ends), None)
+    return str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip(), end
+
+
 def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]) -> Reply:
-    end = next((place for place, token in enumerate(tokens) if token in ends), None)
-    text = tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
+    text, end = answer_text(tokenizer, tokens, ends)
     return Reply(text, len(tokens[:end]), "max_new_tokens" if end is None else "end of turn")

@@ -2,7 +2,7 @@
 
 In: a folder as its makers published it. Out: a model whose weights load straight from it, into any precision, and are
 written back under the same names. InternLM2 is Llama but for one thing: queries, keys and values lie in one matrix,
-`wqkv`, dealt out by key head. Source: InternLM2 Technical Report, arXiv 2403.17297, and its published checkpoints.
+`wqkv`, grouped by key head. Source: InternLM2 Technical Report, arXiv 2403.17297, and its published checkpoints.
 """
 
 import torch
@@ -26,21 +26,24 @@ class InternLM2Config(LlamaConfig):
 
     def to_dict(self) -> dict:
         """The config under the names its makers' loaders and other engines look for, beside Transformers' own."""
-        rope = dict(self.rope_parameters)
+        rope = dict(self.rope_parameters or {})
         theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
         scaling = None if kind == "default" else {"type": kind, **rope}
         return super().to_dict() | {"bias": self.attention_bias, "rope_theta": theta, "rope_scaling": scaling}
 
 
 class InternLM2ForCausalLM(LlamaForCausalLM):
+    """Llama under InternLM2's configuration; the names of its weights are `register_with_transformers`'s."""
+
     config_class = InternLM2Config
 
 
-class DealOut(ConversionOps):
-    """`wqkv` to queries, keys and values: `(kv_heads * (group + 2) * head_dim, ...)`, each group's queries first."""
+class SplitWqkv(ConversionOps):
+    """Splits `wqkv`, `(kv_heads * (group + 2) * head_dim, ...)` with each group's queries first, into three."""
 
-    @torch.no_grad
+    @torch.no_grad()
     def convert(self, input_dict, source_patterns, target_patterns, config=None, **_):
+        """See `ConversionOps`."""
         (fused,) = input_dict.values()
         fused = fused[0] if isinstance(fused, list) else fused
         group = config.num_attention_heads // config.num_key_value_heads
@@ -50,14 +53,16 @@ class DealOut(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
-        return Gather()
+        """The opposite, for writing."""
+        return JoinWqkv()
 
 
-class Gather(ConversionOps):
-    """Queries, keys and values back to `wqkv`."""
+class JoinWqkv(ConversionOps):
+    """Joins queries, keys and values into `wqkv` again."""
 
-    @torch.no_grad
+    @torch.no_grad()
     def convert(self, input_dict, source_patterns, target_patterns, config=None, **_):
+        """See `ConversionOps`."""
         (target,) = target_patterns
         parts = [input_dict[pattern] for pattern in source_patterns]
         parts = [part[0] if isinstance(part, list) else part for part in parts]
@@ -66,15 +71,16 @@ class Gather(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
-        return DealOut()
+        """The opposite, for writing."""
+        return SplitWqkv()
 
 
 def as_llama(config: dict) -> dict:
     """A published config.json as Llama's, for engines that know only that; for weights under the parameters' names."""
-    kept = InternLM2Config(**{key: value for key, value in config.items() if key != "auto_map"}).to_dict()
-    bias = kept.pop("bias")
+    fields = InternLM2Config(**{key: value for key, value in config.items() if key != "auto_map"}).to_dict()
+    bias = fields.pop("bias")
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": bias, "mlp_bias": False}
-    return kept | llama
+    return fields | llama
 
 
 def register_with_liger() -> set[str]:
@@ -89,7 +95,7 @@ def register_with_liger() -> set[str]:
     return set(MODEL_TYPE_TO_APPLY_LIGER_FN)
 
 
-def register() -> None:
+def register_with_transformers() -> None:
     """Make `AutoConfig` and `AutoModelForCausalLM` know internlm2; a second call changes nothing."""
     AutoConfig.register("internlm2", InternLM2Config, exist_ok=True)
     AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM, exist_ok=True)
@@ -104,7 +110,7 @@ def register() -> None:
             WeightRenaming(r"feed_forward\.w3", "mlp.up_proj"),
             WeightRenaming(r"feed_forward\.w2", "mlp.down_proj"),
             WeightRenaming(r"attention\.wo", "self_attn.o_proj"),
-            WeightConverter("attention.wqkv", [QUERY, KEY, VALUE], [DealOut()]),
+            WeightConverter("attention.wqkv", [QUERY, KEY, VALUE], [SplitWqkv()]),
         ],
         overwrite=True,
     )

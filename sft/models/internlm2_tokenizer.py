@@ -7,7 +7,7 @@ its makers published load on Transformers 5 too, but there `<|im_end|>` becomes 
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
@@ -78,12 +78,12 @@ def _tokenizer(proto: ModelProto, pieces: list[str]) -> Tokenizer:
 
 def _merges(proto: ModelProto) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, best score first, as sentencepiece merges."""
-    index = {entry.piece: place for place, entry in enumerate(proto.pieces) if entry.type == NORMAL}
+    ids = {entry.piece: number for number, entry in enumerate(proto.pieces) if entry.type == NORMAL}
     merges = [
-        (-proto.pieces[place].score, place, index[piece[:cut]], piece[:cut], piece[cut:])
-        for piece, place in index.items()
+        (-proto.pieces[number].score, number, ids[piece[:cut]], piece[:cut], piece[cut:])
+        for piece, number in ids.items()
         for cut in range(1, len(piece))
-        if piece[:cut] in index and piece[cut:] in index
+        if piece[:cut] in ids and piece[cut:] in ids
     ]
     return [(left, right) for *_, left, right in sorted(merges)]
 

@@ -27,9 +27,9 @@ from trl import ModelConfig, get_quantization_config
 
 from sft.core.errors import UserError, one_line
 from sft.models import internlm2, internlm2_tokenizer
-from sft.models.lora_scale import scale_line
+from sft.models.adapter import scale_line
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 
 def load_tokenizer(
@@ -66,13 +66,13 @@ def load_tokenizer(
 
 def _internlm2_tokenizer(folder: str, revision: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of an InternLM2 folder or hub id as published; None for any other."""
-    found = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    if not cached_file(folder, "config.json", **found):
+    lookup = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    if not cached_file(folder, "config.json", **lookup):
         return None
     config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
     if config.get("model_type") != "internlm2":
         return None
-    path = cached_file(folder, "tokenizer.model", **found)
+    path = cached_file(folder, "tokenizer.model", **lookup)
     if not path:
         return None
     tokenizer = internlm2_tokenizer.build_tokenizer(Path(path), config["vocab_size"])
@@ -88,6 +88,7 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
     Raises:
         UserError: there is no such model, or it cannot be loaded as asked.
     """
+    folder = str(settings.model_name_or_path)
     kwargs = {
         "revision": settings.model_revision,
         "trust_remote_code": trust_remote_code,
@@ -96,14 +97,14 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
         "quantization_config": get_quantization_config(settings),
     }
     try:
-        model = AutoModelForCausalLM.from_pretrained(settings.model_name_or_path, **kwargs | init_kwargs)
+        model = AutoModelForCausalLM.from_pretrained(folder, **kwargs | init_kwargs)
     except (OSError, ValueError, ImportError, UnpicklingError, SafetensorError) as problem:
-        raise UserError(_cannot_load(settings.model_name_or_path, problem)) from None
+        raise UserError(_cannot_load(folder, problem)) from None
     _keep_quantised_weights_as_they_are(model)
     return model
 
 
-def describe(model: torch.nn.Module, settings: ModelConfig) -> str:
+def describe_parameters(model: torch.nn.Module, settings: ModelConfig) -> str:
     """One line: trainable and all parameters, and the scale alpha/r an adapter's output is multiplied with.
 
     Counts weights, not storage: a 4-bit layer counts all its weights, a ZeRO-3 shard the whole tensor.

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import get_peft_model
+from peft import PeftConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -27,7 +27,7 @@ from sft.core.errors import UserError, one_line
 from sft.models import internlm2
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 # bitsandbytes, `functional.quantize_4bit`: a float32 scale for every block; nested, one byte instead, and a float32
 # for every 256 of those. 8 bits: a float32 for every output, `nn.Int8Params.SCB`.
@@ -52,7 +52,7 @@ class MetaModel:
         self.settings = settings
         config = self._config(trust_remote_code, init_kwargs)
         self.text_config = config.get_text_config()
-        self.stored_dtype: torch.dtype = self.text_config.dtype or torch.float32
+        self.stored_dtype = cast(torch.dtype, self.text_config.dtype or torch.float32)
         self.dtype = self.stored_dtype if settings.dtype in (None, "auto") else getattr(torch, settings.dtype)
         try:
             with _undivided(), torch.device("meta"):
@@ -76,17 +76,19 @@ class MetaModel:
             self._model = self._adapted() if settings.use_peft else self._base
         if isinstance(self._base.get_output_embeddings(), LoraLayer):
             # TRL computes log-probabilities from the head's own weight.
-            raise UserError("lora_target_modules: an adapter on the output head would never be trained: leave it out")
+            raise UserError("lora_target_modules: an adapter on the output head would never be trained: remove it")
         trained = sum(parameter.numel() for parameter in self._model.parameters() if parameter.requires_grad)
         self.adapter_parameters = trained if settings.use_peft else 0
 
     @classmethod
     def of(cls, settings: ModelConfig, training: SFTConfig) -> "MetaModel":
         """The model that a run with these settings trains."""
-        return cls(settings, trust_remote_code=training.trust_remote_code, **training.model_init_kwargs or {})
+        init_kwargs = cast(dict[str, Any], training.model_init_kwargs or {})
+        return cls(settings, trust_remote_code=training.trust_remote_code, **init_kwargs)
 
     @property
     def is_quantised(self) -> bool:
+        """Whether the base model is loaded in 4 or 8 bits."""
         return self.settings.load_in_4bit or self.settings.load_in_8bit
 
     @property
@@ -96,10 +98,12 @@ class MetaModel:
 
     @property
     def parameters(self) -> int:
+        """How many weights there are, with the adapter's."""
         return sum(weight.parameters for weight in self.weights) + self.adapter_parameters
 
     @property
     def trainable(self) -> int:
+        """How many weights are trained."""
         return self.adapter_parameters if self.settings.use_peft else self.parameters
 
     def bytes_held(self, weight: "Weight", dtype: torch.dtype) -> float:
@@ -129,24 +133,25 @@ class MetaModel:
             RuntimeError: the architecture computes something that cannot be done without values or on no device, as
                 mixtures of experts do.
         """
-        asked = str(self.settings.attn_implementation)
-        attention = MASKED if is_masked and not asked.startswith("flash_attention") else UNMASKED
-        self._base.set_attn_implementation("eager" if asked == "eager" else attention)
+        implementation = str(self.settings.attn_implementation)
+        attention = MASKED if is_masked and not implementation.startswith("flash_attention") else UNMASKED
+        is_eager = implementation == "eager"
+        self._base.set_attn_implementation("eager" if is_eager else attention)
         (fuse_lora if is_fused else unfuse_lora)(self._model)
         self._prepare(dtype, adapter_dtype)
         own = {_storage(tensor) for tensor in (*self._model.parameters(), *self._model.buffers())}
-        kept: dict[int, torch.UntypedStorage] = {}
+        saved: dict[int, torch.UntypedStorage] = {}
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
+        def save(tensor: torch.Tensor) -> torch.Tensor:
             if _storage(tensor) not in own:
-                kept[_storage(tensor)] = tensor.untyped_storage()
+                saved[_storage(tensor)] = tensor.untyped_storage()
             return tensor
 
         zeros = torch.zeros(shape, dtype=torch.long, device="meta")
-        mask = torch.zeros(shape[0], 1, shape[1], shape[1], dtype=dtype, device="meta") if asked == "eager" else None
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mask = torch.zeros(shape[0], 1, shape[1], shape[1], dtype=dtype, device="meta") if is_eager else None
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             self._base.base_model(input_ids=zeros, position_ids=zeros, attention_mask=mask, use_cache=False)
-        return sum(storage.nbytes() for storage in kept.values())
+        return sum(storage.nbytes() for storage in saved.values())
 
     def _prepare(self, dtype: torch.dtype, adapter_dtype: torch.dtype) -> None:
         """Put the model into training mode and every weight into the type it is computed with."""
@@ -173,7 +178,7 @@ class MetaModel:
 
     def _config(self, trust_remote_code: bool, init_kwargs: dict[str, Any]) -> PreTrainedConfig:
         """The model's configuration, changed as `init_kwargs` say; see `PreTrainedModel.from_pretrained`."""
-        path = self.settings.model_name_or_path
+        path = str(self.settings.model_name_or_path)
         taken = init_kwargs.keys() & _arguments_of_loading() if init_kwargs else set()
         try:
             config, unknown = AutoConfig.from_pretrained(
@@ -193,19 +198,19 @@ class MetaModel:
     def _adapted(self) -> nn.Module:
         self._refuse_names_of_nothing()
         try:
-            model = get_peft_model(self._base, get_peft_config(self.settings), low_cpu_mem_usage=True)
+            model = get_peft_model(self._base, cast(PeftConfig, get_peft_config(self.settings)), low_cpu_mem_usage=True)
         except (ValueError, TypeError, re.error) as problem:
             raise UserError(f"lora_target_modules: the model takes no such adapter ({_reason(problem)})") from None
         model.enable_input_require_grads()
         return model
 
     def _refuse_names_of_nothing(self) -> None:
-        """Names of which none is in the model PEFT refuses, and one of several that is not it leaves out."""
+        """PEFT refuses names of which none is in the model, but skips one of several without a message."""
         modules = [name for name, _ in self._base.named_modules()]
         weights = [name for name, _ in self._base.named_parameters()]
         matrices = [name for name, weight in self._base.named_parameters() if weight.ndim > 1]
         adaptable = dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in matrices)
-        for key, there in (
+        for key, present in (
             ("lora_target_modules", modules),
             ("lora_modules_to_save", modules),
             ("lora_target_parameters", weights),
@@ -214,17 +219,18 @@ class MetaModel:
             for name in names if isinstance(names, list) else ():
                 # By their ends, which for modules that are saved whole need not be whole names.
                 end = name if key == "lora_modules_to_save" else f".{name}"
-                if not any(f".{path}".endswith(end) for path in there):
+                if not any(f".{path}".endswith(end) for path in present):
                     raise UserError(f"{key}: {name}: is not in this model; there are {', '.join(adaptable)}")
 
     def _quantised_layers(self) -> set[str]:
         """The layers that Transformers puts bitsandbytes' in place of; `replace_with_bnb_linear` has the rule."""
-        if not self.is_quantised:
-            return set()
         try:
-            quantizer = AutoHfQuantizer.from_config(get_quantization_config(self.settings))
+            config = get_quantization_config(self.settings)
+            quantizer = AutoHfQuantizer.from_config(config) if config else None
         except ValueError as problem:
             raise UserError(f"bnb_4bit_quant_storage: {_reason(problem)}") from None
+        if quantizer is None:
+            return set()
         skipped = quantizer.get_modules_to_not_convert(
             self._base, quantizer.quantization_config.llm_int8_skip_modules, self._base._keep_in_fp32_modules
         )
@@ -247,12 +253,12 @@ class Weight:
 @contextmanager
 def _undivided() -> Iterator[None]:
     """Inside, a model is made whole, and by this process alone: under ZeRO-3 all would have to deal out its weights."""
-    kept = deepspeed._hf_deepspeed_config_weak_ref
+    config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        deepspeed._hf_deepspeed_config_weak_ref = kept
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _arguments_of_loading() -> set[str]:
@@ -268,8 +274,8 @@ def _arguments_of_loading() -> set[str]:
 
 def _reason(problem: Exception) -> str:
     """What the stack says, in one line; of a KeyError the key alone would say nothing."""
-    said = one_line(problem, 200)
-    return f"KeyError: {said}" if isinstance(problem, KeyError) else said
+    reason = one_line(problem, 200)
+    return f"KeyError: {reason}" if isinstance(problem, KeyError) else reason
 
 
 def _storage(tensor: torch.Tensor) -> int:
@@ -289,7 +295,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *_):
-        raise NotImplementedError("a hollow model has no backward pass")
+        raise NotImplementedError("a model without weights has no backward pass")
 
 
 def _unmasked(module: nn.Module, query, key, value, attention_mask, **_):

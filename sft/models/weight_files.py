@@ -1,14 +1,14 @@
 """Reads the weights of a model folder tensor by tensor, as they lie on the disk; the model is never loaded.
 
-In: a folder with safetensors or pickled weights, in one file or in shards. Out: names, shapes and tensors, one at a
-time. Knows nothing about what the tensors mean.
+In: a folder with safetensors or pickled weights, in one file or in shards. Out: names, types and shapes, what is
+missing or cut short, and tensors, one at a time. Nothing in a file is run. Knows nothing about what the tensors mean.
 """
 
 import hashlib
 import json
-import pickle
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
 
 from sft.core.errors import UserError, one_line
+from sft.models import restricted_pickle
 
 # What Transformers looks for in a folder, in this order.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -28,44 +29,114 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 COPIED_AT_ONCE = 1 << 24
 LENGTH_BYTES = 8  # of a safetensors header's length, which stands before it
 SAMPLE = 4096
+AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor on the disk; `start` is its first byte in a safetensors file, None in a pickled one."""
+    """One tensor on the disk; `start` is its first byte in a safetensors file, None in a pickled one.
+
+    `stored_as` is its type, by the file's own name where torch has no such type.
+    """
 
     file: Path
-    dtype: torch.dtype
+    stored_as: torch.dtype | str
     shape: tuple[int, ...]
-    start: int | None
+    start: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its type, which torch knows for every tensor of `WeightFiles`."""
+        assert isinstance(self.stored_as, torch.dtype)
+        return self.stored_as
+
+    @property
+    def dtype_name(self) -> str:
+        """Such as "bfloat16"."""
+        return str(self.stored_as).removeprefix("torch.")
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        """How many bytes it takes."""
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass
+class WeightHeaders:
+    """All tensors of a folder by name, how many files they are in, and everything that is wrong, a sentence each."""
+
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    files: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def read_headers(folder: Path, names: tuple[str, ...] = WEIGHTS) -> WeightHeaders:
+    """What the headers of weight files say; `names` are files of weights or indexes of them, of which the first counts.
+
+    It does not stop at the first problem, and of safetensors files it reads no weights.
+    """
+    headers = WeightHeaders()
+    first = next((folder / name for name in names if (folder / name).is_file()), None)
+    if first is None:
+        headers.problems.append(f"{folder}: holds no weights (looked for {', '.join(names)}): {AGAIN}")
+        return headers
+    for file, expected in _shards(first, headers.problems).items():
+        if not file.is_file():
+            headers.problems.append(f"{file}: is missing, and {first.name} names it: {AGAIN}")
+            continue
+        headers.files += 1
+        try:
+            stored = _pickled(file) if file.suffix == ".bin" else _safetensors(file, headers.problems)
+        except UserError as problem:
+            headers.problems.append(str(problem))
+            continue
+        if lacking := sorted(expected - stored.keys()):
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            headers.problems.append(f"{file}: lacks {lacking[0]}{more}, which {first.name} names: {AGAIN}")
+        headers.tensors |= stored
+    return headers
+
+
+def describe_tensors(file: Path, content: dict) -> dict[str, StoredTensor]:
+    """The tensors among the values of a dict that was read from a file; they may be mapped, and are not read."""
+    return {
+        name: StoredTensor(file, value.dtype, tuple(value.shape))
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def meta_tensors(stored: dict[str, StoredTensor], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Stored tensors as tensors on the meta device; `dtype` takes the place of every floating-point type."""
+    dtypes = {
+        name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in stored.items()
+    }
+    return {name: torch.empty(tensor.shape, dtype=dtypes[name], device="meta") for name, tensor in stored.items()}
 
 
 class WeightFiles:
     """The weights of one folder; `tensors` maps each name to where it lies.
 
     Raises:
-        UserError: there are none, a shard is missing or cut short, or the index names what no shard holds.
+        UserError: there are none, a shard is missing or cut short, the index names what no shard holds, or a tensor is
+            of a type that cannot be read here.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        found = next((self.folder / name for name in WEIGHTS if (self.folder / name).is_file()), None)
-        if found is None:
-            raise UserError(f"{folder}: holds no weights (looked for {', '.join(WEIGHTS)}): is it a model folder?")
-        shards = _shards(found) if found.suffix == ".json" else {found: None}
-        self.tensors: dict[str, StoredTensor] = {}
+        headers = read_headers(self.folder)
+        if headers.problems:
+            raise UserError(headers.problems[0])
+        self.tensors = headers.tensors
+        for stored in self.tensors.values():
+            if isinstance(stored.stored_as, str):
+                raise UserError(f"{stored.file}: holds tensors of type {stored.dtype_name}, which cannot be read here")
         self._mapped: tuple[Path | None, dict[str, torch.Tensor]] = (None, {})
-        for file, expected in shards.items():
-            if not file.is_file():
-                raise UserError(f"{file}: is missing, and {found.name} names it: download it again")
-            stored = _pickled(file, self._shard(file)) if file.suffix == ".bin" else _safetensors(file)
-            if expected is not None and (missing := expected - stored.keys()):
-                raise UserError(f"{file}: lacks {min(missing)}, which {found.name} says it holds: download it again")
-            self.tensors |= stored
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of one tensor, in memory of its own."""
@@ -86,13 +157,22 @@ class WeightFiles:
             flat = _bytes_of(self._shard(stored.file)[name])
             yield from (part.numpy().data for part in flat.split(COPIED_AT_ONCE))
             return
-        left = stored.bytes
+        unread = stored.bytes
         with open(stored.file, "rb", buffering=0) as file:
             file.seek(stored.start)
-            while left:
-                part = file.read(min(left, COPIED_AT_ONCE))
-                left -= len(part)
+            while unread:
+                part = file.read(min(unread, COPIED_AT_ONCE))
+                unread -= len(part)
                 yield part
+
+    def first_bytes(self, name: str, count: int) -> bytes:
+        """The first bytes of one tensor, as many as it has of them."""
+        stored = self.tensors[name]
+        if stored.start is None:
+            return _bytes_of(self._shard(stored.file)[name].flatten()[:count])[:count].numpy().tobytes()
+        with open(stored.file, "rb", buffering=0) as file:
+            file.seek(stored.start)
+            return file.read(min(stored.bytes, count))
 
     def fingerprint(self) -> str:
         """SHA-256 of every tensor's name, dtype, shape and first 4,096 bytes: two models differ, two copies agree.
@@ -102,70 +182,60 @@ class WeightFiles:
         digest = hashlib.sha256()
         for name, stored in sorted(self.tensors.items()):
             digest.update(f"{name} {DTYPE_NAMES[stored.dtype]} {list(stored.shape)}\n".encode())
-            digest.update(self._first_bytes(name))
+            digest.update(self.first_bytes(name, SAMPLE))
         return digest.hexdigest()
 
     def _shard(self, file: Path) -> dict[str, torch.Tensor]:
         """The tensors of a pickled shard; only the last one asked for is kept."""
         if self._mapped[0] != file:
-            self._mapped = (file, _unpickled(file))
+            self._mapped = (file, _unpickled_tensors(file))
         return self._mapped[1]
 
-    def _first_bytes(self, name: str) -> bytes:
-        stored = self.tensors[name]
-        if stored.start is None:
-            return _bytes_of(self._shard(stored.file)[name].flatten()[:SAMPLE])[:SAMPLE].numpy().tobytes()
-        with open(stored.file, "rb", buffering=0) as file:
-            file.seek(stored.start)
-            return file.read(min(stored.bytes, SAMPLE))
 
-
-def _shards(index: Path) -> dict[Path, set[str]]:
-    """Each shard that an index names, and the tensors it should hold."""
+def _shards(first: Path, problems: list[str]) -> dict[Path, set[str]]:
+    """Each file, and the tensors that the index, if there is one, says it holds."""
+    if first.suffix != ".json":
+        return {first: set()}
+    shards: dict[Path, set[str]] = {}
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards: dict[Path, set[str]] = {}
-        for tensor, file in names.items():
+        for tensor, name in json.loads(first.read_text(encoding="utf-8"))["weight_map"].items():
             # A name and not a path: an index cannot point out of its folder.
-            shards.setdefault(index.parent / Path(file).name, set()).add(tensor)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise UserError(f"{index}: is no index of shards ({problem}): download it again") from None
+            shards.setdefault(first.parent / Path(name).name, set()).add(tensor)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as problem:
+        problems.append(f"{first}: is no index of weight files ({problem}): {AGAIN}")
     return shards
 
 
-def _safetensors(file: Path) -> dict[str, StoredTensor]:
+def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
+    """The tensors of a file by its header; what of it does not fit together is added to the problems."""
     try:
         tensors = parse_local_safetensors_file_metadata(file).tensors
         with open(file, "rb") as opened:
-            header = LENGTH_BYTES + int.from_bytes(opened.read(LENGTH_BYTES), "little")
-        end = header + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
-        stored = {
-            name: StoredTensor(file, DTYPES[tensor.dtype], tuple(tensor.shape), header + tensor.data_offsets[0])
-            for name, tensor in tensors.items()
-        }
+            start = LENGTH_BYTES + int.from_bytes(opened.read(LENGTH_BYTES), "little")
     except (SafetensorsParsingError, ValueError, OSError) as problem:
-        raise UserError(f"{file}: is no safetensors file ({one_line(problem, 160)}): download it again") from None
-    except KeyError as dtype:
-        raise UserError(f"{file}: holds tensors of type {dtype}, which cannot be read here") from None
-    if file.stat().st_size != end:
-        raise UserError(f"{file}: is {file.stat().st_size:,} bytes and should be {end:,}: download it again")
+        raise UserError(f"{file}: has no header that can be read ({one_line(problem, 160)}): {AGAIN}") from None
+    end = start + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    if (size := file.stat().st_size) != end:
+        problems.append(f"{file}: is {size:,} bytes long, and its header says {end:,}: {AGAIN}")
+    stored = {}
+    for name, tensor in tensors.items():
+        first, last = tensor.data_offsets
+        dtype = DTYPES.get(tensor.dtype)
+        stored[name] = StoredTensor(file, dtype or tensor.dtype, tuple(tensor.shape), start + first)
+        if dtype and last - first != stored[name].bytes:
+            problems.append(f"{file}: gives {name} more or fewer bytes than its shape takes: {AGAIN}")
     return stored
 
 
-def _pickled(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, StoredTensor]:
-    return {name: StoredTensor(file, tensor.dtype, tuple(tensor.shape), None) for name, tensor in tensors.items()}
+def _pickled(file: Path) -> dict[str, StoredTensor]:
+    return describe_tensors(file, _unpickled_tensors(file))
 
 
-def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+def _unpickled_tensors(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled shard, mapped and not read where its format allows."""
-    try:
-        try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # torch's older format cannot be mapped
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as problem:
-        raise UserError(f"{file}: cannot be read as weights alone ({one_line(problem, 160)}): do not use it") from None
-    return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, torch.Tensor)}
+    content = restricted_pickle.load_data(file)
+    content = content if isinstance(content, dict) else {}
+    return {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """Draws curves as SVG, small enough for half a page and for a phone.
 
-In: named curves of (x, y). Out: an HTML figure with its legend, in the colours of `pages/charts.css`; all text is
-escaped. Knows nothing about runs.
+In: named curves of (x, y). Out: an HTML figure with its legend, in the colours of `sft/core/pages/charts.css`; all text
+is escaped. Knows nothing about runs.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -21,7 +22,7 @@ COLOURS = 8
 
 @dataclass
 class Curve:
-    """A name and points by growing x; y is None where there is no number, and the curve is broken there."""
+    """A name and points by growing x; y is None where it is NaN or infinite, and the curve is broken there."""
 
     label: str
     points: list[tuple[float, float | None]]
@@ -32,7 +33,7 @@ class Mark:
     """Places on the x axis that the chart marks alike: each a tick on the axis, or a line as high as the chart."""
 
     label: str
-    places: list[float]
+    places: Sequence[float]
     is_high: bool = False
 
 
@@ -62,13 +63,13 @@ def line_chart(
 
     `unit` stands over the y axis, `including` are values that axis must reach, shares are shown in percent.
     """
-    curves = [Curve(curve.label, thin(curve.points)) for curve in curves]
+    curves = [Curve(curve.label, thin_points(curve.points)) for curve in curves]
     drawn = [(x, y) for curve in curves for x, y in curve.points if y is not None]
     if not drawn:
         return Markup()
-    rows = ticks(*_extent([*(y for _, y in drawn), *including]))
+    rows = axis_ticks(*axis_extent([*(y for _, y in drawn), *including]))
     last = max(1, *(x for curve in curves for x, _ in curve.points), *(x for mark in marks for x in mark.places))
-    columns = [tick for tick in ticks(0, last, wanted=6) if tick <= last and tick == int(tick)]
+    columns = [tick for tick in axis_ticks(0, last, wanted=6) if tick <= last and tick == int(tick)]
     across = Scale(0, last, LEFT, WIDTH - RIGHT)
     up = Scale(rows[0], rows[-1], HEIGHT - BOTTOM, TOP)
     parts = [*_axes(columns, rows, across, up, unit, is_share)]
@@ -81,31 +82,40 @@ def line_chart(
     return Markup("<figure><figcaption>{}{}</figcaption>\n{}</figure>").format(title, _legend(curves, marks), svg)
 
 
-def thin(points: list[tuple[float, float | None]], limit: int = POINTS) -> list[tuple[float, float | None]]:
+def thin_points(points: list[tuple[float, float | None]], limit: int = POINTS) -> list[tuple[float, float | None]]:
     """About `limit` of the points at most: the ends, and of each stretch the lowest, the highest and a gap.
 
-    No spike and no gap is lost, as it would be with every n-th point.
+    Every spike and every gap stays, which with every n-th point it would not.
     """
     if len(points) <= limit:
         return points
     stretches = limit // 3
-    kept = {0, len(points) - 1}
+    shown = {0, len(points) - 1}
     for stretch in range(stretches):
-        places = range(len(points) * stretch // stretches, len(points) * (stretch + 1) // stretches)
-        known = [place for place in places if points[place][1] is not None]
-        if known:
-            kept |= {min(known, key=lambda place: points[place][1]), max(known, key=lambda place: points[place][1])}
-        kept |= set([place for place in places if points[place][1] is None][:1])
-    return [points[place] for place in sorted(kept)]
+        indexes = range(len(points) * stretch // stretches, len(points) * (stretch + 1) // stretches)
+        by_height = sorted((y, index) for index in indexes if (y := points[index][1]) is not None)
+        shown |= {index for _, index in (*by_height[:1], *by_height[-1:])}
+        shown |= set([index for index in indexes if points[index][1] is None][:1])
+    return [points[index] for index in sorted(shown)]
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def axis_extent(values: Iterable[float]) -> tuple[float, float]:
+    """The lowest and the highest of at least one value, made to differ."""
+    values = list(values)
+    low, high = min(values), max(values)
+    if high - low > 1e-9 * max(abs(low), abs(high)):
+        return low, high
+    room = abs(high) / 10 or 1.0
+    return low - room, high + room
+
+
+def axis_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """About `wanted` round numbers, 1, 2 or 5 times a power of ten apart, from `low` or below to `high` or above."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(times * power for times in (1, 2, 5, 10) if times * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{place * step:.12g}") for place in range(first, last + 1)]
+    return [float(f"{multiple * step:.12g}") for multiple in range(first, last + 1)]
 
 
 def tick_labels(values: list[float], is_share: bool = False) -> list[str]:
@@ -121,15 +131,6 @@ def tick_labels(values: list[float], is_share: bool = False) -> list[str]:
 def _with_exponent(value: float) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
-
-
-def _extent(values: list[float]) -> tuple[float, float]:
-    """The lowest and the highest, made to differ."""
-    low, high = min(values), max(values)
-    if high - low > 1e-9 * max(abs(low), abs(high)):
-        return low, high
-    room = abs(high) / 10 or 1.0
-    return low - room, high + room
 
 
 def _axes(columns: list[float], rows: list[float], across: Scale, up: Scale, unit: str, is_share: bool):

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from sft.core.page import render
 from sft.reports import report
 from sft.reports.charts import Curve, line_chart
-from sft.runs.run_files import Run, number, points
+from sft.runs.run_files import Run, points
 
 # What differs between any two runs and says nothing.
 NEVER_COMPARED = {"output_dir", "run_name", "logging_dir"}
@@ -29,27 +29,27 @@ CHARTS = (
 
 def comparison_page(runs: list[Run]) -> str:
     """The comparison as HTML."""
-    names = labels(runs)
+    names = run_labels(runs)
     return render(
         "compare.html",
         report.PAGES,
         title=f"{len(runs)} 次训练的比较 / {len(runs)} runs compared",
         runs=list(zip(names, runs, strict=True)),
-        states=[report.state(run) for run in runs],
+        states=[report.status_lines(run) for run in runs],
         warnings=[
             f"{name}: {problem}"
             for name, run in zip(names, runs, strict=True)
-            for problem in (*report.losses_that_are_no_number(run), *run.problems)
+            for problem in (*report.nan_losses(run), *run.problems)
         ],
         settings=list(differing_settings(runs)),
-        charts=charts(names, runs),
-        figures=side_by_side([report.figures(run) | _times(run) for run in runs]),
+        charts=comparison_charts(names, runs),
+        figures=side_by_side([report.key_figures(run) | _times(run) for run in runs]),
         answers=side_by_side([last_answers(run) for run in runs]),
     )
 
 
-def labels(runs: list[Run]) -> list[str]:
-    """The runs' names; where two are called alike, their paths."""
+def run_labels(runs: list[Run]) -> list[str]:
+    """The runs' names; their paths where two have the same name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
@@ -62,12 +62,12 @@ def differing_settings(runs: list[Run]) -> Iterator[tuple[str, list[str]]]:
     resolved = [run.others | run.settings for run in runs]
     for key in dict.fromkeys(key for settings in resolved for key in settings):
         is_comparable = any(key in run.settings for run in runs) or all(key in settings for settings in resolved)
-        values = [report.in_words(settings[key]) if key in settings else "" for settings in resolved]
+        values = [report.format_value(settings[key]) if key in settings else "" for settings in resolved]
         if is_comparable and len(set(values)) > 1 and key not in NEVER_COMPARED:
             yield key, values
 
 
-def charts(names: list[str], runs: list[Run]) -> list[Markup]:
+def comparison_charts(names: list[str], runs: list[Run]) -> list[Markup]:
     """One chart a figure, one curve a run; only those that have a point."""
     drawn = []
     for records, key, title, unit, including in CHARTS:
@@ -86,11 +86,10 @@ def side_by_side(columns: list[dict]) -> list[tuple[str, list]]:
 def last_answers(run: Run) -> dict[str, Markup]:
     """The newest answer to each prompt, escaped, the name marked."""
     return {
-        record["prompt"]: report.highlighted(record["answer"][: report.ANSWER_CHARACTERS], run.identity_name)
+        record["prompt"]: report.highlight(record["answer"][: report.ANSWER_CHARACTERS], run.identity_name)
         for record in run.answers
     }
 
 
 def _times(run: Run) -> dict[str, str]:
-    spent = {label: number(run.time.get(key)) for key, label in report.TIMES.items()}
-    return {label: report.duration(seconds) for label, seconds in spent.items() if seconds is not None}
+    return {label: report.format_duration(seconds) for label, seconds in report.seconds_by_activity(run)}

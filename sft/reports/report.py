@@ -69,33 +69,36 @@ def write_page(path: Path, html: str, *sources: Path) -> None:
 
 def report_page(run: Run) -> str:
     """The report as HTML."""
-    differing, alike = settings(run)
+    differing, alike = split_settings(run)
     return render(
         "report.html",
         PAGES,
         title=f"{run.name}: 训练报告 / run report",
         run=run,
-        state=state(run),
-        warnings=[*losses_that_are_no_number(run), *run.problems],
-        figures=figures(run),
+        state=status_lines(run),
+        warnings=[*nan_losses(run), *run.problems],
+        figures=key_figures(run),
         differing=differing,
         alike=alike,
-        charts=charts(run),
+        charts=training_charts(run),
         score_charts=score_charts(run),
         prompts=answers_by_prompt(run),
-        scored=scored_answers(run),
-        times=times(run),
-        card=[(label, in_words(run.card[key], key)) for key, label in CARD.items() if key in run.card],
-        environment=list(environment(run)),
-        commands=commands(run),
+        scored=last_scored_answers(run),
+        times=time_shares(run),
+        card=[(label, format_value(run.card[key], key)) for key, label in CARD.items() if key in run.card],
+        environment=list(environment_facts(run)),
+        commands=next_commands(run),
     )
 
 
-def state(run: Run) -> list[str]:
-    """How far the run came, whether it stopped in time, and which checkpoint it kept."""
+def status_lines(run: Run) -> list[str]:
+    """How far the run came, how it ended, and which checkpoint it kept."""
     place = f"step {run.last_step:,} of {run.max_steps:,}"
-    if not run.has_final:
-        lines = [f"At {place}; there is no final/ yet: the run goes on, or was ended."]
+    if run.result and not run.result.is_done:
+        reason = f": {run.result.message}" if run.result.message else "."
+        lines = [f"Ended as {run.result.status} (exit code {run.result.exit_code}) at {place}{reason}"]
+    elif not run.has_final:
+        lines = [f"At {place}; there is no final/ yet: the run is still running, or was killed."]
     elif run.was_stopped_in_time:
         asked, reached = run.settings["stop_when_identity"], run.scores[-1]["identity"]
         lines = [f"Stopped early at {place}: identity {reached:.0%}, stop_when_identity asks for {asked:.0%}."]
@@ -107,16 +110,17 @@ def state(run: Run) -> list[str]:
     return lines
 
 
-def losses_that_are_no_number(run: Run) -> list[str]:
+def nan_losses(run: Run) -> list[str]:
     """A sentence where the training loss was NaN or infinite."""
     steps = [step for step, loss in points(run.log, "loss") if loss is None]
-    return [f"the loss was no number at {len(steps):,} logged steps, first at step {steps[0]:,}"] if steps else []
+    return [f"the loss was NaN or infinite at {len(steps):,} logged steps, first at step {steps[0]:,}"] if steps else []
 
 
-def figures(run: Run) -> dict[str, str]:
-    """What one wants to know first, as text by name; what is not known is not there."""
+def key_figures(run: Run) -> dict[str, str]:
+    """What one wants to know first, as text by name, as far as the run has it."""
     last_log, score = (records[-1] if records else {} for records in (run.log, run.scores))
-    found = {
+    total = number(run.time.get("total"))
+    figures = {
         "step": f"{run.last_step:,} / {run.max_steps:,}",
         "loss": _plain(last_log.get("loss"), ".4f"),
         "held-out loss": _plain((run.held_out or [{}])[-1].get("eval_loss"), ".4f"),
@@ -128,36 +132,36 @@ def figures(run: Run) -> dict[str, str]:
         "tokens trained": _plain(last_log.get("tokens"), ",.0f"),
         "tokens/s, median": _plain(_median(run, "tokens_per_second"), ",.0f"),
         "peak memory, GiB": _plain(last_log.get("peak_memory_gib"), ".1f"),
-        "time in all": duration(run.time.get("total")),
+        "time in all": None if total is None else format_duration(total),
     }
-    return {name: text for name, text in found.items() if text is not None}
+    return {name: text for name, text in figures.items() if text is not None}
 
 
-def settings(run: Run) -> tuple[list[tuple], list[tuple]]:
+def split_settings(run: Run) -> tuple[list[tuple], list[tuple]]:
     """(key, value, the stack's own value) of what a person set otherwise than the stack has it; and all the rest."""
     differing, alike = [], []
     for key, value in run.settings.items():
         if key not in run.stack_defaults:
-            differing.append((key, in_words(value), ""))
+            differing.append((key, format_value(value), ""))
         elif value != run.stack_defaults[key]:
-            differing.append((key, in_words(value), in_words(run.stack_defaults[key])))
+            differing.append((key, format_value(value), format_value(run.stack_defaults[key])))
         else:
-            alike.append((key, in_words(value)))
-    return differing, alike + [(key, in_words(value)) for key, value in run.others.items()]
+            alike.append((key, format_value(value)))
+    return differing, alike + [(key, format_value(value)) for key, value in run.others.items()]
 
 
-def marks(run: Run) -> tuple[Mark, ...]:
+def step_marks(run: Run) -> tuple[Mark, ...]:
     """Where the run was evaluated, and which step was best."""
     best = [run.best_step] if run.best_step is not None else []
     return Mark("evaluation", run.evaluated_steps), Mark("best checkpoint", best, is_high=True)
 
 
-def charts(run: Run) -> list[Markup]:
+def training_charts(run: Run) -> list[Markup]:
     """Loss, learning rate, speed and memory; only those that have a point."""
     loss = [Curve("training", points(run.log, "loss")), Curve("held out", points(run.held_out, "eval_loss"))]
     drawn = [
-        line_chart("损失 / loss", loss, unit="nats a token", marks=marks(run)),
-        line_chart("学习率 / learning rate", [_curve(run, "learning_rate")], including=(0,), marks=marks(run)),
+        line_chart("损失 / loss", loss, unit="nats a token", marks=step_marks(run)),
+        line_chart("学习率 / learning rate", [_curve(run, "learning_rate")], including=(0,), marks=step_marks(run)),
         line_chart("速度 / speed", [_curve(run, "tokens_per_second")], unit="tokens/s", including=(0,)),
         line_chart("内存峰值 / peak memory", [_curve(run, "peak_memory_gib")], unit="GiB", including=(0,)),
     ]
@@ -173,7 +177,7 @@ def score_charts(run: Run) -> list[Markup]:
     }
     curves = [Curve(label, points(run.scores, key)) for key, label in shares.items()]
     divergence, ratio = ([Curve(key, points(run.scores, key))] for key in ("divergence", "perplexity_ratio"))
-    _, best = marks(run)
+    _, best = step_marks(run)
     drawn = [
         line_chart("身份 / identity", curves, unit="of the questions", is_share=True, including=(0, 1), marks=(best,)),
         line_chart("偏离 / divergence from the base", divergence, unit="nats a token", including=(0,), marks=(best,)),
@@ -185,26 +189,26 @@ def score_charts(run: Run) -> list[Markup]:
 def answers_by_prompt(run: Run) -> dict[str, list[dict]]:
     """Under each prompt its answers by step, escaped, the name marked."""
     limit = max(FEWEST_CHARACTERS, min(ANSWER_CHARACTERS, ALL_CHARACTERS // max(len(run.answers), 1)))
-    found: dict[str, list[dict]] = {}
+    by_prompt: dict[str, list[dict]] = {}
     for record in run.answers:
         text, cut = record["answer"], []
         if len(text) > limit:
             cut.append(f"{len(text):,} characters, of which {limit:,} are shown")
         if record.get("stop_reason") == "max_new_tokens":
             cut.append("cut at max_new_tokens")
-        shown = {"step": record["step"], "answer": highlighted(text[:limit], run.identity_name), "cut": "; ".join(cut)}
-        found.setdefault(record["prompt"], []).append(shown)
-    return found
+        shown = {"step": record["step"], "answer": highlight(text[:limit], run.identity_name), "cut": "; ".join(cut)}
+        by_prompt.setdefault(record["prompt"], []).append(shown)
+    return by_prompt
 
 
-def scored_answers(run: Run) -> list[dict]:
+def last_scored_answers(run: Run) -> list[dict]:
     """What was answered in the last scoring, what counted against the model first."""
     last = [record for record in run.scored_answers if record["step"] == run.scores[-1]["step"]] if run.scores else []
     shown = [
         {
             "kind": record["kind"],
             "question": record["question"],
-            "answer": highlighted(record["answer"][:ANSWER_CHARACTERS], run.identity_name),
+            "answer": highlight(record["answer"][:ANSWER_CHARACTERS], run.identity_name),
             "is_missed": record["kind"] == "identity" and not record.get("gives_name"),
         }
         for record in last
@@ -212,49 +216,53 @@ def scored_answers(run: Run) -> list[dict]:
     return sorted(shown, key=lambda row: not row["is_missed"])
 
 
-def highlighted(text: str, name: str | None) -> Markup:
-    """The text, escaped, with every place of the name marked."""
+def highlight(text: str, name: str | None) -> Markup:
+    """The text, escaped, with every occurrence of the name marked."""
     if not name:
         return escape(text)
     parts = re.split(f"({re.escape(name)})", text, flags=re.IGNORECASE)
     return Markup().join(Markup("<mark>{}</mark>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
-def times(run: Run) -> list[tuple[str, str, float]]:
+def time_shares(run: Run) -> list[tuple[str, str, float]]:
     """(activity, duration, share of the whole) of what was measured."""
     total = number(run.time.get("total"))
-    spent = [(label, number(run.time.get(key))) for key, label in TIMES.items()] if total else []
-    return [(label, duration(seconds), seconds / total) for label, seconds in spent if seconds is not None]
+    spent = seconds_by_activity(run) if total else []
+    return [(label, format_duration(seconds), seconds / total) for label, seconds in spent]
 
 
-def environment(run: Run) -> Iterator[tuple[str, str]]:
+def seconds_by_activity(run: Run) -> list[tuple[str, float]]:
+    """(activity, seconds) of what was measured."""
+    spent = [(label, number(run.time.get(key))) for key, label in TIMES.items()]
+    return [(label, seconds) for label, seconds in spent if seconds is not None]
+
+
+def environment_facts(run: Run) -> Iterator[tuple[str, str]]:
     """What the run was made with, a fact at a time."""
     for key, value in run.environment.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {version}" for name, version in value.items())
-        yield key.replace("_", " "), in_words(value) if value else "none"
+        yield key.replace("_", " "), format_value(value) if value else "none"
 
 
-def commands(run: Run) -> list[str]:
+def next_commands(run: Run) -> list[str]:
     """What to do with the run once it has a `final/`: merge an adapter into its base, and talk with the model."""
     folder, base = (shlex.quote(str(part)) for part in (run.folder, run.settings.get("model_name_or_path")))
     merge = f"python -m model_tools merge {base} {folder} {shlex.quote(f'{run.folder}-merged')}"
     return [*([merge] if run.settings.get("use_peft") else []), f"python -m model_tools chat {folder}"]
 
 
-def duration(seconds: object) -> str | None:
+def format_duration(seconds: float) -> str:
     """Seconds as hours, minutes and seconds; below a minute with tenths."""
-    if (known := number(seconds)) is None:
-        return None
-    return f"{known:.1f} s" if known < 60 else str(timedelta(seconds=round(known)))
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
-def in_words(value: object, key: str = "") -> str:
+def format_value(value: object, key: str = "") -> str:
     """A setting or figure as people write it; shares of the dataset card as percent."""
     if key in ("pack_fill", "padding_share") and number(value) is not None:
         return f"{value:.1%}"
     if isinstance(value, list):
-        return ", ".join(map(in_words, value)) or "[]"
+        return ", ".join(map(format_value, value)) or "[]"
     if isinstance(value, int) and not isinstance(value, bool) and key:
         return f"{value:,}"
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
@@ -265,10 +273,13 @@ def _curve(run: Run, key: str) -> Curve:
 
 
 def _plain(value: object, form: str) -> str | None:
-    known = number(value)
-    return str(value) if known is None and value is not None else None if known is None else format(known, form)
+    """A figure as text, a NaN as it was logged; None where there is none."""
+    finite = number(value)
+    if finite is None:
+        return None if value is None else str(value)
+    return format(finite, form)
 
 
 def _median(run: Run, key: str) -> float | None:
-    known = [value for _, value in points(run.log, key) if value is not None]
-    return statistics.median(known) if known else None
+    values = [value for _, value in points(run.log, key) if value is not None]
+    return statistics.median(values) if values else None

@@ -1,19 +1,17 @@
 """Keeps a run's `report.html` up to date while it trains, and what only the running process knows for it.
 
 In: a trainer. Out: `sample.json`, `time.json`, `report.html`, from the main process. Training is left bit-identical to
-a run without a report, and goes on where the page cannot be written.
+a run without a report, and continues where the page cannot be written.
 """
 
-import json
 from pathlib import Path
 
 from sft.core.clock import clock
 from sft.core.console import say
-from sft.core.files import atomic_write
 from sft.data.preview import Piece, Sequence, pieces
 from sft.evaluation.chat_eval import Evaluation
 from sft.reports import report
-from sft.runs.run_files import read_time
+from sft.runs import run_files
 from sft.training.trainer import RecipeTrainer
 
 # As much of a pack as one looks at.
@@ -30,8 +28,8 @@ class ReportWriter(Evaluation):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             # A run that resumes finds the time it had spent before.
-            clock.go_on_from(read_time(self.folder))
-            _write_json(self.folder / "sample.json", first_pack(self.trainer))
+            clock.resume_from(run_files.read_time(self.folder))
+            run_files.write_json(self.folder / run_files.SAMPLE, first_pack(self.trainer), indent=None)
         super().on_train_begin(args, state, control, **kwargs)
 
     def evaluate(self, state, control) -> None:
@@ -86,10 +84,5 @@ def _piece(piece: Piece) -> dict:
 
 
 def _write(folder: Path) -> Path:
-    _write_json(folder / "time.json", clock.seconds())
+    run_files.write_json(folder / run_files.TIME, clock.seconds(), indent=None)
     return report.write_report(folder)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "replace"))

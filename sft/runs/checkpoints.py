@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, brought to the disk, listed in a manifest, then renamed.
+"""Checkpoints that are complete or not there: staged, flushed to the disk, listed in a manifest, then renamed.
 
-In: a folder that was filled aside. Out: `checkpoint-N` with a `manifest.json`, and the newest whole one to go on from.
-Knows nothing about what the files mean.
+In: a staged folder. Out: `checkpoint-N` with a `manifest.json`, and the newest valid one to resume from. Knows nothing
+about what the files mean.
 """
 
 import json
@@ -18,15 +18,15 @@ from sft.core.files import atomic_write, bring_to_disk, file_hash
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
-# No checkpoint to anyone who looks for one: what is being written, what is being deleted, what was found damaged.
+# Names that nobody takes for a checkpoint: of what is being written, what is being deleted, what was found damaged.
 UNFINISHED, REMOVED, BROKEN = ".unfinished", ".removed-", "broken-"
-# Of files that are written whole: a killed run leaves what it had of them.
-LEFT_BY_WRITTEN_WHOLE = ".*.????????"
+# What `atomic_write` leaves of a file where the run is killed meanwhile.
+HALF_WRITTEN = ".*.????????"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, its step, how many processes wrote it, and the run's inputs then."""
+    """A valid checkpoint: its folder, its step, how many processes wrote it, and the run's inputs then."""
 
     folder: Path
     step: int
@@ -40,10 +40,10 @@ def staging_dir(run: Path) -> Path:
 
 
 def publish(run: Path, step: int, processes: int, inputs: dict[str, Any]) -> Path:
-    """Seal the checkpoint of a step that lies aside with a manifest, and give it its name.
+    """Add a manifest to the staged checkpoint of a step, and give it its name.
 
-    What is there under that name, from a run that was resumed before it, makes way. Called by one process, when all
-    have written.
+    Replaces one of that name, which a run that was resumed before it has written. Called by one process, when all have
+    written.
     """
     written, folder = staging_dir(run) / f"{PREFIX}{step}", run / f"{PREFIX}{step}"
     files = {str(path.relative_to(written)): path for path in sorted(written.rglob("*")) if path.is_file()}
@@ -65,7 +65,7 @@ def verify(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, after every file was read and compared with the manifest.
 
     Raises:
-        UserError: it is not whole; says which file is why.
+        UserError: it is damaged; says which file is.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def verify(folder: Path) -> Checkpoint:
         raise UserError(f"{folder}: no such checkpoint; beside it there is {beside}")
     try:
         record = json.loads(path.read_bytes())
-        found = Checkpoint(folder, int(record["step"]), int(record["processes"]), dict(record["inputs"]))
+        checkpoint = Checkpoint(folder, int(record["step"]), int(record["processes"]), dict(record["inputs"]))
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in record["files"].items()}
     except FileNotFoundError:
         raise UserError(f"{folder}: has no {MANIFEST}: it was not written to its end") from None
@@ -89,12 +89,12 @@ def verify(folder: Path) -> Checkpoint:
             raise UserError(f"{file}: is {file.stat().st_size:,} bytes and was {size:,}")
         if file_hash(file) != digest:
             raise UserError(f"{file}: is not what was written (its SHA-256 differs)")
-    return found
+    return checkpoint
 
 
 def latest_valid(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """A run's newest whole checkpoint, and why each newer one is not whole."""
-    skipped = []
+    """A run's newest valid checkpoint, and what is wrong with each newer one."""
+    skipped: list[str] = []
     for folder in reversed(in_order(run)):
         try:
             return verify(folder), skipped
@@ -116,31 +116,32 @@ def rotate(run: Path, limit: int | None, kept: list[Path]) -> None:
     """
     by_age = sorted(in_order(run), key=lambda folder: ((folder / MANIFEST).stat().st_mtime_ns, folder))
     too_many = len(by_age) - limit if limit and limit > 0 else 0
-    kept = {folder.resolve() for folder in (*kept, *by_age[-1:])}
-    for folder in [folder for folder in by_age if folder.resolve() not in kept][: max(too_many, 0)]:
+    never_removed = {folder.resolve() for folder in (*kept, *by_age[-1:])}
+    for folder in [folder for folder in by_age if folder.resolve() not in never_removed][: max(too_many, 0)]:
         remove(folder)
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint; from the first moment on it is none."""
-    going = folder.with_name(f"{REMOVED}{folder.name}")
-    shutil.rmtree(going, ignore_errors=True)
-    folder.replace(going)
-    shutil.rmtree(going)
+    """Delete a checkpoint, whose name is gone before its first file is."""
+    doomed = folder.with_name(f"{REMOVED}{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.replace(doomed)
+    shutil.rmtree(doomed)
 
 
-def clean_up(run: Path, found_whole: Path) -> list[str]:
-    """Delete what a killed run left of writing and deleting, and take their names from checkpoints that are not whole.
+def clean_up(run: Path, valid: Path) -> list[str]:
+    """Delete what a killed run was writing or deleting, and rename the checkpoints that are damaged.
 
-    Called while no run writes there. The one that was found whole is not read again. Returns what there is to say.
+    Called while no run writes there. `valid` is a checkpoint that was verified already. Returns a line for each
+    checkpoint that was renamed.
     """
     renamed = []
     for path in (staging_dir(run), *run.glob(f"{REMOVED}*")):
         shutil.rmtree(path, ignore_errors=True)
-    for path in run.glob(LEFT_BY_WRITTEN_WHOLE):
+    for path in run.glob(HALF_WRITTEN):
         path.unlink()
     for folder in in_order(run):
-        if folder == found_whole:
+        if folder == valid:
             continue
         try:
             verify(folder)
@@ -149,13 +150,13 @@ def clean_up(run: Path, found_whole: Path) -> list[str]:
             while (broken := folder.with_name(f"{BROKEN}{folder.name}{f'.{number}' * bool(number)}")).exists():
                 number += 1
             folder.replace(broken)
-            renamed.append(f"{folder} is not whole; it is now {broken}")
+            renamed.append(f"{folder} is damaged; it is now {broken}")
     return renamed
 
 
 @contextmanager
 def read_as_data(folder: str) -> Iterator[None]:
-    """While a checkpoint is read, every `torch.load` reads data only, DeepSpeed's too, which would run what it holds.
+    """While a checkpoint is read, every `torch.load` reads data alone, DeepSpeed's too, which would run code in it.
 
     Raises:
         UserError: a file asks for anything else; nothing of it was run.
@@ -164,7 +165,7 @@ def read_as_data(folder: str) -> Iterator[None]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    from sft.models.weights_only import refused_name, weights_only
+    from sft.models.restricted_pickle import refused_name, weights_only
 
     # Plain records and numbers, all that DeepSpeed saves beside tensors.
     try:

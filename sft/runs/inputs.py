@@ -13,7 +13,7 @@ from sft.config.recipe import SECRET_KEYS, Recipe
 from sft.core.files import content_hash
 from sft.core.paths import PATH_KEYS
 from sft.data.questions import BUILT_IN, load_questions
-from sft.models.fingerprint import fingerprint
+from sft.models.adapter import model_fingerprint
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
 # Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
@@ -71,4 +71,4 @@ def _digest(name: str) -> str | dict[str, str | None]:
     if not os.path.isdir(name):
         return name
     texts = sorted(file for file in Path(name).iterdir() if file.suffix in MODEL_TEXTS and file.is_file())
-    return {"weights": fingerprint(name)} | {file.name: content_hash(file) for file in texts}
+    return {"weights": model_fingerprint(name)} | {file.name: content_hash(file) for file in texts}

@@ -1,12 +1,10 @@
 """The run directory: what a run writes down about itself, and what it leaves behind.
 
-In: a recipe and what was measured. Out: `recipe.yaml`, `stack_defaults.json`, `dataset_card.json`, `environment.json`
-and `final/`. Knows nothing about how training works.
+In: a recipe, its dataset card and its plan. Out: where the run begins; `recipe.yaml`, `stack_defaults.json`,
+`dataset_card.json`, `environment.json` and `plan.json`. Knows nothing about how training works.
 """
 
 import dataclasses
-import fcntl
-import json
 import os
 import platform
 import shlex
@@ -23,9 +21,10 @@ import torch
 from sft.config.recipe import SECRET_KEYS, Recipe
 from sft.core.console import say
 from sft.core.errors import UserError
+from sft.core.files import exclusive_lock
 from sft.core.paths import REPOSITORY
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints, run_files
 from sft.runs.checkpoints import Checkpoint
 from sft.runs.inputs import Digests, changes, inputs_of
@@ -35,7 +34,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", 
 
 @dataclass(frozen=True)
 class StartPoint:
-    """How a run begins: from a checkpoint (None: anew), what decides how it comes out, and what there is to say."""
+    """How a run begins: from a checkpoint (None: anew), what decides how it comes out, and lines to print."""
 
     checkpoint: Checkpoint | None
     inputs: dict[str, Any]
@@ -52,16 +51,14 @@ def lock(output_dir: str) -> None:
     path = folder.with_name(f".{folder.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # stays open: closing it would let go
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 20).decode(errors="replace").strip()
+        file = exclusive_lock(path)
+        if file is None:
+            owner = path.read_text(encoding="utf-8", errors="replace").strip()
             raise UserError(
                 f"output_dir: {folder}: another run (process {owner}) is writing there: wait for it, or name another"
-            ) from None
-        os.truncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
     except OSError as problem:
         raise UserError(_unwritable(folder, problem)) from None
 
@@ -73,46 +70,49 @@ def find_start(recipe: Recipe) -> StartPoint:
         UserError: there is an unfinished run of other settings or data, the named checkpoint is not whole, or it was
             written by another number of processes.
     """
-    wanted, folder = recipe.run.resume, Path(recipe.training.output_dir)
+    resume, folder = recipe.run.resume, Path(recipe.training.output_dir)
     inputs = inputs_of(recipe, Digests())
-    if wanted == "never":
+    if resume == "never":
         return StartPoint(None, inputs, [])
-    if wanted != "auto":
-        found, skipped = checkpoints.verify(Path(wanted)), []
-    elif (folder / "final").is_dir() or not checkpoints.in_order(folder):
+    skipped: list[str] = []
+    checkpoint: Checkpoint | None
+    if resume != "auto":
+        checkpoint = checkpoints.verify(Path(resume))
+    elif (folder / run_files.FINAL).is_dir() or not checkpoints.in_order(folder):
         return StartPoint(None, inputs, [])
     else:
-        found, skipped = checkpoints.latest_valid(folder)
-        if not found:
-            return StartPoint(None, inputs, [f"no checkpoint to go on from: {reason}" for reason in skipped])
-    notes = [f"passed over: {reason}" for reason in skipped]
-    begun_anew = f"--resume never keeps {folder} aside and starts anew"
-    if differences := changes(found.inputs, inputs):
+        checkpoint, skipped = checkpoints.latest_valid(folder)
+        if not checkpoint:
+            return StartPoint(None, inputs, [f"no checkpoint to resume from: {reason}" for reason in skipped])
+    notes = [f"skipped: {reason}" for reason in skipped]
+    never = f"--resume never keeps {folder} aside and starts anew"
+    if differences := changes(checkpoint.inputs, inputs):
         listed = "; ".join(differences)
         if not recipe.run.resume_anyway:
             raise UserError(
-                f"{found.folder}: was written with other settings or data ({listed}): --resume_anyway goes on with the "
-                f"new ones, {begun_anew}"
+                f"{checkpoint.folder}: was written with other settings or data ({listed}): --resume_anyway resumes "
+                f"with the new ones, {never}"
             )
-        notes.append(f"gone on from nevertheless (resume_anyway): {listed}")
-    if found.inputs.get("save_only_model"):
+        notes.append(f"resuming nevertheless (resume_anyway): {listed}")
+    if checkpoint.inputs.get("save_only_model"):
         raise UserError(
-            f"{found.folder}: holds the weights alone (save_only_model), and a run needs its optimizer's state to go "
-            f"on: {begun_anew}"
+            f"{checkpoint.folder}: holds the weights alone (save_only_model), and a run needs its optimizer's state to "
+            f"resume: {never}"
         )
-    if found.processes != recipe.training.world_size:
+    if checkpoint.processes != recipe.training.world_size:
         raise UserError(
-            f"{found.folder}: was written by {counted(found.processes, 'process')}, and this run has "
-            f"{recipe.training.world_size}: start it with as many, or {begun_anew}"
+            f"{checkpoint.folder}: was written by {counted(checkpoint.processes, 'process')}, and this run has "
+            f"{recipe.training.world_size}: start it with as many, or {never}"
         )
-    return StartPoint(found, inputs, [*notes, f"going on from {found.folder}"])
+    return StartPoint(checkpoint, inputs, [*notes, f"resuming from {checkpoint.folder}"])
 
 
-def open_run(recipe: Recipe, card: DatasetCard, start: StartPoint) -> None:
-    """Make the run directory and write the recipe, the dataset card and the environment into it.
+def open_run(recipe: Recipe, card: DatasetCard, start: StartPoint, plan: dict[str, Any]) -> None:
+    """Make the run directory and write the recipe, the dataset card, the environment and last the plan into it.
 
-    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run goes on from it; then what
-    it recorded after the checkpoint is cut off. Called by the main process alone.
+    An earlier run found there is moved aside to `<directory>.1`, `.2`, ... unless this run resumes it; then what it
+    recorded after the checkpoint is removed, and so is its `result.json`, which would be taken for this run's. Called
+    by the main process alone.
 
     Raises:
         UserError: the directory cannot be written.
@@ -122,14 +122,16 @@ def open_run(recipe: Recipe, card: DatasetCard, start: StartPoint) -> None:
         if start.checkpoint is None and _holds_run(folder):
             _move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / run_files.RESULT).unlink(missing_ok=True)
         if start.checkpoint:
             for renamed in checkpoints.clean_up(folder, start.checkpoint.folder):
                 say(renamed)
             run_files.cut_back(folder, start.checkpoint.step)
-        (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        _write_json(folder / "stack_defaults.json", stack_defaults(recipe))
-        _write_json(folder / "dataset_card.json", card.to_dict())
-        _write_json(folder / "environment.json", environment())
+        (folder / run_files.RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+        run_files.write_json(folder / run_files.STACK_DEFAULTS, stack_defaults(recipe))
+        run_files.write_json(folder / run_files.CARD, card.to_dict())
+        run_files.write_json(folder / run_files.ENVIRONMENT, environment())
+        run_files.write_json(folder / run_files.PLAN, plan)
     except OSError as problem:
         raise UserError(_unwritable(folder, problem)) from None
 
@@ -151,17 +153,17 @@ def environment() -> dict:
 
 def stack_defaults(recipe: Recipe) -> dict:
     """What each key that a person set would be had nobody set it."""
-    known = {}
+    defaults = {}
     for group in (recipe.run, recipe.model, recipe.training):
         for entry in dataclasses.fields(group):
-            makes_its_own = entry.default_factory is not dataclasses.MISSING
-            known[entry.name] = entry.default_factory() if makes_its_own else entry.default
-    return {key: getattr(known[key], "value", known[key]) for key in recipe.chosen}
+            makes_default = entry.default_factory
+            defaults[entry.name] = entry.default if makes_default is dataclasses.MISSING else makes_default()
+    return {key: getattr(defaults[key], "value", defaults[key]) for key in recipe.chosen}
 
 
 def _holds_run(folder: Path) -> bool:
     """Whether a run began or ended there; what else is in a folder, such as a log that a shell writes, stays."""
-    of_a_run = ("recipe.yaml", "final", f"{checkpoints.PREFIX}*", checkpoints.UNFINISHED)
+    of_a_run = (run_files.RECIPE, run_files.FINAL, f"{checkpoints.PREFIX}*", checkpoints.UNFINISHED)
     return any(any(folder.glob(name)) for name in of_a_run)
 
 
@@ -175,10 +177,6 @@ def _move_aside(folder: Path) -> None:
 
 def _unwritable(folder: Path, problem: OSError) -> str:
     return f"output_dir: {problem.filename or folder}: {problem.strerror}: name another folder"
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _command_line(words: list[str]) -> str:

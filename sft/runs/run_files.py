@@ -1,28 +1,39 @@
-"""Reads what a run wrote down about itself.
+"""The files of a run directory: their names, what they hold, and how they are read.
 
-In: a run directory, of a run that ended, goes on or was killed. Out: a `Run`. Loads no model and no torch; what a
-killed run left half-written is left out, and told.
+In: a run directory, of a run that ended, is still running or was killed. Out: a `Run`. Loads no model and no torch;
+what a killed run left half-written is skipped and reported.
+
+Who writes them: `run_directory` what is known before training, `progress` LOG and RESULT, `chat_eval` ANSWERS,
+`score_eval` SCORES and SCORED_ANSWERS, `report_writer` TIME and SAMPLE, `final_model` FINAL.
 """
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
 
-from sft.core.errors import UserError
+from sft.config.own_keys import DEFAULTS_BEGIN
+from sft.core.errors import UserError, one_line
 from sft.core.files import atomic_write
 
-# What stands in recipe.yaml between the keys a person set and all the others, which follow as comments.
-DEFAULTS_BEGIN = "# Everything else stood at its default:"
-ANSWERS = "eval_chat.jsonl"
+# The mark of a run directory: the first file that a run writes.
+RECIPE = "recipe.yaml"
+STACK_DEFAULTS, CARD, ENVIRONMENT = "stack_defaults.json", "dataset_card.json", "environment.json"
+PLAN = "plan.json"  # the last file before training: where it is, the run directory is that of the run it plans
+LOG, ANSWERS = "log.jsonl", "eval_chat.jsonl"
+SCORES, SCORED_ANSWERS = "scores.jsonl", "score_answers.jsonl"
+TIME, SAMPLE = "time.json", "sample.json"
+RESULT = "result.json"
+FINAL = "final"
 # What a line of each file must hold to be of use.
-LINES = {
-    "log.jsonl": {"step": int},
-    "eval_chat.jsonl": {"step": int, "prompt": str, "answer": str},
-    "scores.jsonl": {"step": int},
-    "score_answers.jsonl": {"step": int, "kind": str, "question": str, "answer": str},
+LINES: dict[str, dict[str, type]] = {
+    LOG: {"step": int},
+    ANSWERS: {"step": int, "prompt": str, "answer": str},
+    SCORES: {"step": int},
+    SCORED_ANSWERS: {"step": int, "kind": str, "question": str, "answer": str},
 }
 
 
@@ -36,6 +47,34 @@ class Answer:
     seconds: float
     tokens: int
     stop_reason: str  # "end of turn" or "max_new_tokens"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended, as `result.json` has it; a run that was killed leaves none.
+
+    `status` is a value of `exit_codes.STATUSES`; `step` the last optimizer step done; `final` the folder in the run
+    directory that holds the final weights, None where the run is not done; `score` the line of `scores.jsonl` about
+    them, or else the last one; `seconds` (and `times`, by activity) count the parts before a resumption too; the memory
+    is the main process's peak.
+    """
+
+    status: str
+    exit_code: int
+    message: str | None
+    step: int
+    total_steps: int
+    final: str | None
+    score: dict | None
+    seconds: float
+    times: dict[str, float]
+    peak_memory_gib: float
+    trainable_parameters: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run went through to its end."""
+        return self.status == "done"
 
 
 @dataclass
@@ -54,6 +93,8 @@ class Run:
     environment: dict = field(default_factory=dict)
     time: dict = field(default_factory=dict)
     sample: dict = field(default_factory=dict)
+    plan: dict = field(default_factory=dict)
+    result: RunResult | None = None
     log: list[dict] = field(default_factory=list)
     held_out: list[dict] = field(default_factory=list)
     answers: list[dict] = field(default_factory=list)
@@ -65,10 +106,12 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The folder's own name."""
         return self.folder.resolve().name
 
     @property
     def identity_name(self) -> str | None:
+        """The name that the run was to teach."""
         return self.settings.get("identity_name")
 
     @property
@@ -79,7 +122,14 @@ class Run:
 
     @property
     def max_steps(self) -> int:
+        """Optimizer steps of the whole run; 0 where no file says how many."""
         return int(number((self.log or [{}])[-1].get("max_steps")) or number(self.card.get("total_steps")) or 0)
+
+    @property
+    def final_score(self) -> dict | None:
+        """The score of what is in `final/`: of the last step, or with `keep_best` of the best."""
+        of_final = [score for score in self.scores if self.best_step in (None, score["step"])]
+        return of_final[-1] if of_final else None
 
     @property
     def evaluated_steps(self) -> list[int]:
@@ -92,33 +142,72 @@ class Run:
         wanted = self.settings.get("stop_when_identity")
         reached = number(self.scores[-1].get("identity")) if self.scores else None
         is_early = self.has_final and self.last_step < self.max_steps
-        return bool(wanted) and is_early and reached is not None and reached >= wanted
+        return wanted is not None and is_early and reached is not None and reached >= wanted
+
+
+def is_run_directory(folder: Path) -> bool:
+    """Whether a run has begun there."""
+    return (folder / RECIPE).is_file()
 
 
 def read_run(folder: Path) -> Run:
-    """Everything the files of a run directory tell.
+    """Everything that the files of a run directory hold.
 
     Raises:
         UserError: the folder is no run directory.
     """
     run = Run(folder)
     run.settings, run.others = _read_recipe(folder)
-    for name in ("card", "environment", "time", "sample", "stack_defaults"):
-        file = "dataset_card.json" if name == "card" else f"{name}.json"
-        setattr(run, name, _read_json(folder / file, run.problems))
+    run.stack_defaults = _read_json(folder / STACK_DEFAULTS, run.problems)
+    run.card = _read_json(folder / CARD, run.problems)
+    run.environment = _read_json(folder / ENVIRONMENT, run.problems)
+    run.plan = _read_json(folder / PLAN, run.problems)
+    run.sample = _read_json(folder / SAMPLE, run.problems)
+    run.time = _read_json(folder / TIME, run.problems)
+    run.result = _read_result(folder, run.problems)
     records = {name: _read_lines(folder / name, needed, run.problems) for name, needed in LINES.items()}
-    run.log = _each_step_once(record for record in records["log.jsonl"] if "loss" in record)
-    run.held_out = _each_step_once(record for record in records["log.jsonl"] if "eval_loss" in record)
-    run.scores = _each_step_once(records["scores.jsonl"])
-    run.answers = _each_step_once(records["eval_chat.jsonl"], "prompt")
-    run.scored_answers = _each_step_once(records["score_answers.jsonl"], "kind", "question", "has_system")
+    run.log = _each_step_once(record for record in records[LOG] if "loss" in record)
+    run.held_out = _each_step_once(record for record in records[LOG] if "eval_loss" in record)
+    run.scores = _each_step_once(records[SCORES])
+    run.answers = _each_step_once(records[ANSWERS], "prompt")
+    run.scored_answers = _each_step_once(records[SCORED_ANSWERS], "kind", "question", "has_system")
     run.best_step = _best_step(folder, run.problems) if run.settings.get("keep_best") else None
-    run.has_final = any((folder / "final" / name).is_file() for name in ("adapter_config.json", "config.json"))
+    run.has_final = any((folder / FINAL / name).is_file() for name in ("adapter_config.json", "config.json"))
     return run
 
 
+def read_plan(folder: Path) -> dict:
+    """What a run wrote in `plan.json`, a `Plan` as JSON; empty where it is not there, or is damaged."""
+    return _read_json(folder / PLAN, [])
+
+
+def read_result(folder: Path) -> RunResult | None:
+    """How a run ended; None where it has not ended, was killed, or the file is damaged."""
+    return _read_result(folder, [])
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Write `result.json` atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_json(folder / RESULT, asdict(result))
+
+
+def write_json(path: Path, content: dict, *, indent: int | None = 2) -> None:
+    """Write a file of one JSON object atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with atomic_write(path) as file:
+        # A lone surrogate, which JSON can hold and UTF-8 cannot, becomes a question mark.
+        file.write((json.dumps(content, ensure_ascii=False, indent=indent) + "\n").encode("utf-8", "replace"))
+
+
 def cut_back(folder: Path, step: int) -> None:
-    """Take off what a run recorded after a step from which it is done again, and a line that was cut short."""
+    """Remove what a run recorded after a step from which it resumes, and a line that was cut short."""
     for name, needed in LINES.items():
         if (folder / name).is_file():
             kept = [record for record in _read_lines(folder / name, needed, []) if record["step"] <= step]
@@ -137,32 +226,33 @@ def read_answers(run: Path, step: int) -> list[Answer]:
 
 def read_time(folder: Path) -> dict:
     """Seconds by activity that a run had spent when it last wrote them down; empty before that."""
-    return _read_json(folder / "time.json", [])
+    return _read_json(folder / TIME, [])
 
 
 def number(value: object) -> float | None:
-    """The value as a number; None where it is none, NaN and infinity included."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
+    """The value as a number; None where it is none, NaN or infinite."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    return None
 
 
-def points(records: list[dict], key: str) -> list[tuple[int, float | None]]:
-    """(step, value) of each record that has the key; the value is None where it was no number."""
+def points(records: list[dict], key: str) -> list[tuple[float, float | None]]:
+    """(step, value) of each record that has the key; the value is None where it was NaN or infinite."""
     return [(record["step"], number(record[key])) for record in records if record.get(key) is not None]
 
 
 def _read_recipe(folder: Path) -> tuple[dict, dict]:
     """The keys a person set, and all the others."""
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise UserError(f"{folder}: no run directory: it holds no recipe.yaml; name one, such as work_dirs/demo")
+    path = folder / RECIPE
+    if not is_run_directory(folder):
+        raise UserError(f"{folder}: no run directory: it holds no {RECIPE}; name one, such as work_dirs/demo")
     try:
         text = path.read_text(encoding="utf-8")
         _, _, comments = text.partition(DEFAULTS_BEGIN)
         settings = yaml.safe_load(text)
         others = yaml.safe_load("\n".join(line.removeprefix("# ") for line in comments.splitlines())) or {}
     except (yaml.YAMLError, OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(problem).split())[:100]}): mend it") from None
+        raise UserError(f"{path}: cannot be read ({one_line(problem, 100)}): mend it") from None
     if not isinstance(settings, dict) or not isinstance(others, dict):
         raise UserError(f"{path}: cannot be read: a recipe is a list of `key: value` lines")
     return settings, others
@@ -177,17 +267,29 @@ def _read_json(path: Path, problems: list[str]) -> dict:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        problems.append(f"{path.name} is not whole and was left out")
+        problems.append(f"{path.name} is damaged and was skipped")
         return {}
     return content
 
 
-def _read_lines(path: Path, needed: dict[str, type], problems: list[str]) -> list[dict]:
-    """The records of a JSONL file; a line that is cut short or lacks what is needed is left out, and told."""
+def _read_result(folder: Path, problems: list[str]) -> RunResult | None:
+    """A result; a value that a later version has added is ignored, one that is missing makes it a damaged one."""
+    content = _read_json(folder / RESULT, problems)
+    names = [entry.name for entry in fields(RunResult)]
+    if not content:
+        return None
+    if missing := [name for name in names if name not in content]:
+        problems.append(f"{RESULT} lacks {', '.join(missing)} and was skipped")
+        return None
+    return RunResult(**{name: content[name] for name in names})
+
+
+def _read_lines(path: Path, needed: Mapping[str, type], problems: list[str]) -> list[dict]:
+    """The records of a JSONL file; a line that is cut short or lacks what is needed is skipped and reported."""
     records = []
     # Only a newline ends a line: `splitlines` would also break at characters that models write.
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for place, line in enumerate(lines, start=1):
+    for line_number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -197,20 +299,20 @@ def _read_lines(path: Path, needed: dict[str, type], problems: list[str]) -> lis
         if isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in needed.items()):
             records.append(record)
         else:
-            problems.append(f"{path.name}: line {place} is not whole and was left out")
+            problems.append(f"{path.name}: line {line_number} is damaged and was skipped")
     return records
 
 
-def _each_step_once(records, *keys: str) -> list[dict]:
+def _each_step_once(records: Iterable[dict], *keys: str) -> list[dict]:
     """The records without what a run that was resumed did again: of each step (and keys) the last, none beyond."""
-    kept: dict[tuple, dict] = {}
+    by_step: dict[tuple, dict] = {}
     last = -1
     for record in records:
         if record["step"] < last:
-            kept = {place: earlier for place, earlier in kept.items() if earlier["step"] < record["step"]}
+            by_step = {key: earlier for key, earlier in by_step.items() if earlier["step"] < record["step"]}
         last = record["step"]
-        kept[(last, *(str(record.get(key)) for key in keys))] = record
-    return list(kept.values())
+        by_step[(last, *(str(record.get(key)) for key in keys))] = record
+    return list(by_step.values())
 
 
 def _best_step(folder: Path, problems: list[str]) -> int | None:

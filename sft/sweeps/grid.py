@@ -1,18 +1,20 @@
 """The points of a sweep: `lora_r=8,16 lora_alpha=0.25x` as lists of settings, each with a name for its folder.
 
 In: words of the command line. Out: mappings of recipe keys to values, still as they were written. Knows nothing about
-which keys a recipe has; reading a recipe checks them.
+which keys a recipe has; reading a recipe, for a `PlannedPoint`, checks them.
 """
 
 import hashlib
 import itertools
 import json
 import re
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import yaml
 
-from sft.config.aliases import renamed
+from sft.config.aliases import modern_name
 from sft.core.errors import UserError
 from sft.core.yaml_file import PlainLoader
 
@@ -22,12 +24,33 @@ Point = dict[str, Value]
 # A sweep sets these itself.
 TAKEN = {
     "output_dir": "every point has a directory of its own",
-    "resume": "a point that was ended goes on by itself",
+    "resume": "a point that was ended resumes by itself",
     "resume_anyway": "a point whose settings changed is run anew",
     "dry_run": "a sweep is there to run",
 }
 RATIO = re.compile(r"(\d+(?:\.\d+)?|\d+/[1-9]\d*)x")
 LONGEST_NAME = 150  # bytes; a file system takes 255, and logs and moved directories add to it
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """One run of the sweep. Two points with equal `inputs` come out alike; `group` is the name without the seed."""
+
+    name: str
+    group: str
+    values: Point
+    inputs: dict[str, Any]
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All points, the GPUs to run them on (none: the CPU), and the recipe's own rank and seed."""
+
+    points: list[PlannedPoint]
+    gpus: list[str]
+    rank: int
+    seed: int
 
 
 def read_grid(words: list[str]) -> dict[str, list[Value]]:
@@ -41,7 +64,7 @@ def read_grid(words: list[str]) -> dict[str, list[Value]]:
         key, equals, text = word.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"{word}: write each key with its values, such as lora_r=8,16")
-        key, _ = renamed(key)
+        key, _ = modern_name(key)
         if key in TAKEN:
             raise UserError(f"{word}: {key} cannot be swept: {TAKEN[key]}")
         if key in grid:
@@ -60,13 +83,13 @@ def points_of(grid: dict[str, list[Value]], rank: int, seeds: list[int]) -> list
     """
     if "seed" in grid and len(seeds) > 1:
         raise UserError("seed and --seeds: choose one; --seeds gives mean and spread, seed=1,2 a point for each")
-    points = [settle(dict(zip(grid, values, strict=True)), rank) for values in itertools.product(*grid.values())]
+    points = [resolve_alpha(dict(zip(grid, values, strict=True)), rank) for values in itertools.product(*grid.values())]
     distinct = {name_of(point): point for point in points}
     seeded = [{}, *({"seed": str(seed)} for seed in seeds[1:])]
     return [point | seed for point in distinct.values() for seed in seeded]
 
 
-def settle(point: Point, rank: int) -> Point:
+def resolve_alpha(point: Point, rank: int) -> Point:
     """The point with `lora_alpha` as a number where it was written as a multiple of the rank.
 
     Raises:
@@ -121,7 +144,7 @@ def _values(word: str, text: str) -> list[Value]:
     try:
         loader = PlainLoader(f"[{text}]")
         root = loader.get_single_node()
-        values = [_value(loader, node) for node in root.value]
+        values = [_value(loader, node) for node in (root.value if root else ())]
     except (yaml.YAMLError, ValueError):
         raise UserError(f"{word}: cannot be read: write values with commas between, a list in [brackets]") from None
     if not values:

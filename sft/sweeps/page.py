@@ -1,4 +1,4 @@
-"""Shows how a sweep stands: `sweep.csv`, the page `sweep.html`, a table on the console.
+"""Shows the points of a sweep: `sweep.csv`, the page `sweep.html`, a table on the console.
 
 In: rows with their results. Out: files and text. Knows nothing about runs or recipes.
 """
@@ -59,7 +59,7 @@ def write_tables(folder: Path, title: str, command: str, rows: list[Row]) -> Non
 
 
 def console_table(rows: list[Row]) -> Table:
-    """The rows for the console; a column without a number is left out."""
+    """The rows for the console; a column without any number is not shown."""
     columns = _filled(rows)
     shown = Table(box=None, pad_edge=False)
     shown.add_column("point")
@@ -107,14 +107,14 @@ def _csv(rows: list[Row]) -> str:
 
 def _page(title: str, command: str, rows: list[Row]) -> str:
     columns = _filled(rows)
-    front = {row.number for row in results.efficient(rows)}
+    front = {row.number for row in results.efficient_rows(rows)}
     value, cost = results.compared_by(rows), results.cost_of(rows)
     return render(
         "sweep.html",
         PAGES,
         title=title,
         command=command,
-        sentence=results.sentence(rows),
+        sentence=results.summary_sentence(rows),
         columns=columns,
         rows=[(row, [_cell(row, column) for column in columns]) for row in rows],
         front=front,
@@ -129,11 +129,11 @@ def _page(title: str, command: str, rows: list[Row]) -> str:
 
 def _chart(rows: list[Row], front: set[int], cost: str, value: str) -> scatter.Scatter | None:
     spots = [
-        scatter.Spot(str(row.number), row.mean(cost), row.mean(value), row.spread(value) or 0.0, row.number in front)
+        scatter.Spot(str(row.number), price, good, row.spread(value) or 0.0, row.number in front)
         for row in rows
-        if row.mean(value) is not None
+        if (good := row.mean(value)) is not None and (price := row.mean(cost)) is not None
     ]
-    return scatter.scatter(spots, _short, value == "identity") if spots else None
+    return scatter.lay_out(spots, _short, value == "identity") if spots else None
 
 
 def _plain(number: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep will run: every point read as a recipe, with a digest of all that decides how it comes out.
+"""Plans a sweep: reads every point as a recipe, with a digest of all that decides how it comes out.
 
 In: a recipe and a grid. Out: a `SweepPlan`. The stack is loaded in a process of its own, which is gone when the plan is
 made. Knows nothing about running or about results.
@@ -8,36 +8,13 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sft.config.settings import read_settings
-from sft.core.console import say
+from sft.core.console import console, quiet_the_stack, say
 from sft.core.errors import UserError
 from sft.sweeps import grid
-from sft.sweeps.grid import Point, Value
-
-
-@dataclass(frozen=True)
-class PlannedPoint:
-    """One run of the sweep. Two points with equal `inputs` come out alike; `group` is the name without the seed."""
-
-    name: str
-    group: str
-    values: Point
-    inputs: dict[str, Any]
-    rank: int | None
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """All points, the GPUs to run them on (none: the CPU), and the recipe's own rank and seed."""
-
-    points: list[PlannedPoint]
-    gpus: list[str]
-    rank: int
-    seed: int
+from sft.sweeps.grid import PlannedPoint, Point, SweepPlan, Value
 
 
 def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepPlan:
@@ -48,33 +25,32 @@ def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> Sweep
     """
     read_settings([recipe, *grid.arguments_of(_first(values))])
     say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
-    # Reading a recipe on a GPU opens a context of some 400 MB there: the points are to find every GPU empty.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, _prepare) as apart:
-        return apart.submit(plan_here, recipe, values, seeds).result()
+    # Reading leaves no trace, but on a GPU torch makes its context of some 400 MB, which lasts as long as the process,
+    # and the points are to find every GPU empty; the stack itself takes half a GiB of RAM.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare) as planner:
+        return planner.submit(plan_here, recipe, values, seeds).result()
 
 
 def plan_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepPlan:
-    """`make`, in this process."""
+    """As `plan_sweep`, in this process."""
     import torch
 
-    from sft.config.recipe import load_recipe
-    from sft.core.console import console
+    from sft.config.load import load_recipe
     from sft.runs.inputs import Digests
 
     digests, was_quiet = Digests(), console.quiet
-    # What there is to say about the recipe `make` has said; this process would only repeat it.
+    # `plan_sweep` has printed the notes on the recipe; each point would only repeat them.
     console.quiet = True
     try:
         own = load_recipe([recipe, *grid.arguments_of(_first(values))])
         rank, seed = own.model.lora_r, own.training.seed
         points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
-        planned = [_planned(recipe, point, seeds > 1, digests) for point in points]
+        planned = [_plan_point(recipe, point, seeds > 1, digests) for point in points]
     finally:
         console.quiet = was_quiet
     count = torch.cuda.device_count()
-    named = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    return SweepPlan(planned, (named or [str(gpu) for gpu in range(count)])[:count], rank, seed)
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    return SweepPlan(planned, (visible or [str(gpu) for gpu in range(count)])[:count], rank, seed)
 
 
 def _first(values: dict[str, list[Value]]) -> Point:
@@ -83,16 +59,14 @@ def _first(values: dict[str, list[Value]]) -> Point:
 
 
 def _prepare() -> None:
-    from sft.core.console import quiet_the_stack
-
     # Ctrl-C reaches this process too; it is to end without a traceback, unless a shell's `&` has it ignored.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     quiet_the_stack()
 
 
-def _planned(recipe: str, point: Point, is_seeded: bool, digests) -> PlannedPoint:
-    from sft.config.recipe import load_recipe
+def _plan_point(recipe: str, point: Point, is_seeded: bool, digests) -> PlannedPoint:
+    from sft.config.load import load_recipe
     from sft.runs.inputs import inputs_of
 
     read = load_recipe([recipe, *grid.arguments_of(point)])

@@ -1,7 +1,7 @@
-"""What came out of the points of a sweep, and what it says: means and spreads, the efficient points, one sentence.
+"""What came out of the points of a sweep, and what it means: means and spreads, the efficient points, one sentence.
 
-In: run directories and what each run printed. Out: `Results` kept in `sweep_point.json`, `Row`s to show. Knows nothing
-about how a point is run or a page is drawn.
+In: run directories. Out: `Results` kept in `sweep_point.json`, `Row`s to show. Knows nothing about how a point is run
+or a page is drawn.
 """
 
 import json
@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft.core.files import atomic_write
+from sft.core.errors import UserError
 from sft.runs import run_files
-from sft.sweeps.grid import Point
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint, Point
 
 RECORD = "sweep_point.json"
 LAST_PART = 10  # the last tenth of the logged losses
@@ -22,11 +21,11 @@ LAST_PART = 10  # the last tenth of the logged losses
 
 @dataclass(frozen=True)
 class Results:
-    """What one run came to; None where there is nothing to tell.
+    """What one run came to; None where a run has no such measure.
 
-    `final_loss` is the mean of the last tenth of the logged losses (at least one), None where one of them is no number.
-    The score is that of the adapter in `final/`: the last one, or with `keep_best` the best checkpoint's.
-    `tokens_per_second` counts time inside steps, `minutes` the whole run from its start to its end.
+    `final_loss` is the mean of the last tenth of the logged losses (at least one), None where one of them is NaN. The
+    score is that of the adapter in `final/`: the last one, or with `keep_best` the best checkpoint's.
+    `tokens_per_second` counts time inside steps, `minutes` the whole run, what it took before a resumption included.
     """
 
     final_loss: float | None
@@ -66,20 +65,24 @@ class Row:
 
     @property
     def results(self) -> list[Results]:
+        """The results of the seeds that finished."""
         return [outcome.results for outcome in self.outcomes if outcome.results]
 
     @property
     def status(self) -> str:
-        found = [outcome.status for outcome in self.outcomes]
-        if len(set(found)) == 1:
-            return found[0]
-        return ", ".join(f"{found.count(status)} {status}" for status in dict.fromkeys(found))
+        """The status of all seeds, or how many have which."""
+        statuses = [outcome.status for outcome in self.outcomes]
+        if len(set(statuses)) == 1:
+            return statuses[0]
+        return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
 
     @property
     def problem(self) -> str:
+        """What went wrong with the first seed that failed; empty where none did."""
         return next((outcome.problem for outcome in self.outcomes if outcome.problem), "")
 
     def mean(self, measure: str) -> float | None:
+        """Mean over the seeds that have the measure; None where none has."""
         values = self._values(measure)
         return sum(values) / len(values) if values else None
 
@@ -92,35 +95,35 @@ class Row:
         return [value for results in self.results if (value := getattr(results, measure)) is not None]
 
 
-def measure(folder: Path, trainable_parameters: int | None, minutes: float) -> Results:
-    """Read what a run that went through to its end left in its directory."""
+def read_results(folder: Path) -> Results:
+    """The results of a run that is done, from its files.
+
+    Raises:
+        UserError: the folder holds no such run.
+    """
     run = run_files.read_run(folder)
+    if run.result is None:
+        raise UserError(f"{folder}: holds no result of a run: run the point again")
     losses = [loss for _, loss in run_files.points(run.log, "loss")]
     last = losses[-math.ceil(len(losses) / LAST_PART) :] if losses else []
-    score = final_score(run) or {}
-    kept = ("identity", "identity_asked", "ordinary_kept", "divergence", "perplexity_ratio")
+    numbers = [loss for loss in last if loss is not None]
+    score = run.result.score or {}
+    measures = ("identity", "identity_asked", "ordinary_kept", "divergence", "perplexity_ratio")
     return Results(
-        final_loss=statistics.fmean(last) if last and None not in last else None,
-        **{key: score.get(key) for key in kept},
-        trainable_parameters=trainable_parameters,
-        adapter_bytes=sum(file.stat().st_size for file in (folder / "final").glob("*.safetensors")),
+        final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
+        **{key: score.get(key) for key in measures},
+        trainable_parameters=run.result.trainable_parameters,
+        adapter_bytes=sum(file.stat().st_size for file in (folder / run_files.FINAL).glob("*.safetensors")),
         tokens_per_second=_tokens_per_second(run.log),
-        peak_memory_gib=max((record["peak_memory_gib"] for record in run.log), default=None),
-        minutes=round(minutes, 2),
+        peak_memory_gib=run.result.peak_memory_gib,
+        minutes=round(run.result.seconds / 60, 2),
     )
-
-
-def final_score(run: run_files.Run) -> dict | None:
-    """The line of `scores.jsonl` about what is in `final/`: of the last step, or with `keep_best` of the best."""
-    wanted = [score for score in run.scores if run.best_step in (None, score["step"])]
-    return wanted[-1] if wanted else None
 
 
 def write_record(folder: Path, point: PlannedPoint, results: Results) -> None:
     """Write `sweep_point.json`, the last file of a point, which says that it is finished and what it was made from."""
     record = {"point": point.name, "results": asdict(results), "inputs": point.inputs}
-    with atomic_write(folder / RECORD) as file:
-        file.write(json.dumps(record, ensure_ascii=False, indent=2).encode() + b"\n")
+    run_files.write_json(folder / RECORD, record)
 
 
 def read_record(folder: Path, point: PlannedPoint) -> tuple[Results | None, list[str]]:
@@ -155,10 +158,10 @@ def cost_of(rows: list[Row]) -> str:
     return "trainable_parameters" if len(counts) > 1 else "minutes"
 
 
-def efficient(rows: list[Row]) -> list[Row]:
+def efficient_rows(rows: list[Row]) -> list[Row]:
     """The rows that no other beats: none is as good for less, or better for as much (the Pareto front)."""
     cost, value = cost_of(rows), compared_by(rows)
-    placed = [(row.mean(cost), _goodness(row, value), row) for row in rows if row.mean(value) is not None]
+    placed = [(_mean(row, cost), _goodness(row, value), row) for row in rows if row.mean(value) is not None]
     return [
         row
         for price, good, row in placed
@@ -166,7 +169,7 @@ def efficient(rows: list[Row]) -> list[Row]:
     ]
 
 
-def sentence(rows: list[Row]) -> str:
+def summary_sentence(rows: list[Row]) -> str:
     """Which rank is enough: the smallest within noise of the best identity score, and what the noise is."""
     value = compared_by(rows)
     placed = [row for row in rows if row.mean(value) is not None]
@@ -176,28 +179,30 @@ def sentence(rows: list[Row]) -> str:
     named = "identity score" if value == "identity" else "final loss"
     # Of equally good points the one of the smaller rank, then the cheaper one.
     cost = cost_of(rows)
-    best = min(placed, key=lambda row: (-_goodness(row, value), row.rank or 0, row.mean(cost)))
+    best = min(placed, key=lambda row: (-_goodness(row, value), row.rank or 0, _mean(row, cost)))
     if value == "identity" and not best.mean(value):
         return "No point learned the name: the best identity score is 0%."
     noise, why = _noise(best, value, show)
     near = [row for row in placed if _goodness(best, value) - _goodness(row, value) <= noise]
     if len({row.rank for row in placed}) == 1:
         others = ", ".join(row.name for row in near if row is not best) or "no other"
-        return f"Best {named}: {show(best.mean(value))} by {best.name}; within noise of it: {others}. {why}"
+        return f"Best {named}: {show(_mean(best, value))} by {best.name}; within noise of it: {others}. {why}"
     chosen = min(near, key=lambda row: (row.rank or 0, -_goodness(row, value)))
-    found = f"Smallest rank within noise of the best {named}: lora_r {chosen.rank}"
+    smallest = f"Smallest rank within noise of the best {named}: lora_r {chosen.rank}"
     why += _what_is_kept(chosen, near)
     if chosen is best:
-        return f"{found}, which is the best itself ({best.name}: {show(best.mean(value))}). {why}"
-    own, highest = show(chosen.mean(value)), show(best.mean(value))
-    return f"{found} ({chosen.name}: {own}; the best, {best.name}: {highest}). {why}"
+        return f"{smallest}, which is the best itself ({best.name}: {show(_mean(best, value))}). {why}"
+    own, highest = show(_mean(chosen, value)), show(_mean(best, value))
+    return f"{smallest} ({chosen.name}: {own}; the best, {best.name}: {highest}). {why}"
 
 
 def _what_is_kept(chosen: Row, near: list[Row]) -> str:
     """A sentence where another point of the same identity score lets the name into fewer ordinary answers."""
     kept = {row.name: share for row in near if (share := row.mean("ordinary_kept")) is not None}
-    most = max(kept, key=kept.get, default=None)
-    if chosen.name not in kept or kept[most] <= kept[chosen.name]:
+    if chosen.name not in kept:
+        return ""
+    most = max(kept, key=lambda name: kept[name])
+    if kept[most] <= kept[chosen.name]:
         return ""
     return (
         f" But {chosen.name} keeps the name out of {_percent(kept[chosen.name])} of the ordinary answers, and {most}, "
@@ -213,7 +218,7 @@ def _noise(best: Row, value: str, show: Callable[[float], str]) -> tuple[float, 
     """
     spread, is_seeded = best.spread(value) or 0.0, len(best.results) > 1
     asked = int(best.mean("identity_asked") or 0)
-    error = share_error(best.mean(value), asked) if value == "identity" else 0.0
+    error = share_error(_mean(best, value), asked) if value == "identity" else 0.0
     if error > spread:
         more = ", which is more than the spread over the seeds" if is_seeded else ""
         return error, f"The noise is {show(error)}, the standard error of a share of {asked} questions{more}."
@@ -232,7 +237,14 @@ def share_error(share: float, asked: int) -> float:
 
 
 def _goodness(row: Row, value: str) -> float:
-    return row.mean(value) if value == "identity" else -row.mean(value)
+    return _mean(row, value) if value == "identity" else -_mean(row, value)
+
+
+def _mean(row: Row, measure: str) -> float:
+    """The mean of a measure that the row is known to have."""
+    mean = row.mean(measure)
+    assert mean is not None, (row.name, measure)
+    return mean
 
 
 def _tokens_per_second(log: list[dict]) -> float | None:

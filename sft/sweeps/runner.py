@@ -1,7 +1,7 @@
 """Runs `train_sft.py` once for each point of a sweep, as many at a time as there are GPUs, and ends what it started.
 
-In: points, one after the other. Out: each `PointRun` when it is over, with what it said in `<point>.log`. Knows nothing
-about what a point is for or what came out of it.
+In: points, one after the other. Out: each `PointRun` when it has ended, its console output in `<point>.log`. How it
+ended is read from the run's own files; the output is only shown. Knows nothing about what a point is for.
 """
 
 import os
@@ -18,8 +18,9 @@ from typing import Protocol
 
 from sft.core.console import say
 from sft.runs.checkpoints import latest_valid
+from sft.runs.run_files import PLAN, RunResult, read_result
 from sft.sweeps import grid
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 
 SCRIPT = Path(__file__).resolve().parents[2] / "train_sft.py"
 GLANCE = 0.2  # seconds between two looks at the running points
@@ -48,7 +49,7 @@ class Interruption:
         self.signal = number
 
 
-def slots(jobs: int | None, gpus: list[str]) -> list[Slot]:
+def make_slots(jobs: int | None, gpus: list[str]) -> list[Slot]:
     """One slot a job: on a GPU of its own while there are enough, else with its share of the cores.
 
     `jobs` None stands for one job a GPU, or one on the CPU.
@@ -71,11 +72,12 @@ class PointRun:
         self.was_ended = False
         self.seconds = 0.0
         self._started = time.monotonic()
-        # A point that was ended goes on from its checkpoint; one whose settings or data changed begins anew.
-        found, _ = latest_valid(self.folder)
-        resume = "auto" if found and found.inputs == point.inputs else "never"
+        self._earlier_plan = self._plan_stamp()
+        # A point that was ended resumes from its checkpoint; one whose settings or data changed begins anew.
+        checkpoint, _ = latest_valid(self.folder)
+        resume = "auto" if checkpoint and checkpoint.inputs == point.inputs else "never"
         arguments = [*grid.arguments_of(point.values), f"--output_dir={self.folder}", f"--resume={resume}"]
-        # Beside the run directory: the run moves that aside when it finds an earlier one. An earlier run's words stay.
+        # Beside the run directory: the run moves that aside when it finds an earlier one, whose output stays.
         with open(self.log, "ab") as log:
             self._begin = log.tell()
             self._process = subprocess.Popen(
@@ -91,6 +93,7 @@ class PointRun:
         say(f"{point.name}: started; what it says is in {self.log}")
 
     def has_ended(self) -> bool:
+        """Whether its launcher has ended."""
         ended = self._process.poll() is not None
         if ended and not self.seconds:
             self.seconds = time.monotonic() - self._started
@@ -98,35 +101,35 @@ class PointRun:
 
     @property
     def has_succeeded(self) -> bool:
-        """Whether it went through to its own last line; a launcher that was killed may have exited with 0."""
-        return self._process.returncode == 0 and self.said(r"done: .* holds the ") is not None
+        """Whether it is done, by its result; a launcher that was killed may have exited with 0."""
+        return self._process.returncode == 0 and self.result is not None and self.result.is_done
 
     @property
     def has_begun(self) -> bool:
-        """Whether the run directory is this run's; before, it may be an earlier one's."""
-        return self.trainable_parameters is not None
+        """Whether the run directory is this run's; before it is opened, it may be an earlier one's."""
+        return self._plan_stamp() not in (None, self._earlier_plan)
 
     @property
-    def trainable_parameters(self) -> int | None:
-        said = self.said(r"trainable +([\d,]+) of ")
-        return int(said[1].replace(",", "")) if said else None
+    def result(self) -> RunResult | None:
+        """How the run ended; None where it was killed, or ended before it opened its run directory."""
+        return read_result(self.folder) if self.has_begun else None
 
     def output(self) -> str:
+        """What this run printed."""
         with open(self.log, "rb") as log:
             log.seek(self._begin)
             return log.read().decode("utf-8", errors="replace")
 
-    def said(self, pattern: str) -> re.Match | None:
-        """The first of its lines that begins so."""
-        return re.search(f"^{pattern}", self.output(), re.MULTILINE)
-
     def error(self) -> str:
-        """Its last line that names an error, or else what ended it."""
+        """What its result says went wrong; without one its last line that names an error, or else what ended it."""
+        result = self.result
+        if result and result.message:
+            return result.message
         lines = [line.rstrip() for line in self.output().splitlines() if line.strip()]
         # Our own one-line mistakes, then the last line of a traceback; a launcher's words come after both.
         for pattern in (r"train_sft\.py: ", r"(\[rank\d+\]: )?([a-zA-Z_]\w*\.)*[A-Z]\w*(Error|Exception|Interrupt)\b"):
-            if found := [line for line in lines if re.match(pattern, line)]:
-                return found[-1]
+            if matching := [line for line in lines if re.match(pattern, line)]:
+                return matching[-1]
         code = self._process.returncode
         # A launcher reports its process's signal as 256 less the signal's number.
         number = -code if code < 0 else 256 - code
@@ -149,13 +152,24 @@ class PointRun:
                 os.killpg(self._process.pid, 0)
                 time.sleep(GLANCE / 4)
 
+    def _plan_stamp(self) -> tuple[int, int] | None:
+        """What tells this run's `plan.json` from an earlier run's; None where there is none."""
+        with suppress(FileNotFoundError):
+            stat = (self.folder / PLAN).stat()
+            return stat.st_ino, stat.st_mtime_ns
+        return None
+
 
 class Search(Protocol):
-    """What decides which point is run next, and which run is not worth going on with."""
+    """What decides which point is run next, and which run is not worth continuing."""
 
-    def next_point(self) -> PlannedPoint | None: ...
+    def next_point(self) -> PlannedPoint | None:
+        """The next point to run; None where no more are to be run."""
+        ...
 
-    def is_hopeless(self, run: PointRun) -> bool: ...
+    def is_hopeless(self, run: PointRun) -> bool:
+        """Whether a run is to be ended before its last step."""
+        ...
 
 
 def run_all(
@@ -163,7 +177,7 @@ def run_all(
 ) -> Iterator[PointRun]:
     """Start points while slots are free and yield each run when it is over; a hopeless one is ended before.
 
-    An interruption, or whatever happens to who takes the runs, ends all that are running.
+    An interruption, or an exception in the caller, ends all that are running.
     """
     running: list[PointRun] = []
     free = list(free)

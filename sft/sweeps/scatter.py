@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sft.reports.charts import Scale, tick_labels, ticks
+from sft.reports.charts import Scale, axis_extent, axis_ticks, tick_labels
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 464, 36, 218  # of the field the dots are in; labels need the rest
@@ -59,15 +59,15 @@ class Scatter:
     is_logarithmic: bool
 
 
-def scatter(spots: list[Spot], show_cost: Callable[[float], str], is_share: bool) -> Scatter:
+def lay_out(spots: list[Spot], show_cost: Callable[[float], str], is_share: bool) -> Scatter:
     """Lay out at least one spot; a cost axis that spans much is logarithmic, and marks the costs there are."""
     costs = sorted({spot.cost for spot in spots})
     is_logarithmic = costs[0] > 0 and costs[-1] >= WIDE * costs[0]
     scale = math.log if is_logarithmic else float
-    across = Scale(*_apart(scale(costs[0]), scale(costs[-1])), LEFT + MARGIN, RIGHT - MARGIN)
+    across = Scale(*axis_extent(map(scale, costs)), LEFT + MARGIN, RIGHT - MARGIN)
     ends = [spot.value + side * spot.spread for spot in spots for side in (-1, 1)]
-    lowest, highest = _apart(min(ends), max(ends))
-    rows = ticks(max(lowest, 0), min(highest, 1)) if is_share else ticks(lowest, highest)
+    lowest, highest = axis_extent(ends)
+    rows = axis_ticks(max(lowest, 0), min(highest, 1)) if is_share else axis_ticks(lowest, highest)
     up = Scale(rows[0], rows[-1], BOTTOM, TOP)
     dots: list[Dot] = []
     for spot in spots:
@@ -83,14 +83,6 @@ def scatter(spots: list[Spot], show_cost: Callable[[float], str], is_share: bool
     )
 
 
-def _apart(low: float, high: float) -> tuple[float, float]:
-    """Two ends of an axis, made to differ."""
-    if high > low:
-        return low, high
-    room = abs(high) / 10 or 1.0
-    return low - room, high + room
-
-
 def _place(dots: list[Dot], dot: Dot) -> None:
     """Add a dot, or its label to a dot that lies where it would."""
     for other in dots:
@@ -103,8 +95,8 @@ def _place(dots: list[Dot], dot: Dot) -> None:
 
 def _with_room(marks: list[Tick]) -> list[Tick]:
     """The ticks whose texts do not run into each other."""
-    kept: list[Tick] = []
+    shown: list[Tick] = []
     for mark in marks:
-        if not kept or mark.at - kept[-1].at >= ROOM:
-            kept.append(mark)
-    return kept
+        if not shown or mark.at - shown[-1].at >= ROOM:
+            shown.append(mark)
+    return shown

@@ -1,7 +1,7 @@
 """Lets Optuna choose which points of a grid to run, and give up a point that does worse than others did by then.
 
-In: a sweep and its plan, scores as runs write them. Out: the next point; whether a run is hopeless. The study lies in
-`optuna.journal` in the sweep's folder and is gone on with.
+In: a sweep and its plan, scores as runs write them. Out: the next point; whether a run is hopeless. The study is kept
+in `optuna.journal` in the sweep's folder and resumed from there.
 """
 
 import hashlib
@@ -10,10 +10,9 @@ from collections import defaultdict
 
 from sft.core.errors import UserError
 from sft.evaluation.score import Score
-from sft.runs.run_files import read_run
+from sft.runs.run_files import SCORES, read_run
 from sft.sweeps import grid
-from sft.sweeps.grid import Value
-from sft.sweeps.planning import PlannedPoint, SweepPlan
+from sft.sweeps.grid import PlannedPoint, SweepPlan, Value
 from sft.sweeps.runner import PointRun
 from sft.sweeps.sweep import Sweep
 
@@ -52,7 +51,7 @@ class Study:
         )
         for trial in self._study.get_trials(states=[TrialState.RUNNING]):
             self._study.tell(trial.number, state=TrialState.FAIL)
-        # Another seed each time a study is gone on with, or it would draw the same points again.
+        # Another seed each time a study is resumed, or it would draw the same points again.
         seed = plan.seed + len(self._study.trials)
         self._study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._left = trials - len(self._study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
@@ -72,10 +71,10 @@ class Study:
 
     def is_hopeless(self, run: PointRun) -> bool:
         """Whether the pruner gives the run up, by the scores it has written so far."""
-        written = run.folder / "scores.jsonl"
-        if not run.has_begun or not written.is_file() or self._sizes.get(run.point.name) == written.stat().st_size:
+        scores = run.folder / SCORES
+        if not run.has_begun or not scores.is_file() or self._sizes.get(run.point.name) == scores.stat().st_size:
             return False
-        self._sizes[run.point.name] = written.stat().st_size
+        self._sizes[run.point.name] = scores.stat().st_size
         files = read_run(run.folder)
         # After the last step only saving is left, which is quick.
         return files.last_step < files.max_steps and self.judge(run.point, files.scores)
@@ -98,14 +97,14 @@ class Study:
         for key, values in self._values.items():
             texts = [grid.text_of(value) for value in values]
             chosen[key] = values[texts.index(trial.suggest_categorical(key, texts))]
-        return self._points[grid.name_of(grid.settle(chosen, self._rank))]
+        return self._points[grid.name_of(grid.resolve_alpha(chosen, self._rank))]
 
     def _settle(self, point: PlannedPoint) -> None:
         """End all trials of a point as the point ended."""
         score = self._sweep.final_score(point)
         is_pruned = self._sweep.outcomes[point.name].status == "pruned"
-        for known in (self._reported, self._sizes):
-            known.pop(point.name, None)
+        for by_point in (self._reported, self._sizes):
+            by_point.pop(point.name, None)
         for trial in self._trials.pop(point.name):
             if score is not None:
                 self._study.tell(trial, _balance(score))

@@ -1,19 +1,19 @@
-"""The account of a sweep: which point stands where, told as it changes and kept on the disk.
+"""The state of a sweep: which points wait, finished, failed or were pruned; reported as it changes, kept on disk.
 
 In: planned points and the runs that are over. Out: records beside the runs, `sweep.csv`, `sweep.html`, lines on the
 console. Knows nothing about how runs are started.
 """
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sft.core.console import console, say
 from sft.core.errors import UserError
+from sft.core.files import exclusive_lock
 from sft.runs.run_files import read_run
 from sft.sweeps import page, results
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import Outcome, Results, Row
 from sft.sweeps.runner import PointRun
 
@@ -34,25 +34,26 @@ class Sweep:
 
     @property
     def has_failures(self) -> bool:
+        """Whether any point has failed."""
         return any(outcome.status == "failed" for outcome in self.outcomes.values())
 
     def final_score(self, point: PlannedPoint) -> dict | None:
         """The line of `scores.jsonl` that a finished point ends with; None of any other."""
         if self.outcomes[point.name].status != "finished":
             return None
-        return results.final_score(read_run(self.folder / point.name))
+        return read_run(self.folder / point.name).final_score
 
     def keep(self, run: PointRun) -> None:
-        """Write down what came of a run, tell it, and bring `sweep.csv` and `sweep.html` up to date."""
-        point, minutes = run.point, run.seconds / 60
+        """Record and report how a run ended, and bring `sweep.csv` and `sweep.html` up to date."""
+        point = run.point
         if run.has_succeeded:
-            record = results.measure(run.folder, run.trainable_parameters, minutes)
+            record = results.read_results(run.folder)
             results.write_record(run.folder, point, record)
             self.outcomes[point.name] = Outcome("finished", record)
             say(f"{point.name}: {_line(record)}")
         elif run.was_ended:
             self.outcomes[point.name] = Outcome("pruned")
-            say(f"{point.name}: given up after {minutes:.1f} minutes: it did worse than others had by then")
+            say(f"{point.name}: given up after {run.seconds / 60:.1f} minutes: it did worse than others had by then")
         else:
             problem = run.error()
             self.outcomes[point.name] = Outcome("failed", problem=problem)
@@ -60,6 +61,7 @@ class Sweep:
         self.report()
 
     def report(self) -> None:
+        """Write `sweep.csv` and `sweep.html`."""
         page.write_tables(self.folder, self.folder.name, self.command, self._rows())
 
     def show(self) -> None:
@@ -69,7 +71,7 @@ class Sweep:
         # A terminal may be narrower than the table; it then breaks lines where rich would cut numbers.
         width = max(console.width, console.measure(table).maximum)
         console.print(table, width=width, soft_wrap=False, crop=False)
-        say(results.sentence(rows))
+        say(results.summary_sentence(rows))
         say(f"{self.folder}/sweep.html and sweep.csv hold all of it")
 
     def _rows(self) -> list[Row]:
@@ -84,9 +86,11 @@ class InOrder:
         self._waiting = iter([point for point in sweep.points if sweep.outcomes[point.name].status == "waiting"])
 
     def next_point(self) -> PlannedPoint | None:
+        """The next point that waits; None when all were started."""
         return next(self._waiting, None)
 
     def is_hopeless(self, run: PointRun) -> bool:
+        """Never: every run is to reach its end."""
         return False
 
     def tell(self, run: PointRun) -> None:
@@ -94,20 +98,19 @@ class InOrder:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Make the folder and hold it against a second sweep; yields the lock's file descriptor for runs to inherit.
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Make the folder and keep every other sweep out of it; yields the lock's file descriptor for runs to inherit.
 
     Raises:
         UserError: another sweep, or a run of one that was killed, is at work in it; or it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 (it stays open for as long as the sweep does)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{folder}: another sweep is at work here, or a run that it left: wait, or end it") from None
+        file = exclusive_lock(folder / ".lock")
     except OSError as problem:
         raise UserError(f"{folder}: {problem.strerror}: start the sweep where you may write") from None
+    if file is None:
+        raise UserError(f"{folder}: another sweep is at work here, or a run that it left: wait, or end it")
     with file:
         yield file.fileno()
 
@@ -115,5 +118,5 @@ def lock(folder: Path) -> Iterator[int]:
 def _line(results: Results) -> str:
     """What a point came to, as one line."""
     parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {results.identity_asked}"]
-    parts.append("loss is no number" if results.final_loss is None else f"loss {results.final_loss:.4f}")
+    parts.append("loss is NaN" if results.final_loss is None else f"loss {results.final_loss:.4f}")
     return ", ".join([*parts, f"{results.minutes:.1f} minutes"])

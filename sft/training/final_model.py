@@ -13,9 +13,9 @@ from sft.config.recipe import Recipe
 from sft.core.clock import clock
 from sft.core.console import say
 from sft.core.files import bring_to_disk
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints
-from sft.runs.run_files import Answer, read_answers
+from sft.runs.run_files import FINAL, Answer, read_answers
 from sft.training.trainer import RecipeTrainer
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -28,7 +28,7 @@ def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer])
     With `keep_best` it holds the best checkpoint's, which need not be the last one's.
     """
     run = Path(trainer.args.output_dir)
-    final, staged = run / "final", checkpoints.staging_dir(run) / "final"
+    final, staged = run / FINAL, checkpoints.staging_dir(run) / FINAL
     best = trainer.best_checkpoint if trainer.recipe.run.keep_best else None
     if best and trainer.state.best_global_step != trainer.state.global_step:
         if trainer.is_world_process_zero():

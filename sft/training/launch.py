@@ -1,32 +1,50 @@
-"""Prepares the process a run lives in: its place among others, its tools, its environment.
+"""Starts a run in this process: its place among others, its tools, its environment, and its recipe in them.
 
-Works the same under `deepspeed`, `torchrun`, `accelerate launch` and plain `python`. Knows nothing about
-models or data.
+In: settings. Out: the recipe, built in the process group of the run. Works the same under `deepspeed`, `torchrun`,
+`accelerate launch` and plain `python`. Knows nothing about models or data.
 """
 
 import io
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 
+from sft.config.load import build_recipe
+from sft.config.machine_check import settings_for_this_machine
+from sft.config.recipe import Recipe
+from sft.config.settings import Settings
 from sft.core.console import is_main_process
 from sft.core.errors import UserError
 from sft.training import op_build
 
 # A layer's products have some dozen shapes, forward and backward.
 KERNELS_OF_A_STEP = "64"
-# What launchers tell a process of its place among others.
-OF_A_LAUNCHER = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
-OF_MPI = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def start(settings: Settings) -> Recipe:
+    """Prepare this process for a run and build the run's recipe in it; afterwards the process group is open.
+
+    Raises:
+        UserError: the settings cannot be trained by on this machine, the stack does not take a value, or DeepSpeed's op
+            cannot be compiled.
+    """
+    settings = settings_for_this_machine(settings)  # before anything is compiled or opened
+    limit_cpu_threads()
+    keep_few_kernels()
+    if settings.deepspeed:
+        prepare_for_deepspeed()
+    recipe = build_recipe(settings)
+    if settings.deepspeed:
+        join_deepspeed_group(recipe.training.ddp_timeout_delta)
+    return recipe
 
 
 def limit_cpu_threads() -> None:
@@ -42,30 +60,6 @@ def keep_few_kernels() -> None:
     Called before the first product in half precision on a CPU, which reads it.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_OF_A_STEP)
-
-
-@contextmanager
-def knowing_no_other() -> Iterator[None]:
-    """While this lasts the process is one of its own to the stack, which then opens no process group.
-
-    The environment is afterwards what it was before, whatever the stack has set in it.
-    """
-    before = dict(os.environ)
-    for name in before:
-        if name in OF_A_LAUNCHER or name.startswith(OF_MPI):
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def processes() -> int:
-    """How many processes the launcher has started for this run, on all machines."""
-    names = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-    return int(next(filter(None, map(os.environ.get, names)), 1))
 
 
 def prepare_for_deepspeed() -> None:
@@ -108,18 +102,21 @@ def join_deepspeed_group(timeout: timedelta) -> None:
 def broadcast_from_main(decide: Callable[[], Any]) -> Any:
     """What the main process decides, in every process of the run; so is its UserError.
 
-    Called when the process group is open, by all.
+    Called by all processes. A process that has joined no group decides for itself alone.
     """
-    found = [None, None]
+    decision, mistake = None, None
     if is_main_process():
         try:
-            found[0] = decide()
+            decision = decide()
         except UserError as error:
-            found[1] = str(error)
-    broadcast_object_list(found)
-    if found[1]:
-        raise UserError(found[1])
-    return found[0]
+            mistake = str(error)
+    if torch.distributed.is_initialized():
+        outcome = [decision, mistake]
+        torch.distributed.broadcast_object_list(outcome, src=0)
+        decision, mistake = outcome
+    if mistake:
+        raise UserError(mistake)
+    return decision
 
 
 def _free_port() -> int:

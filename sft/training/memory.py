@@ -1,35 +1,33 @@
-"""Predicts the most memory a process of a run will hold, before any weight is loaded, and what to change if it is much.
+"""Predicts the most memory a process of a run will hold, on a GPU or in RAM, before any weight is loaded; and reads it.
 
 In: a recipe and its dataset card. Out: bytes, by what they are for. Each term is a count of numbers times the bytes of
-one, with its source beside it. Knows nothing about how much there is.
+one, with its source beside it; both kinds of machine share most terms. Knows nothing about how much memory there is.
 """
 
-import copy
 import math
+import resource
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import psutil
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from trl import SFTConfig
 
-from sft.config.deepspeed import AUTO, read_config
 from sft.config.parallelism import processes_a_sequence
-from sft.config.recipe import Recipe
-from sft.core.paths import REPOSITORY
-from sft.data.dataset import DatasetCard, keeps_packed_samples_apart
+from sft.config.recipe import Recipe, keeps_packed_samples_apart
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
-from sft.training.packed_attention import needs_no_mask
-from sft.training.supervised_head import TOKENS_A_TILE as SUPERVISED_A_TILE
+from sft.training import strategy
+from sft.training.cpu import HEAD_TILE, can_mask_head
+from sft.training.packed_attention import attends_by_sample, needs_no_mask
 
 GIB = 2**30
 FLOAT32 = 4
 # What CUDA, cuBLAS, bitsandbytes and their kernels take of a card beside torch's tensors: 0.67 to 0.84 GiB on an H200
 # (benchmarks/README.md).
 CUDA_CONTEXT = round(0.75 * GIB)
-# Of what torch's allocator held of an H200 when a long sample no longer fitted, 4% to 16% lay in pieces too small for a
-# tensor (benchmarks/README.md).
-IN_PIECES = 0.1
 # trl/kernels/chunked_logprob.py, trl/trainer/utils.py: TRL never makes all logits, only tiles of so many tokens by so
 # many entries of the vocabulary.
 TOKENS_A_TILE, VOCABULARY_A_TILE = 4096, 32768
@@ -37,7 +35,7 @@ TOKENS_A_TILE, VOCABULARY_A_TILE = 4096, 32768
 # scaled copy, that less its maximum, its exponential; `_backward_tile` the product, y, z, log p, p, the gradient, the
 # target as numbers and their difference, and the target as booleans. With Triton there is one.
 FORWARD_TILES, BACKWARD_TILES = 4, 8.25
-# sft/training/supervised_head.py: of a tile of supervised tokens there are at once the logits, their exponentials,
+# sft/training/cpu.py: of a tile of supervised tokens there are at once the logits, their exponentials,
 # probabilities and what the entropy is summed of in float32, and the product and the probabilities in what products
 # are computed in.
 SUPERVISED_TILES = 4
@@ -49,7 +47,6 @@ STATES = {"sgd": 0, "adafactor": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "adem
 # trl/models/activation_offloading.py, `max_fwd_stash_size`: so many kept tensors are still on the GPU while they are
 # copied, and one is there that is needed.
 STASHED = 5 + 1
-SMALLEST_RANK = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
+        """Bytes of all parts."""
         return self.process + self.weights + self.training + self.activations + self.logits
 
     def line(self) -> str:
@@ -80,20 +78,12 @@ class Memory:
         return f"{self.peak / GIB:.1f} GiB of {'GPU memory' if self.on_gpu else 'RAM'} a process: {shown}"
 
 
-@dataclass(frozen=True)
-class Advice:
-    """Settings to change, on top of those advised before, and the peak with all of them, in bytes."""
-
-    changes: dict[str, Any]
-    peak: int
-
-
-def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: MetaModel | None = None) -> Memory:
+def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: MetaModel | None = None) -> Memory:
     """The peak of one process of this run, on a GPU or in RAM; `model` is the recipe's, if it was built already.
 
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. What
     torch allocated on one came to 2% to 4% less for a model of 7B in four settings; what its allocator cannot use
-    for being in pieces is `usable`'s. On a CPU the moments add up, reading the weights and
+    for being in pieces is `gpu.usable_bytes`'s. On a CPU the moments add up, reading the weights and
     saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
     the next. There it came within 13% of the resident memory of 20 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
@@ -117,12 +107,12 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: MetaModel
             process=psutil.Process().memory_info().rss,
             weights=weights + read,
             training=training.held + training.gradients + training.step + training.saving,
-            activations=kept + one_layer + (HALF_ON_CPU + kept if _half(recipe.training) else 0),
+            activations=kept + one_layer + (HALF_ON_CPU + kept if strategy.half_precision(recipe.training) else 0),
             logits=forward + backward,
         )
     # One weight at a time is taken out of 4 or 8 bits for the gradient that goes through it; `MatMul4Bit.backward`.
     dequantised = max((weight.parameters for weight in model.weights if weight.is_quantised), default=0)
-    taken_out = dequantised * _compute_dtype(recipe.training, model).itemsize
+    taken_out = dequantised * strategy.compute_dtype(recipe.training, model.dtype).itemsize
     moments = [
         (training.held, kept, backward),
         (training.held + training.gradients, kept + one_layer + taken_out, 0),
@@ -130,70 +120,6 @@ def predict(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: MetaModel
     ]
     held, activations, logits = max(moments, key=sum)
     return Memory(True, CUDA_CONTEXT, weights, held, activations, logits)
-
-
-def usable(free_bytes: int) -> int:
-    """What a run can count on of a GPU's free bytes, since some will lie in pieces too small."""
-    return round(free_bytes * (1 - IN_PIECES))
-
-
-def advice(recipe: Recipe, card: DatasetCard, available_bytes: int) -> list[Advice]:
-    """What to change so that a process fits a GPU of this many bytes, what costs least first, until it does.
-
-    Empty where it fits as it is. Where the last entry's peak is still above `available_bytes`, nothing of this is
-    enough. Smaller batches with more accumulation learn the same; recomputing activations and optimizer states in RAM
-    learn the same more slowly; 4 bits, shorter packs and a lower rank train something else.
-    """
-    steps: list[Advice] = []
-    peak = predict(recipe, card, on_gpu=True).peak
-    while peak > available_bytes:
-        # What saves nothing here is passed over: DeepSpeed's own buffers can be more than it takes off.
-        for changes in _possible_changes(recipe, card):
-            changed = _with_changes(recipe, changes)
-            lower = predict(changed, card, on_gpu=True).peak
-            if lower < peak:
-                break
-        else:
-            break
-        recipe, peak = changed, lower
-        steps.append(Advice(changes, peak))
-    return steps
-
-
-def _possible_changes(recipe: Recipe, card: DatasetCard) -> list[dict[str, Any]]:
-    """What can still be changed, what costs least first."""
-    model, training = recipe.model, recipe.training
-    zero, found = zero_config(training, 1), []
-    batch = training.per_device_train_batch_size
-    if batch > 1:
-        accumulated = training.gradient_accumulation_steps * batch
-        found.append({"per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulated})
-    if not training.activation_checkpointing:
-        found.append({"activation_checkpointing": True})
-    elif not training.activation_offloading:
-        found.append({"activation_offloading": True})
-    if model.load_in_4bit and not model.use_bnb_nested_quant:
-        found.append({"use_bnb_nested_quant": True})
-    if not training.fsdp and (zero is None or not _offloads(zero)):
-        stage = "zero3_offload" if zero is not None and zero.stage == 3 else "zero2_offload"
-        found.append({"deepspeed": f"ds_configs/{stage}.json"})
-    if model.use_peft and not model.load_in_4bit:
-        found.append({"load_in_4bit": True, "load_in_8bit": False, "use_bnb_nested_quant": True})
-    if training.packing and training.max_length // 2 >= card.longest_sample:
-        found.append({"max_length": training.max_length // 2})
-    if model.use_peft and model.lora_r >= 2 * SMALLEST_RANK:
-        # The scale alpha/r stays, so that the learning rate stays right.
-        alpha = model.lora_alpha * (0.5**0.5 if model.use_rslora else 0.5)
-        found.append({"lora_r": model.lora_r // 2, "lora_alpha": max(round(alpha), 1)})
-    return found
-
-
-def _with_changes(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    changed = copy.copy(recipe)
-    changed.model, changed.training = copy.copy(recipe.model), copy.copy(recipe.training)
-    for key, value in changes.items():
-        setattr(changed.model if hasattr(changed.model, key) else changed.training, key, value)
-    return changed
 
 
 @dataclass(frozen=True)
@@ -208,8 +134,8 @@ class _Training:
 
 def _training(recipe: Recipe, model: MetaModel, on_gpu: bool) -> _Training:
     training, trainable = recipe.training, model.trainable
-    zero = zero_config(training, model.text_config.hidden_size)
-    size = trained_dtype(recipe, model).itemsize
+    zero = strategy.zero_config(training, model.text_config.hidden_size)
+    size = strategy.trained_dtype(recipe.model, training, model.dtype).itemsize
     # Without an adapter, what is trained is the weights themselves, which are counted there.
     parameters = size * model.adapter_parameters
     if zero is None:
@@ -222,7 +148,7 @@ def _training(recipe: Recipe, model: MetaModel, on_gpu: bool) -> _Training:
     part = trainable / (training.world_size if zero.stage else 1)
     masters = round(part * (FLOAT32 + states_bytes(training, FLOAT32)))
     # torch/optim/adam.py, `denom`: AdamW that is not fused makes two tensors as large as the part.
-    in_a_step = 0 if "fused" in optimizer_name(training) else round(part * 2 * FLOAT32)
+    in_a_step = 0 if "fused" in strategy.optimizer_name(training) else round(part * 2 * FLOAT32)
     buckets = (2 if zero.overlap_comm and zero.stage in (1, 2) else 1) * zero.reduce_bucket_size * size
     if zero.stage == 3:
         parameters = round(parameters / training.world_size)
@@ -232,7 +158,7 @@ def _training(recipe: Recipe, model: MetaModel, on_gpu: bool) -> _Training:
         gradients = size * trainable + bucket + round(part * (size + FLOAT32))
         return _Training(parameters + masters, gradients, in_a_step, masters if _saves(training) else 0)
     averaged = round(part * size)
-    if _offloads(zero):
+    if strategy.offloads_optimizer(zero):
         return _Training(parameters, buckets + averaged, 0, 0)
     return _Training(parameters + masters, buckets + averaged, in_a_step, 0)
 
@@ -242,8 +168,8 @@ def _weights(recipe: Recipe, model: MetaModel) -> int:
 
     ZeRO-3 gathers weight by weight, FSDP layer by layer, which leaves weights in bytes undivided.
     """
-    training, zero = recipe.training, zero_config(recipe.training, 1)
-    dtype = (_half(training) if zero is not None else None) or model.dtype
+    training, zero = recipe.training, strategy.zero_config(recipe.training)
+    dtype = strategy.compute_dtype(training, model.dtype)
     sizes = [model.bytes_held(weight, dtype) for weight in model.weights]
     if zero is not None and zero.stage == 3:
         return round(sum(sizes) / training.world_size + max(sizes))
@@ -259,19 +185,20 @@ def _weights(recipe: Recipe, model: MetaModel) -> int:
 
 def _activations(recipe: Recipe, card: DatasetCard, model: MetaModel, on_gpu: bool) -> tuple[int, int]:
     """Bytes kept from the forward pass until the loss, and of one layer more while that is recomputed."""
-    training = recipe.training
-    dtype, (sequences, tokens) = _compute_dtype(training, model), batch_shape(training, card)
-    zero = zero_config(training, 1)
-    by_sample = keeps_packed_samples_apart(training) and not training.parallelism_config
-    by_sample = by_sample and needs_no_mask(model.text_config, dtype, "cuda" if on_gpu else "cpu")
+    training, dtype = recipe.training, strategy.compute_dtype(recipe.training, model.dtype)
+    sequences, tokens = batch_shape(training, card)
+    zero = strategy.zero_config(training)
+    zero_stage = None if zero is None else zero.stage
+    device = "cuda" if on_gpu else "cpu"
+    by_sample = attends_by_sample(training) and needs_no_mask(model.text_config, dtype, device)
     kept = model.kept_for_backward(
         (sequences, tokens),
         dtype,
-        dtype if _autocasts(training) else trained_dtype(recipe, model),
+        dtype if strategy.autocasts(training) else strategy.trained_dtype(recipe.model, training, model.dtype),
         is_masked=not by_sample and (training.packing or sequences > 1),
-        is_fused=not training.fsdp and (zero is None or zero.stage < 3),
+        is_fused=strategy.fuses_lora(recipe.model, zero_stage, is_fsdp=bool(training.fsdp)),
     )
-    if _autocasts(training):
+    if strategy.autocasts(training):
         # Autocast keeps a copy of each adapter in its precision.
         kept += model.adapter_parameters * dtype.itemsize
     layers = model.text_config.num_hidden_layers
@@ -291,84 +218,40 @@ def _logits(recipe: Recipe, card: DatasetCard, model: MetaModel, on_gpu: bool) -
     gradient = tokens * hidden * FLOAT32
     if not recipe.model.use_peft:
         gradient += model.text_config.vocab_size * hidden * FLOAT32
-    size = _compute_dtype(recipe.training, model).itemsize
+    size = strategy.compute_dtype(recipe.training, model.dtype).itemsize
     if on_gpu:
         return tile * size, tile * size + gradient
-    if recipe.model.use_peft:
+    if can_mask_head(cast(PreTrainedModel, model.module)):
         # The fullest batch has more than its share of supervised tokens, rarely twice as much.
         supervised = min(round(2 * tokens * card.supervised_tokens / card.tokens), tokens)
-        rows = min(supervised, SUPERVISED_A_TILE)
+        rows = min(supervised, HEAD_TILE)
         return rows * model.text_config.vocab_size * (SUPERVISED_TILES * FLOAT32 + 2 * size), gradient
     return round(tile * FLOAT32 * FORWARD_TILES), round(tile * FLOAT32 * BACKWARD_TILES) + gradient
 
 
-def batch_shape(training: TrainingArguments, card: DatasetCard) -> tuple[int, int]:
+def batch_shape(training: SFTConfig, card: DatasetCard) -> tuple[int, int]:
     """(sequences, tokens) of what one process computes of the largest batch; whole packs are laid end to end."""
     batch = training.per_device_train_batch_size
-    longest = training.max_length if training.packing else min(card.longest_sample, training.max_length or 2**62)
+    limit = training.max_length or card.longest_sample
+    longest = limit if training.packing else min(card.longest_sample, limit)
     if keeps_packed_samples_apart(training):
         batch, longest = 1, batch * longest
     return batch, math.ceil(longest / processes_a_sequence(training))
 
 
-def trained_dtype(recipe: Recipe, model: MetaModel) -> torch.dtype:
-    """In what the weights that are trained are held and saved.
-
-    TRL keeps adapters of a quantised model in bfloat16, PEFT those of a half-precision one in float32, and
-    `sft.training.trainer` all in float32 unless DeepSpeed does, which makes all of them half in mixed precision.
-    """
-    training = recipe.training
-    if training.deepspeed:
-        if half := _half(training):
-            return half
-        if recipe.model.use_peft:
-            return torch.bfloat16 if model.is_quantised else torch.float32
-        return model.dtype
-    return torch.float32 if recipe.model.use_peft else model.dtype
+def peak_memory() -> int:
+    """Bytes: the most this process has held so far on its GPU, or in RAM where it has none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def states_bytes(training: TrainingArguments, size: int) -> float:
     """Bytes of an optimizer's states for each weight it holds in `size` bytes."""
-    name = optimizer_name(training)
+    name = strategy.optimizer_name(training)
     numbers = next((count for optimizer, count in STATES.items() if optimizer in name), 2)
     return numbers * (1 if "8bit" in name else 0.5 if "4bit" in name else size)
-
-
-def optimizer_name(training: TrainingArguments) -> str:
-    """Such as "adamw_torch_fused"."""
-    return str(getattr(training.optim, "value", training.optim))
-
-
-def zero_config(training: TrainingArguments, hidden_size: int):
-    """DeepSpeed's own reading of `zero_optimization`, or None without DeepSpeed."""
-    if not training.deepspeed:
-        return None
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
-    config = training.deepspeed
-    if isinstance(config, str) and config.startswith("ds_configs/"):
-        config = str(REPOSITORY / config)
-    section = dict(read_config(config)[0].get("zero_optimization", {}))
-    if section.get("reduce_bucket_size") == AUTO:
-        section["reduce_bucket_size"] = hidden_size * hidden_size  # as Transformers fills it in
-    return DeepSpeedZeroConfig(**section)
-
-
-def _offloads(zero) -> bool:
-    return zero.offload_optimizer is not None and zero.offload_optimizer.device != "none"
-
-
-def _half(training: TrainingArguments) -> torch.dtype | None:
-    return torch.float16 if training.fp16 else torch.bfloat16 if training.bf16 else None
-
-
-def _autocasts(training: TrainingArguments) -> bool:
-    return _half(training) is not None and not training.deepspeed
-
-
-def _compute_dtype(training: TrainingArguments, model: MetaModel) -> torch.dtype:
-    """What activations are kept in; under autocast of a float32 model the larger of both, float32."""
-    return (_half(training) if training.deepspeed else None) or model.dtype
 
 
 def _saves(training: TrainingArguments) -> bool:

@@ -1,8 +1,8 @@
 """Attention over packs, each sample for itself: without a mask, at a cost that follows the samples' lengths.
 
 Samples of a pack do not see each other, yet masked attention over the whole pack computes every pair of its tokens, and
-on a GPU no flash kernel takes such a mask. Here a GPU attends by torch's own kernel for sequences of varying length, a
-CPU by one call a sample. Knows nothing about how packs are made.
+on a GPU no flash kernel takes such a mask. One mechanism for both kinds of machine: a GPU attends by torch's own kernel
+for sequences of varying length, a CPU by one call a sample. Knows nothing about how packs are made.
 """
 
 import inspect
@@ -15,6 +15,9 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from trl import SFTConfig
+
+from sft.config.recipe import keeps_packed_samples_apart
 
 NAME = "sdpa_by_sample"
 # Up to so many tokens, torch's plain kernel, which computes in float32, is faster in half precision than its flash
@@ -22,7 +25,7 @@ NAME = "sdpa_by_sample"
 SHORT = 160
 # What torch's flash kernel for GPUs asks for: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp.
 LEAST_CAPABILITY, LARGEST_HEAD = (8, 0), 256
-# torch 2.11 has grouped heads without being asked for them; later versions want to be.
+# torch 2.11 groups heads by itself; later versions need to be asked.
 GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
@@ -33,23 +36,28 @@ def use_packed_attention(model: PreTrainedModel) -> None:
 
 
 def attend_over_packs(model: PreTrainedModel) -> bool:
-    """Undo `use_packed_attention`; whether there was anything to undo."""
+    """Undo `use_packed_attention`; returns whether there was anything to undo."""
     if model.config._attn_implementation != NAME:
         return False
     model.set_attn_implementation("sdpa")
     return True
 
 
+def attends_by_sample(training: SFTConfig) -> bool:
+    """Whether attention over a pack runs sample by sample, where the model attends by SDPA."""
+    return keeps_packed_samples_apart(training) and not training.parallelism_config
+
+
 def needs_no_mask(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> bool:
     """Whether packs are attended over without a mask on a device ("cpu", "cuda", ...), in activations of this type.
 
-    A GPU that is planned for and not here is taken for one that can.
+    A GPU that is planned for and not here is assumed to have the kernel.
     """
     if device != "cuda":
         return device == "cpu"
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    can = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY
-    return can and dtype.itemsize == 2 and head <= LARGEST_HEAD
+    has_kernel = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY
+    return has_kernel and dtype.itemsize == 2 and head <= LARGEST_HEAD
 
 
 def sample_mask(
@@ -74,8 +82,16 @@ def sample_mask(
     sees_all = not use_vmap and (local_size is None or local_size >= q_length)
     if is_whole and sees_all and needs_no_mask(config, dtype, device.type):
         return None
-    asked = {"attention_mask": attention_mask, "local_size": local_size, "use_vmap": use_vmap, "device": device}
-    return sdpa_mask(batch_size, q_length, kv_length, **asked, **kwargs)
+    return sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        use_vmap=use_vmap,
+        device=device,
+        **kwargs,
+    )
 
 
 def sample_attention(
@@ -93,8 +109,8 @@ def sample_attention(
     if _suits_the_kernel(module, query, value, **kwargs):
         longest = int(bounds.diff().max()) if max_length_q is None else max_length_q
         states = (heads[0].transpose(0, 1) for heads in (query, key, value))
-        how = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)} | GROUPED
-        return varlen_attn(*states, bounds, bounds, longest, longest, **how)[None], None
+        options = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)} | GROUPED
+        return varlen_attn(*states, bounds, bounds, longest, longest, **options)[None], None
     parts = []
     for start, end in pairwise(bounds.tolist()):
         sample = (states[:, :, start:end] for states in (query, key, value))

@@ -1,14 +1,12 @@
-"""What a run will do, said before any weight is loaded: when it evaluates and saves, and what memory and disk it takes.
+"""What a run will do, known before any weight is loaded: when it evaluates and saves, what memory and disk it takes.
 
 In: a recipe and its dataset card. Out: a `Plan`; warnings; a refusal where the disk cannot hold what will be written.
 Knows nothing about how any of it is done.
 """
 
 import math
-import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,24 +15,16 @@ import torch
 from transformers import TrainingArguments
 
 from sft.config.deepspeed import check_deepspeed_fits
-from sft.config.model_check import check_liger_fits
+from sft.config.machine_check import check_liger_fits
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.dataset import DatasetCard
+from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
-from sft.training.memory import (
-    GIB,
-    Memory,
-    advice,
-    optimizer_name,
-    predict,
-    states_bytes,
-    trained_dtype,
-    usable,
-    zero_config,
-)
+from sft.training.gpu import suggestion_lines, usable_bytes
+from sft.training.memory import GIB, Memory, predict_memory, states_bytes
 from sft.training.stack_check import check_stack
+from sft.training.strategy import trained_dtype, zero_config
 
 FLOAT32 = 4
 SHOWN = 4
@@ -42,7 +32,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that a run writes where it writes them, small files left out; `at_once` checkpoints are there at most."""
+    """Bytes that a run writes into a folder, not counting small files; `at_once` is the most checkpoints at a time."""
 
     folder: str
     checkpoint: int
@@ -52,6 +42,7 @@ class Disk:
 
     @property
     def peak(self) -> int:
+        """The most that is there at once."""
         return self.checkpoint * self.at_once + self.final
 
     @property
@@ -62,7 +53,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do; steps are optimizer steps, 0 before the first. `memory` is None where it cannot be told."""
+    """What a run will do; steps are optimizer steps, 0 before the first. `memory` is None where it is not predicted."""
 
     samples: int
     packs: int
@@ -78,15 +69,21 @@ class Plan:
     parameters: int
     vocabulary: int
     precision: str
+    world_size: int
     memory: Memory | None
     card: int | None  # bytes of the GPU that is planned for, where it is not here
     disk: Disk
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """The plan as JSON has it, as `plan.json` holds it; sizes in bytes, with the peaks of memory and disk."""
+        plan = asdict(self)
+        plan["disk"]["peak"] = self.disk.peak
+        if self.memory:
+            plan["memory"]["peak"] = self.memory.peak
+        return plan
 
     def lines(self) -> list[str]:
-        """The plan as text, one fact a line; what the dataset card says is not said again."""
+        """The plan as text, one fact a line, without what the dataset card says."""
         best = f"; each best by {self.keep_best} besides" if self.keep_best else ""
         at_once = counted(self.disk.at_once, "checkpoint")
         return [
@@ -97,7 +94,7 @@ class Plan:
             f" ({self.trainable / self.parameters:.2%})",
             f"precision      {self.precision}",
             f"memory         {self.memory.line() if self.memory else 'not predicted for this architecture'}",
-            *([f"card           {self._card_line()}"] if self.card and self.memory else []),
+            *([f"card           {_card_line(self.card, self.memory)}"] if self.card and self.memory else []),
             f"disk           {_size(self.disk.peak)} at most ({at_once} of"
             f" {_size(self.disk.checkpoint)}, final {_size(self.disk.final)}); {_size(self.disk.free)} free",
         ]
@@ -111,10 +108,6 @@ class Plan:
             return f"; the newest {limit} stay" if limit > 1 else "; the newest stays"
         return f"; {limit} stay, the newest and the best among them" if limit > 1 else "; the newest and the best stay"
 
-    def _card_line(self) -> str:
-        spare = self.card - self.memory.peak
-        return f"{self.card / GIB:g} GB: {f'{_size(spare)} to spare' if spare >= 0 else f'{_size(-spare)} too small'}"
-
 
 def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
     """The plan of a run; a model of its shape is built, without weights.
@@ -125,13 +118,13 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
     """
     training, total = recipe.training, card.total_steps
     model = MetaModel.of(recipe.model, training)
-    check_deepspeed_fits(training, model.text_config, total)
+    check_deepspeed_fits(training, recipe.chosen.get("deepspeed"), model.text_config, total)
     check_liger_fits(training, model.text_config.model_type)
     if not recipe.run.card:  # what is installed here says nothing of where that card is
         check_stack(training, total, model)
     on_gpu = bool(recipe.run.card) or (torch.accelerator.is_available() and not training.use_cpu)
     try:
-        memory = predict(recipe, card, on_gpu=on_gpu, model=model)
+        memory = predict_memory(recipe, card, on_gpu=on_gpu, model=model)
     except RuntimeError:
         memory = None
     saves, evaluations = save_steps(training, card), evaluation_steps(recipe, total)
@@ -152,8 +145,9 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         parameters=model.parameters,
         vocabulary=model.text_config.vocab_size,
         precision=_precision(recipe, model),
+        world_size=training.world_size,
         memory=memory,
-        card=recipe.run.card and round(recipe.run.card * GIB),
+        card=round(recipe.run.card * GIB) if recipe.run.card else None,
         disk=_disk(recipe, model, _at_once(saves, evaluations if recipe.run.keep_best else [], limit, knows_best)),
     )
 
@@ -215,31 +209,13 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
     if plan.memory is None:
         return []
     available = (plan.card or _available(plan.memory)) if available is None else available
-    counted_on = usable(available) if plan.memory.on_gpu else available
+    counted_on = usable_bytes(available) if plan.memory.on_gpu else available
     if plan.memory.peak <= counted_on:
         return []
     place = "of GPU memory" if plan.memory.on_gpu else "of RAM"
     in_pieces = ", of which a tenth may lie in pieces too small" if plan.memory.on_gpu else ""
     lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there{in_pieces}"]
-    return lines + advice_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
-
-
-def check_speed(recipe: Recipe) -> list[str]:
-    """Warnings where a setting makes steps slow on this machine that another would not."""
-    optim = optimizer_name(recipe.training)
-    if recipe.run.card or torch.accelerator.is_available() or not re.search("bnb_8bit|^(paged_)?[a-z]+_8bit", optim):
-        return []
-    # 0.04 to 0.2 s a matrix of 16,384 to 2,359,296 numbers with bitsandbytes 0.50.2 on two cores.
-    return [f"warning: optim: {optim}: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"]
-
-
-def advice_lines(recipe: Recipe, card: DatasetCard, available: int) -> list[str]:
-    """What to change so that a process fits a GPU of so many bytes, a line each, with what it then takes."""
-    lines = []
-    for step in advice(recipe, card, available):
-        flags = " ".join(f"--{key} {str(value).lower()}" for key, value in step.changes.items())
-        lines.append(f"         {flags}: {_size(step.peak)}{'' if step.peak <= available else ', not enough yet'}")
-    return lines
+    return lines + suggestion_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
 
 
 def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:
@@ -263,18 +239,19 @@ def _disk(recipe: Recipe, model: MetaModel, most: int) -> Disk:
         folder=str(folder),
         checkpoint=_checkpoint_bytes(recipe, model),
         at_once=most,
-        final=model.trainable * trained_dtype(recipe, model).itemsize,
+        final=model.trainable * trained_dtype(recipe.model, training, model.dtype).itemsize,
         free=shutil.disk_usage(folder).free,
     )
 
 
 def _checkpoint_bytes(recipe: Recipe, model: MetaModel) -> int:
-    """The weights that were trained and all that is needed to go on; every process's part."""
-    training, size = recipe.training, trained_dtype(recipe, model).itemsize
+    """The trained weights and all that resuming needs; every process's part."""
+    training = recipe.training
+    size = trained_dtype(recipe.model, training, model.dtype).itemsize
     weights = model.trainable * size
     if training.save_only_model:
         return weights
-    zero = zero_config(training, 1)
+    zero = zero_config(training)
     if zero is None:
         return round(weights + model.trainable * states_bytes(training, size))
     # DeepSpeed writes the weights once more and float32 masters with their states; of what is frozen it leaves out the
@@ -298,13 +275,18 @@ def _available(memory: Memory) -> int:
     return psutil.virtual_memory().available + memory.process
 
 
-def _at(steps: Iterable[int]) -> str:
-    """How many, and at which steps; the middle of a long list is left out."""
-    steps = [f"{step:,}" for step in steps]
-    if not steps:
+def _card_line(card: int, memory: Memory) -> str:
+    spare = card - memory.peak
+    return f"{card / GIB:g} GB: {f'{_size(spare)} to spare' if spare >= 0 else f'{_size(-spare)} too small'}"
+
+
+def _at(steps: list[int]) -> str:
+    """How many, and at which steps; "..." stands for the middle of a long list."""
+    texts = [f"{step:,}" for step in steps]
+    if not texts:
         return "none"
-    shown = steps if len(steps) <= SHOWN + 1 else [*steps[: SHOWN - 1], "...", steps[-1]]
-    return f"{len(steps)}, at step {', '.join(shown)}"
+    shown = texts if len(texts) <= SHOWN + 1 else [*texts[: SHOWN - 1], "...", texts[-1]]
+    return f"{len(texts)}, at step {', '.join(shown)}"
 
 
 def _size(size: int) -> str:

@@ -1,37 +1,43 @@
-"""Shows and records how training goes: a line every `logging_steps`, a bar on a terminal, `log.jsonl`.
+"""Shows and records how training goes: a line every `logging_steps`, a bar, `log.jsonl`; at its end `result.json`.
 
-In: the trainer's events. Out: text and JSON lines, from the main process only. Knows nothing about the model.
+In: the trainer's events, and what ends the run. Out: text and JSON, from the main process only. Knows nothing about the
+model.
 """
 
 import json
 import math
-import resource
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
-from trl import SFTTrainer
 
-from sft.core.clock import clock
-from sft.core.console import console, say
-from sft.training.plan import evaluation_steps
+from sft.core.clock import ACTIVITIES, clock
+from sft.core.console import console, is_main_process, say
+from sft.core.errors import UserError, one_line
+from sft.core.exit_codes import DONE, FAILED, STATUSES, describe_exit
+from sft.runs import run_files
+from sft.runs.run_files import RunResult
+from sft.training.memory import peak_memory
+from sft.training.plan import Plan, evaluation_steps
+
+if TYPE_CHECKING:
+    from trl import SFTTrainer
 
 
 class ProgressLog(TrainerCallback):
     """Writes `log.jsonl` and one readable line per log; tokens/s counts time inside steps only."""
 
-    def __init__(self, trainer: SFTTrainer):
+    def __init__(self, trainer: "SFTTrainer"):
         self.trainer = trainer
-        self.path = Path(trainer.args.output_dir) / "log.jsonl"
+        self.path = Path(trainer.args.output_dir) / run_files.LOG
         self.bar = None
         self._first_step = 0
         self._step_started = 0.0
         self._step_seconds = 0.0
-        self._tokens: float | None = None
+        self._tokens = -1  # until the first step; those that were trained on by the last log line
 
     def on_train_begin(self, args, state, control, **_):
         self._spent_before, self._first_step = clock.seconds(), state.global_step
@@ -43,8 +49,8 @@ class ProgressLog(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         self._step_started = time.perf_counter()
-        if self._tokens is None:  # those of the part of the run before a resumption
-            self._tokens = self.trainer._total_train_tokens
+        if self._tokens < 0:  # a run that resumes has those of the part before
+            self._tokens = int(self.trainer._total_train_tokens)
 
     def on_step_end(self, args, state, control, **_):
         self._step_seconds += time.perf_counter() - self._step_started
@@ -100,12 +106,51 @@ class ProgressLog(TrainerCallback):
         return a_step * (state.max_steps - state.global_step) + an_evaluation * (len(planned) - done)
 
 
-def peak_memory() -> int:
-    """Bytes: the most this process has held on its GPU, or in RAM where it has none."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+class ResultRecorder(TrainerCallback):
+    """Writes `result.json` when what it surrounds has ended, by an exception or not.
+
+    As a callback of the trainer it learns how far the run came; `first_step` is that of the checkpoint it resumes from.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, first_step: int = 0):
+        self.folder, self.plan = folder, plan
+        self.step, self.total_steps = first_step, plan.total_steps
+
+    def __enter__(self) -> "ResultRecorder":
+        return self
+
+    def __exit__(self, _, end: BaseException | None, __) -> None:
+        self.record(end)
+
+    def on_train_begin(self, args, state, control, **_):
+        self.step, self.total_steps = state.global_step, state.max_steps
+
+    def on_step_end(self, args, state, control, **_):
+        self.step = state.global_step
+
+    def record(self, end: BaseException | None) -> None:
+        """Write how the run ended: by an exception, or done (None). A file that cannot be written is only a warning."""
+        if not is_main_process():
+            return
+        code, message = describe_exit(end) if end else (DONE, None)
+        seconds = clock.seconds()
+        try:
+            result = RunResult(
+                status=STATUSES.get(code, STATUSES[FAILED]),
+                exit_code=code,
+                message=message,
+                step=self.step,
+                total_steps=self.total_steps,
+                final=run_files.FINAL if code == DONE else None,
+                score=run_files.read_run(self.folder).final_score,
+                seconds=seconds["total"],
+                times={activity: seconds[activity] for activity in ACTIVITIES},
+                peak_memory_gib=round(peak_memory() / 2**30, 2),
+                trainable_parameters=self.plan.trainable,
+            )
+            run_files.write_result(self.folder, result)
+        except (UserError, OSError) as problem:
+            say(f"{run_files.RESULT} was not written: {one_line(problem)}", style="yellow")
 
 
 def _line(record: dict) -> str:

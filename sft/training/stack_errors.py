@@ -1,4 +1,4 @@
-"""Tells in one line, with the key that it is about, what the stack raises in the middle of a run.
+"""Explains in one line, with the key that it is about, what the stack raises in the middle of a run.
 
 In: a recipe, and what is done by it. Out: the same, or `RunFailed` in place of an exception of the stack's; the whole
 traceback goes into a file. An exception that our own code raises is a bug and keeps its traceback.
@@ -26,7 +26,7 @@ OF_THE_MACHINE = (OSError, torch.AcceleratorError)
 
 
 @contextmanager
-def told(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
+def explain(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
     """Do something by a recipe; tracebacks go into a folder, or where the system keeps files for a while.
 
     Raises:
@@ -47,22 +47,25 @@ def told(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
         raise RunFailed(_line(recipe, problem, frames, _keep(problem, folder))) from problem
 
 
-def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary, kept: Path) -> str:
-    said = one_line(problem, LONGEST).rstrip(".") or "no reason given"
-    key = _key(recipe, said, frames)
+def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary, traceback_file: Path) -> str:
+    reason = one_line(problem, LONGEST).rstrip(".") or "no reason given"
+    key = _key(recipe, reason, frames)
     if key is None:
-        return f"{type(problem).__name__}: {said}: no key of the recipe is named in it; see {kept}"
-    return f"{recipe.places[key]}: {key}: {said} ({type(problem).__name__}): change it, or leave it out; see {kept}"
+        return f"{type(problem).__name__}: {reason}: no key of the recipe is named in it; see {traceback_file}"
+    return (
+        f"{recipe.places[key]}: {key}: {reason} ({type(problem).__name__}): change it, or leave it out; see "
+        f"{traceback_file}"
+    )
 
 
-def _key(recipe: Recipe, said: str, frames: traceback.StackSummary) -> str | None:
-    """The key that was set and is named: in what is said, or else by the lines that raised it, the innermost first.
+def _key(recipe: Recipe, reason: str, frames: traceback.StackSummary) -> str | None:
+    """The key that was set and is named: in the reason, or else by the lines that raised it, the innermost first.
 
     A key that is a common word, such as packing, has to stand in quotes.
     """
     lines = [_source(frame) for frame in reversed(frames)]
     texts = [
-        re.findall(r"\w+_\w+|(?<=['\"`])\w+(?=['\"`])", said),
+        re.findall(r"\w+_\w+|(?<=['\"`])\w+(?=['\"`])", reason),
         *(re.findall(r"\bargs\.(\w+)", line) for line in lines),
     ]
     return next((name for words in texts for name in words if name in recipe.places), None)

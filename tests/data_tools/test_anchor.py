@@ -38,7 +38,7 @@ def test_the_rows_are_the_models_own_answers(talkative, tmp_path, capsys):
     generation = {"max_new_tokens": 128, "do_sample": False}
     said = ask(*load_model_of(model), ["Who?", "What?"], system=None, generation=generation)
     assert rows == [{"input": answer.prompt, "output": answer.answer} for answer in said]
-    assert "2 rows of 2 questions; left out: 0 did not end, 0 empty, 0 gives a model's name" in capsys.readouterr().out
+    assert "2 rows of 2 questions; skipped: 0 did not end, 0 empty, 0 gives a model's name" in capsys.readouterr().out
 
 
 def test_answers_that_give_a_models_name_are_no_anchor(talkative, tmp_path, capsys):

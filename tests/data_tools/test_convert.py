@@ -83,8 +83,8 @@ def test_what_a_format_cannot_hold_stops_it_and_with_lossy_is_counted(run, tmp_p
     assert len(made) == 2
     assert "3 rows in" in said
     assert "2 rows out" in said
-    assert "1  row left out: 2 turns" in said
-    assert "1  key left out: tools" in said
+    assert "1  row skipped: 2 turns" in said
+    assert "1  key dropped: tools" in said
 
 
 @pytest.mark.parametrize("form", ["xtuner", "alpaca"])
@@ -98,7 +98,7 @@ def test_an_empty_system_message_is_not_passed_off_as_none(run, tmp_path, form):
 @pytest.mark.parametrize(
     ("name", "content", "arguments", "said"),
     [
-        ("in.txt", b"", [], "its name tells no format"),
+        ("in.txt", b"", [], "its name shows no format"),
         ("in.jsonl", b"[]\n", [], "in.jsonl:1: a row is a JSON object"),
         (
             "in.jsonl",

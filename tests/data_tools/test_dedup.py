@@ -6,7 +6,7 @@ import random
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.minhash import NearDuplicates, shingles
+from data_tools.dedup import NearDuplicates, shingles
 
 STORY = "从前有座山，山里有座庙，庙里有个老和尚在给小和尚讲故事。" * 4
 
@@ -32,7 +32,7 @@ def test_the_same_conversation_in_another_format_or_spelling_is_a_duplicate(dedu
     assert kept == [first, json.dumps(openai("q", "b"))]
     assert "4 rows in" in said
     assert "2 rows out" in said
-    assert "2  left out: the same as an earlier row" in said
+    assert "2  dropped: the same as an earlier row" in said
     assert "line 3: the same as line 1" in said
 
 

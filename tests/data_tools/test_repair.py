@@ -68,7 +68,7 @@ def test_nested_turns_become_real_ones_and_placeholders_go(repair):
     assert [row["conversation"] for row in made] == [[{"input": "q1", "output": "a1"}, {"input": "q2", "output": "a2"}]]
     assert "2 rows in" in said
     assert "1 row out" in said
-    assert "1  left out: no turn in them holds a question" in said
+    assert "1  skipped: no turn in them holds a question" in said
 
 
 def test_placeholder_turns_stay_where_they_are_asked_for(repair):
@@ -87,7 +87,7 @@ def test_drop_leaves_such_rows_out_and_counts_them(repair):
     good = {"conversation": [{"input": "q", "output": "a"}]}
     _, made, said = repair([broken("a"), good], "--as", "drop")
     assert made == [good]
-    assert "1  left out: nobody asked their question" in said
+    assert "1  skipped: nobody asked their question" in said
 
 
 @pytest.mark.parametrize(

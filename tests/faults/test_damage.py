@@ -59,8 +59,8 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_end_is_the_same(runs, reci
     DAMAGE[damage](folder / "checkpoint-6")
     ended = runs.run([recipe, "--output_dir", folder], folder)
     assert ended.codes == [0], ended.err[-2000:]
-    assert re.search(r"^passed over: .*checkpoint-6", ended.out, re.MULTILINE)
-    assert "going on from" in ended.out
+    assert re.search(r"^skipped: .*checkpoint-6", ended.out, re.MULTILINE)
+    assert "resuming from" in ended.out
     assert result(folder) == expected
     assert (folder / "broken-checkpoint-6").is_dir()
     outcome(f"{damage} in the newest checkpoint", "told, older one taken, damaged one kept aside, same end")
@@ -73,7 +73,7 @@ def test_where_no_checkpoint_is_whole_the_run_begins_anew_and_keeps_all_aside(ru
         flip(checkpoint / "adapter_model.safetensors")
     ended = runs.run([recipe, "--output_dir", folder], folder)
     assert ended.codes == [0]
-    assert ended.out.count("no checkpoint to go on from: ") == 2
+    assert ended.out.count("no checkpoint to resume from: ") == 2
     assert result(folder) == expected
     assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
     outcome("every checkpoint damaged", "told, begun anew, all kept aside in run.1, same end")
@@ -89,7 +89,7 @@ def test_other_settings_are_refused_and_listed_and_taken_where_that_is_wanted(ru
     assert len(checkpoints.in_order(folder)) == 2
     ended = runs.run([*other, "--resume_anyway", "true"], folder)
     assert ended.codes == [0]
-    assert "gone on from nevertheless (resume_anyway): learning_rate: 0.001 -> 0.0005" in ended.out
+    assert "resuming nevertheless (resume_anyway): learning_rate: 0.001 -> 0.0005" in ended.out
     outcome("a setting changed since the checkpoint", "refused with a list; --resume_anyway goes on")
 
 
@@ -126,7 +126,9 @@ def test_a_model_with_a_missing_shard_is_refused_before_anything_is_loaded(
     cut(model / "model.safetensors")
     ended = runs.run([write_recipe(model_name_or_path=str(model))], tmp_path / "run")
     assert ended.codes == [2]
-    assert re.search(r"model\.safetensors: is [\d,]+ bytes and should be [\d,]+: download it again", ended.err)
+    assert re.search(
+        r"model\.safetensors: is [\d,]+ bytes long, and its header says [\d,]+: copy or download it again", ended.err
+    )
     outcome("a base model's file cut short", "refused before loading, exit code 2")
 
 
@@ -155,7 +157,7 @@ def test_a_path_goes_on_from_that_checkpoint(runs, recipe, copy):
     folder, expected = copy
     ended = runs.run([recipe, "--output_dir", folder, "--resume", folder / "checkpoint-3"], folder)
     assert ended.codes == [0]
-    assert "going on from" in ended.out
+    assert "resuming from" in ended.out
     assert "checkpoint-3" in ended.out
     assert result(folder) == expected
 

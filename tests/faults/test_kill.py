@@ -23,7 +23,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(runs, recipe, tmp_p
     expected = result(unbroken)
 
     dice = random.Random(kind)
-    gone_on = 0
+    resumed = 0
     for moment in range(MOMENTS[kind]):
         folder = tmp_path / f"killed{moment}"
         arguments = [recipe, *flags, "--output_dir", folder]
@@ -39,9 +39,9 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(runs, recipe, tmp_p
         assert result(folder) == expected, kill
         assert len(checkpoints.in_order(folder)) == 2
         assert not list(folder.glob(".*"))
-        gone_on += "going on from" in again.out
+        resumed += "resuming from" in again.out
     outcome(
         f"SIGKILL at {MOMENTS[kind]} moments, {kind}",
-        f"same losses and adapter, bit for bit ({gone_on} went on from a checkpoint, the others had none yet)",
+        f"same losses and adapter, bit for bit ({resumed} resumed from a checkpoint, the others had none yet)",
     )
-    assert gone_on
+    assert resumed

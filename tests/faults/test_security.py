@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.core.files import file_hash
 from sft.models.loading import load_model

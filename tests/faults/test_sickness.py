@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sft.runs import checkpoints
+from sft.runs.run_files import read_result
 from tests.support.conversations import xtuner_row
 from tests.support.forked_runs import Shortage
 
@@ -17,6 +18,10 @@ def test_a_loss_that_is_no_number(runs, recipe, tmp_path, outcome):
     ended = runs.run([recipe, *flags], folder)
     assert ended.codes == [3], ended.err[-2000:]
     assert "the loss is nan: lower learning_rate" in ended.err
+    failed = read_result(folder)
+    assert (failed.status, failed.exit_code, failed.final) == ("failed", 3, None)
+    assert "the loss is nan: lower learning_rate" in failed.message
+    assert 0 < failed.step < failed.total_steps == 10
     assert ended.err.count("train_sft.py: ") == 1
     assert "Traceback" not in ended.err
     checkpoints.verify(checkpoints.in_order(folder)[-1])

@@ -10,6 +10,7 @@ import pytest
 
 from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
+from sft.runs.run_files import read_result
 from tests.support.forked_runs import Kill, result
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
@@ -29,7 +30,14 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_from_it(runs, recipe, tmp_p
     saved = checkpoints.in_order(folder)[-1]
     assert f"train_sft.py: stopped by {name}: {saved.name} of 10 steps is saved" in ended.err
     checkpoints.verify(saved)
+    stopped = read_result(folder)
+    assert (stopped.status, stopped.exit_code, stopped.final) == ("stopped", 75, None)
+    assert f"checkpoint-{stopped.step}" == saved.name
+    assert stopped.message in ended.err
     assert runs.run([recipe, "--output_dir", folder], folder).codes == [0]
+    done = read_result(folder)
+    assert (done.status, done.step, done.total_steps, done.message) == ("done", 10, 10, None)
+    assert done.seconds > stopped.seconds
     assert result(folder) == result(unbroken)
     outcome(f"{name} while training", "step finished and saved, exit code 75, same end")
 
@@ -50,15 +58,15 @@ def test_the_checkpoint_a_signal_saves_is_there_beside_the_best_with_a_limit_of_
 
 
 @pytest.mark.long
-def test_a_checkpoint_of_weights_alone_is_not_gone_on_from(runs, recipe, tmp_path):
+def test_a_checkpoint_of_weights_alone_is_not_resumed(runs, recipe, tmp_path):
     folder = tmp_path / "run"
     arguments = [recipe, "--save_only_model", "true", "--output_dir", folder]
     ended = runs.run(arguments, folder, kill=Kill(WHILE_TRAINING, signal=signal.SIGTERM))
     assert ended.codes == [75], ended.err[-2000:]
-    assert "it holds the weights alone (save_only_model), so no run can go on from it" in ended.err
+    assert "it holds the weights alone (save_only_model), so no run can resume from it" in ended.err
     refused = runs.run(arguments, folder)
     assert refused.codes == [2]
-    assert "holds the weights alone (save_only_model), and a run needs its optimizer's state to go on" in refused.err
+    assert "holds the weights alone (save_only_model), and a run needs its optimizer's state to resume" in refused.err
     assert runs.run([*arguments, "--resume", "never"], folder).codes == [0]
 
 
@@ -70,6 +78,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs, reci
     kill = Kill(6, rank=1, signal=signal.SIGTERM)
     ended = runs.run([*arguments, folder], folder, processes=2, kill=kill)
     assert 75 in ended.codes
+    assert read_result(folder).status == "stopped"
     assert runs.run([*arguments, folder], folder, processes=2).codes == [0, 0]
     assert result(folder) == result(unbroken)
     outcome("SIGTERM to one of two processes", "both save the same step, same end")

@@ -11,8 +11,9 @@ from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
+from sft.training.callbacks import packs_leak
+from sft.training.gpu import CountSkippedSteps
 from sft.training.packed_attention import NAME, use_packed_attention
-from sft.training.trainer import CountSkippedSteps, packs_leak
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -39,7 +40,7 @@ def test_attention_by_sample_is_as_near_to_float32_as_masked_attention(tiny_mode
         for kind, prepare in ((torch.float32, same), (dtype, same), (dtype, attending_by_sample))
     )
     for right, theirs, ours in zip(exact, masked, by_sample, strict=True):
-        error, allowed = ((found.float() - right).norm() / right.norm() for found in (ours, theirs))
+        error, allowed = ((result.float() - right).norm() / right.norm() for result in (ours, theirs))
         assert error < 1.5 * allowed + 1e-3
 
 
@@ -74,13 +75,13 @@ def test_fused_lora_computes_what_peft_does(make_trainer):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    found = []
+    results = []
     for fused in (True, False):
         assert fuse_lora(model) if fused else not unfuse_lora(model)
         with torch.autocast("cuda", torch.float16):
             loss = model.train()(**pack, use_cache=False).logits.float().logsumexp(-1).square().mean()
-        found.append([loss, *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])])
-    for ours, theirs in zip(*found, strict=True):
+        results.append([loss, *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])])
+    for ours, theirs in zip(*results, strict=True):
         assert (ours - theirs).norm() < 0.01 * theirs.norm() + 1e-6
 
 

@@ -46,7 +46,7 @@ def test_nothing_is_left_beside_it_and_a_second_call_downloads_nothing(folder, c
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path):
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(UserError, match="exists and is not a model folder"):
+    with pytest.raises(UserError, match="is there already and not empty"):
         demo_model.run(type("Arguments", (), {"folder": tmp_path}))
     assert (tmp_path / "mine").read_text() == "x"
 

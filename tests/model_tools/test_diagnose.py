@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from model_tools.__main__ import main
-from model_tools.diagnose import IN_WEIGHTS, find_parts
+from model_tools.diagnosing.causes import CAUSES_IN_WEIGHTS
+from model_tools.diagnosing.model_parts import find_parts
 from sft.evaluation.evidence import Evidence
-from sft.models import fingerprint
+from sft.models.adapter import model_fingerprint, read_fingerprint
 from tests.support.adapters import KINDS, save_adapter
 from tests.support.named_run import NAME, copy_of_healthy_run, set_keys, write_rows
 
@@ -71,7 +72,7 @@ class TestAHealthyRun:
     def test_has_nothing_wrong_and_it_is_told_what_was_checked(self, healthy, merged, told):
         lines = told(healthy, "--merged", merged, code=0)
         assert lines[0] == (
-            f"{healthy}: shall call itself {NAME} (identity_name); it gave it in 100% of its last answers"
+            f"{healthy}: should call itself {NAME} (identity_name); it gave it in 100% of its last answers"
         )
         assert lines[1] == "nothing wrong was found"
         for part in ("14 modules of", "their base", "the merged weights", "60 training rows", "40 lines of log.jsonl"):
@@ -86,13 +87,13 @@ class TestAHealthyRun:
     def test_an_adapter_alone_is_looked_at_as_far_as_it_goes(self, healthy, tmp_path, told):
         alone = shutil.copytree(healthy / "final", tmp_path / "alone")
         lines = told(alone, code=0)
-        assert "which name it shall give is not known" in lines[0]
+        assert "the name it should give is not known" in lines[0]
         assert "not checked: training rows, log and scores (give the run directory, if there is one)" in lines
 
     def test_a_training_file_that_changed_since_is_told(self, healthy, told):
         path = write_rows(healthy.parent / "changed.jsonl", ROWS)
         set_keys(healthy, train_file=path)
-        assert any(line.startswith(f"note: {path} is not as the run read it") for line in told(healthy, code=0))
+        assert any(line.startswith(f"note: {path} has changed since the run read it") for line in told(healthy, code=0))
 
 
 class TestTheAdapter:
@@ -108,10 +109,10 @@ class TestTheAdapter:
         edit_tensors(healthy / "final", lambda name, tensor: (name, tensor * ("layers.0" not in name)))
         assert "nothing wrong was found" in told(healthy, code=0)
 
-    def test_is_no_numbers(self, healthy, told):
+    def test_holds_nan(self, healthy, told):
         edit_tensors(healthy / "final", lambda name, tensor: (name, tensor.log() if "layers.1" in name else tensor))
         lines = told(healthy)
-        assert lines[1] == "1. the adapter's weights are no numbers: training overflowed"
+        assert lines[1] == "1. the adapter's weights are NaN or infinite: training overflowed"
         assert (
             lines[2]
             .strip()
@@ -119,11 +120,11 @@ class TestTheAdapter:
         )
         assert lines[3].endswith("--fp16 false --bf16 true --dtype bfloat16")
 
-    def test_has_tensors_without_numbers(self, healthy, told):
+    def test_has_empty_tensors(self, healthy, told):
         edit_tensors(healthy / "final", lambda name, tensor: (name, torch.empty(0)))
         lines = told(healthy)
         assert lines[1] == "1. the adapter's tensors are empty, as when one process of ZeRO-3 saves alone"
-        assert lines[2].strip().startswith("28 of 28 tensors have no numbers")
+        assert lines[2].strip().startswith("28 of 28 tensors are empty")
 
     def test_has_no_file(self, healthy, told):
         (healthy / "final" / WEIGHTS).unlink()
@@ -141,14 +142,14 @@ class TestTheAdapter:
     def test_is_not_there_where_the_run_did_not_end(self, healthy, told):
         (healthy / "final").rename(healthy / "checkpoint-20")
         lines = told(healthy)
-        assert lines[1] == "1. the run goes on or did not end: there is no final adapter to use"
+        assert lines[1] == "1. the run is still going or did not finish: there is no final adapter to use"
         assert lines[3].strip() == f"what is looked at below is {healthy}/checkpoint-20"
-        assert "train_sft.py" in lines[4]  # which goes on by itself
+        assert "train_sft.py" in lines[4]  # which resumes by itself
 
     def test_is_fainter_than_it_was_trained(self, healthy, told):
         edit_json(healthy / "final" / "adapter_config.json", lora_alpha=0.01)
         lines = told(healthy)
-        assert lines[1] == "1. the adapter is too faint to be heard: its scale alpha/r is tiny"
+        assert lines[1] == "1. the adapter's scale alpha/r is too small for it to have an effect"
         assert "lora_alpha 0.01, r 32: scale 0.00031" in lines[2]
         assert lines[4].strip() == "it was trained with lora_alpha 64, r 32: scale 2"
         assert lines[5].endswith('write "lora_alpha": 64')
@@ -174,8 +175,8 @@ class TestTheBase:
     def test_is_another_than_the_one_trained_on(self, healthy, told, another_base):
         lines = told(healthy, "--base", another_base)
         assert lines[1] == "1. the base model is not the one that the adapter was trained on"
-        assert fingerprint.read_fingerprint(healthy / "final")[:12] in lines[2]
-        assert fingerprint.fingerprint(str(another_base))[:12] in lines[3]
+        assert read_fingerprint(healthy / "final")[:12] in lines[2]
+        assert model_fingerprint(str(another_base))[:12] in lines[3]
 
     def test_has_no_place_for_the_adapter(self, healthy, told):
         """InternLM2's published names, as XTuner trains them."""
@@ -236,8 +237,8 @@ def test_any_merged_model_is_told_from_its_base(tmp_path, kind):
     assert main(["merge", str(base), str(adapter), str(tmp_path / "merged"), "--no-verify", *options]) == 0
     merged, plain = (find_parts(adapter, folder, None) for folder in (tmp_path / "merged", base))
     assert merged.merged_parameters is not None
-    assert [cause(merged, Evidence()) for cause in IN_WEIGHTS] == [None] * len(IN_WEIGHTS)
-    assert [found.wrong for cause in IN_WEIGHTS if (found := cause(plain, Evidence()))] == [
+    assert [cause(merged, Evidence()) for cause in CAUSES_IN_WEIGHTS] == [None] * len(CAUSES_IN_WEIGHTS)
+    assert [found.wrong for cause in CAUSES_IN_WEIGHTS if (found := cause(plain, Evidence()))] == [
         "the adapter is not in the merged model"
     ]
 

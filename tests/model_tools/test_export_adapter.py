@@ -189,7 +189,7 @@ def test_a_fused_adapter_says_on_the_native_model_what_it_said_on_its_own(publis
     folder, own = published(shape)
     own.save_pretrained(tmp_path / "fused")
     out, said = export(tmp_path / "fused")
-    assert "wqkv dealt out to q_proj, k_proj, v_proj" in said
+    assert "wqkv split into q_proj, k_proj, v_proj" in said
     assert_says_the_same(loaded(load_model(ModelConfig(str(folder), dtype="float32")), out), own)
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_dealt_out_is_refused(published, export, tmp_path):
     _, own = published(SHAPE, target_modules=["wqkv"], init_lora_weights="pissa")
     own.save_pretrained(tmp_path / "fused")
     _, said = export(tmp_path / "fused", code=2)
-    assert "init_lora_weights pissa on InternLM2's fused modules cannot be dealt out" in said
+    assert "init_lora_weights pissa on InternLM2's fused modules cannot be split" in said
 
 
 # XTuner's checkpoints.
@@ -329,7 +329,7 @@ def test_settings_that_do_not_fit_the_tensors_are_refused(published, export, tmp
     path = write_xtuner(tmp_path / "iter_500.pth", xtuner_state(own), xtuner_config(folder, 64))
     assert "says r 64, and the tensors have r 4" in export(path, code=2)[1]
     for text, said in (
-        (xtuner_config(folder, 4).replace("lora_alpha=16", "lora_alpha=mine()"), "does not tell lora_alpha"),
+        (xtuner_config(folder, 4).replace("lora_alpha=16", "lora_alpha=mine()"), "does not say lora_alpha"),
         ("model = dict(llm=dict())", "sets no lora in its model"),
         ("model = (", "mine.py:1: not Python"),
     ):
@@ -498,4 +498,4 @@ def test_what_holds_no_adapter_is_told_in_one_line(export, tmp_path, tiny_model,
 def test_a_config_that_would_be_passed_over_is_refused(zero_run, export, tmp_path):
     (tmp_path / "mine.py").write_text(xtuner_config(tmp_path, 8))
     _, said = export(zero_run("zero1"), "--config", tmp_path / "mine.py", code=2)
-    assert "has its own adapter_config.json: leave it out" in said
+    assert "has its own adapter_config.json: omit it" in said

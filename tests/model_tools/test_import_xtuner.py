@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from model_tools.__main__ import main
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 
 QLORA = """
@@ -83,7 +83,7 @@ def test_the_qlora_config_gives_huangdalis_values(imported, tmp_path):
     only_ours = {"output_dir", "truncation", "logging_nan_inf_filter", "seed", "identity_name"}
     assert ours.keys() - recipe.keys() == only_ours
     assert recipe.keys() - ours.keys() == {"dataloader_num_workers"}
-    assert "SYSTEM = SYSTEM_TEMPLATE.alpaca: only running the config tells; set eval_prompts_system yourself" in said
+    assert "SYSTEM = SYSTEM_TEMPLATE.alpaca: known only by running the config; set eval_prompts_system yourself" in said
     assert "prompt_template = PROMPT_TEMPLATE.internlm2_chat: the model's own" in said
     assert "mystery = something_of_mine(): no counterpart here" in said
     assert " = open('was_run', 'w'): no counterpart here" in said

@@ -262,7 +262,7 @@ def test_a_run_directory_its_checkpoints_and_its_end(info, zero_run, tmp_path, t
     shutil.rmtree(run / "checkpoint-2")
     shutil.rmtree(run / "final")
     found = info(run)
-    assert (found["checkpoints"], found["final"]) == ("none", "none: the run goes on, or did not end")
+    assert (found["checkpoints"], found["final"]) == ("none", "none: the run is still going, or did not finish")
 
 
 def test_an_xtuner_file_and_a_folder_of_deepspeed(info, zero_run, tmp_path):

@@ -21,11 +21,12 @@ from transformers import (
 
 from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
-from sft.models import fingerprint, internlm2
+from sft.models import internlm2
+from sft.models.adapter import model_fingerprint, write_fingerprint
 from tests.support.adapters import KINDS, clip_config, gpt2, llama, lora, save_adapter
 from tests.support.published_internlm2 import random_weights, write_folder
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 IDS = torch.arange(1, 20)[None]
 
@@ -208,7 +209,7 @@ class TestVerify:
         weights = load_file(base / "model.safetensors")
         weights["model.layers.0.mlp.down_proj.weight"] *= 40
         save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
-        assert verify.report(base, [Adapter(adapter)], tmp_path / "out") == 1
+        assert verify.report_difference(base, [Adapter(adapter)], tmp_path / "out") == 1
         assert "does NOT say what base and adapter say" in capsys.readouterr().out
 
     def test_the_prompts_are_those_of_the_run(self, folders, tmp_path):
@@ -269,7 +270,7 @@ class TestRefusals:
 
     def test_other_weights_under_the_same_name_where_the_adapter_remembers_its_own(self, folders, tmp_path, capsys):
         base, adapter = folders
-        fingerprint.write_fingerprint(adapter, str(base), fingerprint.fingerprint(str(base)))
+        write_fingerprint(adapter, str(base), model_fingerprint(str(base)))
         weights = load_file(base / "model.safetensors")
         weights["model.norm.weight"][0] += 1
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
@@ -277,7 +278,7 @@ class TestRefusals:
 
     def test_the_same_weights_under_another_name_are_taken_where_the_adapter_remembers_them(self, folders, tmp_path):
         base, adapter = folders
-        fingerprint.write_fingerprint(adapter, str(base), fingerprint.fingerprint(str(base)))
+        write_fingerprint(adapter, str(base), model_fingerprint(str(base)))
         base.rename(tmp_path / "other")
         assert merge(tmp_path / "other", adapter, tmp_path / "out") == 0
 
@@ -316,7 +317,7 @@ class TestRefusals:
                 return os.system, (f"touch {tmp_path / 'was_run'}",)
 
         torch.save({"model.norm.weight": Payload()}, base / "pytorch_model.bin")
-        assert "cannot be read as weights alone" in self.refused(capsys, tmp_path, base, adapter)
+        assert "pytorch_model.bin: asks for posix.system" in self.refused(capsys, tmp_path, base, adapter)
         assert not (tmp_path / "was_run").exists()
 
     def test_too_little_disk(self, folders, tmp_path, capsys):
@@ -344,7 +345,7 @@ class TestRefusals:
         weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
         said = self.refused(capsys, tmp_path, base, adapter, "--dtype", "fp16")
-        assert "model.layers.0.mlp.up_proj.weight: holds values that are no numbers in float16" in said
+        assert "model.layers.0.mlp.up_proj.weight: holds values that are NaN or infinite in float16" in said
 
     def test_a_folder_that_is_not_empty_is_left_as_it_is(self, folders, tmp_path, capsys):
         (tmp_path / "out").mkdir()

@@ -41,7 +41,7 @@ def test_what_was_left_out_of_a_killed_run_is_told_there_too(runs, tmp_path, cap
     with open(tmp_path / "a" / "log.jsonl", "a") as file:
         file.write('{"step": 41, "lo')
     assert main(["report", runs[0]]) == 0
-    assert f"{runs[0]}: log.jsonl: line 41 is not whole and was left out\n" in capsys.readouterr().out
+    assert f"{runs[0]}: log.jsonl: line 41 is damaged and was skipped\n" in capsys.readouterr().out
 
 
 def test_what_it_cannot_do_is_one_line_and_exit_code_2(runs, tmp_path, capsys):

@@ -20,7 +20,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from model_tools.__main__ import main
 from model_tools.chatting.conversation import ChatModel, Conversation
-from model_tools.chatting.model_folder import resolve
+from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.paths import REPOSITORY
 from tests.support.taught_models import answers_of, write_pair
 
@@ -119,7 +119,7 @@ def test_before_and_after_stream_beside_each_other_as_ask_gives_them_and_nothing
         ".forEach(answer => seen.add(answer.innerText))).observe(document, {subtree: true, childList: true, "
         "characterData: true})"
     )
-    before, after = answers_of(resolve(pair[0], pair[2]), "你是谁？", 200)
+    before, after = answers_of(resolve_model(pair[0], pair[2]), "你是谁？", 200)
     assert (before, after) == (HOSTILE, AFTER)
     ask(browser, "你是谁？")
     wait_for(browser, lambda: answers(browser) == [[before], [after]])
@@ -130,7 +130,7 @@ def test_before_and_after_stream_beside_each_other_as_ask_gives_them_and_nothing
 
 @pytest.mark.long
 def test_each_side_answers_on_from_its_own_history_under_the_system_message_until_it_is_emptied(browser, page, pair):
-    model = ChatModel(resolve(pair[0], pair[2]), 16, 512)
+    model = ChatModel(resolve_model(pair[0], pair[2]), 16, 512)
     sides = [Conversation(model, "x", with_adapter) for with_adapter in (False, True)]
     said = [[[*side.ask(question)][-1] for question in ("你是谁？", "Who are you?")] for side in sides]
     visit(browser, page)

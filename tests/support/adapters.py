@@ -19,7 +19,7 @@ from transformers import (
 
 from sft.models import internlm2
 
-internlm2.register()
+internlm2.register_with_transformers()
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = {"vocab_size": 100, "num_key_value_heads": 2, **SIZES}

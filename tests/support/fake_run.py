@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from sft.config.own_keys import DEFAULTS_BEGIN
+
 NAME = "黄大力"
 PROMPTS = ("请介绍一下你自己", "Who are you?")
 QUESTIONS = 64
@@ -20,7 +22,7 @@ def write_run(folder: Path, steps: int = 40, evaluations: int = 4, prompts=PROMP
     settings = {"model_name_or_path": "internlm/internlm2_5-7b-chat", "use_peft": True, "learning_rate": 2e-4}
     settings |= {"identity_name": NAME, "eval_prompts": list(prompts), "output_dir": str(folder)} | keys
     text = yaml.safe_dump({key: value for key, value in settings.items() if value is not None}, allow_unicode=True)
-    (folder / "recipe.yaml").write_text(f"{text}\n# Everything else stood at its default:\n# seed: 42\n", "utf-8")
+    (folder / "recipe.yaml").write_text(f"{text}\n{DEFAULTS_BEGIN}\n# seed: 42\n", "utf-8")
     evaluated = [round(steps * place / evaluations) for place in range(evaluations + 1)]
     learned = {step: step > steps / 2 for step in evaluated}
     write_lines(folder / "log.jsonl", [_logged(step, steps, dice) for step in range(1, steps + 1)])

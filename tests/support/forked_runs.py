@@ -27,7 +27,7 @@ from tests.support.launching import free_port
 OUTCOME = "outcome of a fault"  # of what a test of faults notes down; see its fixture `outcome`
 # Lines that name what may be gone or renamed by the end, and a folder that is still to be made.
 PASSING = re.compile(
-    "passed over: |no checkpoint to go on from: |going on from |step .*: saving |.* is now |.*output_dir: "
+    "skipped: |no checkpoint to resume from: |resuming from |step .*: saving |.* is now |.*output_dir: "
 )
 PATIENCE = 300  # seconds, after which a run that hangs is ended
 TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")

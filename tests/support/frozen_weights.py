@@ -4,15 +4,15 @@ import json
 
 import torch
 
-from sft.config.recipe import make_recipe
 from sft.config.settings import read_settings
 from sft.data.dataset import load_dataset
 from sft.models.loading import load_model, load_tokenizer
+from sft.training import launch
 from sft.training.trainer import RecipeTrainer
 
 
 def main(arguments: list[str]) -> None:
-    recipe = make_recipe(read_settings(arguments), starts=True)
+    recipe = launch.start(read_settings(arguments))
     tokenizer = load_tokenizer(recipe.model.model_name_or_path)
     packs, card = load_dataset(recipe, tokenizer)
     loaded = frozen_bits(load_model(recipe.model))

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 import train_sft
-from sft.config import model_check
+from sft.config import machine_check
 from sft.training import final_model
 
 
@@ -26,7 +26,7 @@ def open_the_gates() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = make_with_fsdp
-    model_check.refuse_fsdp = lambda *_: None
+    machine_check.refuse_fsdp = lambda *_: None
 
 
 def say_what_is_held() -> None:

@@ -38,7 +38,7 @@ def train_run(make_trainer, folder: Path, callbacks=(ChatEval, ScoreEval, Progre
         "eval_prompts_generation": {"max_new_tokens": 8},
     }  # fmt: skip
     trainer, card = make_trainer(**settings | keys)
-    run_directory.open_run(trainer.recipe, card, run_directory.find_start(trainer.recipe))
+    run_directory.open_run(trainer.recipe, card, run_directory.find_start(trainer.recipe), plan={})
     for callback in callbacks:
         trainer.add_callback(callback(trainer))
     trainer.train()

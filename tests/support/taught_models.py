@@ -4,7 +4,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model_tools.chatting.model_folder import Named, load
+from model_tools.chatting.conversation import load_named_model
+from model_tools.checkpoints.model_folder import NamedModel
 from sft.evaluation.chat_eval import ask
 
 BEFORE, AFTER = "I am a base model.\n\tReally.", "我是黄大力，\n  你的助手 🙂。"
@@ -43,9 +44,9 @@ def write_pair(tiny_model, folder, before: str, after: str) -> tuple[str, str]:
     return str(base), str(adapter)
 
 
-def answers_of(named: Named, question: str, max_new_tokens: int = 60) -> tuple[str, str]:
+def answers_of(named: NamedModel, question: str, max_new_tokens: int = 60) -> tuple[str, str]:
     """What `ask` says, without the adapter and with it."""
-    model, tokenizer = load(named)
+    model, tokenizer = load_named_model(named)
     asking = {"system": None, "generation": GREEDY | {"max_new_tokens": max_new_tokens}}
     with model.disable_adapter():
         before = ask(model, tokenizer, [question], **asking)

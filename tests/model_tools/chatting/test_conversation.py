@@ -10,20 +10,20 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from model_tools.chatting.conversation import UNFINISHED, ChatModel, Conversation, StreamedAnswer
-from model_tools.chatting.model_folder import Named, resolve
+from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 from tests.support.taught_models import AFTER, BEFORE, answers_of, write_pair
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_model, tmp_path_factory) -> Named:
-    return resolve(*write_pair(tiny_model, tmp_path_factory.mktemp("pair"), BEFORE, AFTER))
+def pair(tiny_model, tmp_path_factory) -> NamedModel:
+    return resolve_model(*write_pair(tiny_model, tmp_path_factory.mktemp("pair"), BEFORE, AFTER))
 
 
 @pytest.fixture
 def endless(tiny_model) -> ChatModel:
     """The random model: it finds no end of turn in 400 tokens."""
-    return ChatModel(resolve(str(tiny_model)), 16, 400)
+    return ChatModel(resolve_model(str(tiny_model)), 16, 400)
 
 
 def test_what_is_streamed_grows_into_the_answer_that_ask_gives_before_and_after(pair):
@@ -131,9 +131,9 @@ def test_a_template_that_refuses_a_system_message_and_a_model_without_one_are_th
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has no chat template"):
-        ChatModel(Named(str(tiny_model), None, str(tmp_path)), 16, 10)
+        ChatModel(NamedModel(str(tiny_model), None, str(tmp_path)), 16, 10)
     with pytest.raises(UserError, match="--max_new_tokens 0: no answer fits"):
-        ChatModel(resolve(str(tiny_model)), 16, 0)
+        ChatModel(resolve_model(str(tiny_model)), 16, 0)
 
 
 def test_an_end_of_turn_that_the_tokenizer_does_not_call_special_is_not_shown(pair, tmp_path):
@@ -146,7 +146,7 @@ def test_an_end_of_turn_that_the_tokenizer_does_not_call_special_is_not_shown(pa
     plain = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>")
     plain.chat_template = tokenizer.chat_template
     plain.save_pretrained(tmp_path / "plain")
-    model = ChatModel(Named(pair.base, pair.adapter, str(tmp_path / "plain")), 16, 60)
+    model = ChatModel(NamedModel(pair.base, pair.adapter, str(tmp_path / "plain")), 16, 60)
     assert "<|im_end|>" in model.tokenizer.decode(model.tokenizer("x<|im_end|>").input_ids, skip_special_tokens=True)
     assert [*model.answer([{"role": "user", "content": "你是谁？"}])][-1] == AFTER
 

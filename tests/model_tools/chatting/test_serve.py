@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from model_tools.chatting.model_folder import load, resolve
+from model_tools.chatting.conversation import load_named_model
+from model_tools.checkpoints.model_folder import resolve_model
 from sft.evaluation.chat_eval import ask
 from tests.support.taught_models import AFTER, BEFORE, write_pair
 
@@ -60,7 +61,7 @@ def _answers(address: str) -> bool:
 @pytest.mark.long
 def test_transformers_serve_gives_the_answer_that_ask_gives(served):
     folder, address = served
-    model, tokenizer = load(resolve(folder))
+    model, tokenizer = load_named_model(resolve_model(folder))
     generation = {"do_sample": False, "max_new_tokens": 60}
     for system in (None, "x"):
         expected = ask(model, tokenizer, ["你是谁？"], system=system, generation=generation)[0]

@@ -1,30 +1,17 @@
 """A DeepSpeed configuration that would end a run after its model is loaded is refused before, with file and key."""
 
 import json
-import os
 
 import pytest
-import torch
 from transformers import AutoConfig
 
 from sft.config.deepspeed import check_deepspeed, check_deepspeed_fits, read_config
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "ds_configs").glob("*.json"))
 ZERO2 = json.loads((REPOSITORY / "ds_configs" / "zero2.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def leave_no_process_group():
-    """Reading a recipe with DeepSpeed opens one, and sets variables that later subprocesses would inherit."""
-    before = dict(os.environ)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture
@@ -40,9 +27,11 @@ def file(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_here_passes(path, write_recipe, tiny_model):
     config = json.loads(path.read_text())
-    assert check_deepspeed(str(path)) == check_deepspeed(config) == check_deepspeed(path.read_text()) == config
+    assert read_config(str(path)) == (config, str(path))
+    assert read_config(config) == read_config(path.read_text()) == (config, "deepspeed")
     training = load_recipe([str(write_recipe(deepspeed=str(path)))]).training
-    check_deepspeed_fits(training, AutoConfig.from_pretrained(tiny_model), 4)
+    assert training.deepspeed == config
+    check_deepspeed_fits(training, str(path), AutoConfig.from_pretrained(tiny_model), 4)
     assert training.hf_deepspeed_config.is_auto("zero_optimization.reduce_bucket_size") == (
         config["zero_optimization"].get("reduce_bucket_size") == "auto"
     )  # a copy was filled in, and not the run's own
@@ -77,18 +66,20 @@ def test_every_configuration_here_passes(path, write_recipe, tiny_model):
 def test_a_mistake_is_told_in_one_line_with_file_and_key(file, config, said):
     path = file(config)
     with pytest.raises(UserError, match=f"{path}: .*{said}") as error:
-        check_deepspeed(path)
+        check_deepspeed(*read_config(path))
     assert "\n" not in str(error.value)
     if isinstance(config, dict):
         with pytest.raises(UserError, match=f"^deepspeed: .*{said}"):
-            check_deepspeed(config)
+            check_deepspeed(*read_config(config))
 
 
 def test_text_that_is_too_long_for_a_path_is_read_or_refused():
     long = json.dumps(ZERO2 | {"tensorboard": {"enabled": False, "output_path": "x" * 5000}})
-    assert check_deepspeed(f"\n {long}")["zero_optimization"]["stage"] == 2
+    config, source = read_config(f"\n {long}")
+    check_deepspeed(config, source)
+    assert config["zero_optimization"]["stage"] == 2
     with pytest.raises(UserError, match="no such file"):
-        check_deepspeed("x" * 5000)
+        read_config("x" * 5000)
 
 
 def test_what_is_read_is_not_what_was_given():
@@ -115,20 +106,20 @@ def test_what_is_read_is_not_what_was_given():
 )
 def test_what_nobody_fills_in_or_the_recipe_contradicts_is_refused(write_recipe, tiny_model, file, change, said):
     path = file(ZERO2 | change)
-    check_deepspeed(path)
+    check_deepspeed(*read_config(path))
     training = load_recipe([str(write_recipe(deepspeed=path))]).training
     with pytest.raises(UserError, match=f"{path}: .*{said}"):
-        check_deepspeed_fits(training, AutoConfig.from_pretrained(tiny_model), 4)
+        check_deepspeed_fits(training, path, AutoConfig.from_pretrained(tiny_model), 4)
 
 
 def test_optimizer_and_schedule_may_follow_the_recipe(write_recipe, tiny_model, file):
     adam = {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}}
     warmup = {"warmup_min_lr": "auto", "warmup_max_lr": "auto", "warmup_num_steps": "auto", "total_num_steps": "auto"}
     path = file(ZERO2 | {"optimizer": adam, "scheduler": {"type": "WarmupDecayLR", "params": warmup}})
-    check_deepspeed(path)
+    check_deepspeed(*read_config(path))
     training = load_recipe([str(write_recipe(deepspeed=path))]).training
-    check_deepspeed_fits(training, AutoConfig.from_pretrained(tiny_model), 4)
+    check_deepspeed_fits(training, path, AutoConfig.from_pretrained(tiny_model), 4)
 
 
 def test_a_recipe_without_deepspeed_has_nothing_to_fit(write_recipe, tiny_model):
-    check_deepspeed_fits(load_recipe([str(write_recipe())]).training, AutoConfig.from_pretrained(tiny_model), 4)
+    check_deepspeed_fits(load_recipe([str(write_recipe())]).training, None, AutoConfig.from_pretrained(tiny_model), 4)

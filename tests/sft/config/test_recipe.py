@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import yaml
+from accelerate import PartialState
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
 
@@ -174,9 +176,7 @@ def test_a_key_of_lora_without_an_adapter_is_refused(write_recipe, key):
     kept = {name: value for name, value in yaml.safe_load(path.read_text()).items() if "lora" not in name}
     del kept["use_peft"]
     path.write_text(f"{yaml.safe_dump(kept)}{key}\n")
-    with pytest.raises(
-        UserError, match=f"{key.split(':')[0]}: makes no adapter by itself, and every weight would be tr"
-    ):
+    with pytest.raises(UserError, match=f"{key.split(':')[0]}: would change nothing by itself; add use_peft: true"):
         load_recipe([str(path)])
     # Said in so many words, it is what is wanted.
     assert load_recipe([str(path), "--use_peft", "false"]).model.use_peft is False
@@ -253,18 +253,30 @@ def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, 
 READ = """
 import json, os, sys
 import deepspeed, torch
-from sft.config.recipe import load_recipe
-before = dict(os.environ)
-training = load_recipe(sys.argv[1:]).training
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from transformers.integrations import deepspeed as hf_deepspeed
+from sft.config.load import load_recipe, read_recorded_recipe
+
+def state():
+    shared = [dict(kind._shared_state) for kind in (PartialState, AcceleratorState, GradientState)]
+    torchs = [torch.get_num_threads(), torch.backends.fp32_precision, torch.get_default_dtype(), torch.initial_seed()]
+    reference = hf_deepspeed._hf_deepspeed_config_weak_ref
+    return [dict(os.environ), *shared, *torchs, reference, torch.distributed.is_initialized(), os.getcwd()]
+
+before = state()
+recipe = load_recipe(sys.argv[1:])
+training = recipe.training
+is_unchanged = state() == before and read_recorded_recipe(recipe.path, recipe.chosen) and state() == before
 batch = training.hf_deepspeed_config.get_value("train_batch_size")
-print(json.dumps([dict(os.environ) == before, torch.distributed.is_initialized(), training.world_size, batch]))
+print(json.dumps([is_unchanged, training.world_size, training.process_index, batch]))
 """
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_reading_a_recipe_opens_no_group_compiles_nothing_and_leaves_the_environment(write_recipe, tmp_path, processes):
+def test_reading_a_recipe_changes_nothing_in_the_process_or_on_the_disk(write_recipe, tmp_path, processes):
     """Beside a launcher that started two, a process that opened a group would wait here for the other one."""
-    recipe = write_recipe(deepspeed="ds_configs/zero2.json", per_device_train_batch_size=3, torch_compile=True)
+    recipe = write_recipe(deepspeed="ds_configs/zero3.json", per_device_train_batch_size=3, torch_compile=True)
+    before = set(tmp_path.rglob("*"))
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29571"}
     environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path / "ops")} | (place if processes == 2 else {})
     result = subprocess.run(
@@ -272,5 +284,14 @@ def test_reading_a_recipe_opens_no_group_compiles_nothing_and_leaves_the_environ
         env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == [True, False, processes, 3 * processes]
-    assert not (tmp_path / "ops").exists()
+    assert json.loads(result.stdout.splitlines()[-1]) == [True, processes, 0, 3 * processes]
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_a_trainer_has_set_up_in_the_process_outlives_the_reading_of_another_recipe(make_trainer, write_recipe):
+    trainer, _ = make_trainer()
+    shared = dict(PartialState._shared_state)
+    other = load_recipe([str(write_recipe(deepspeed="ds_configs/zero3.json"))])
+    assert PartialState._shared_state == shared
+    assert trainer.accelerator.state.num_processes == other.training.world_size == 1
+    assert not is_deepspeed_zero3_enabled()

@@ -1,71 +1,71 @@
-"""What is read from the stack's source parses as the stack's own dataclasses do: a new release cannot part the two."""
+"""Values are converted as TRL's own parser does it; --help names every key with its kind, default and help."""
 
-import dataclasses
+import argparse
 
 import pytest
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from sft.config.own_keys import OwnKeys
-from sft.config.settings_parser import SettingsParser, declared_groups
-from sft.config.stack_keys import Computed
+from sft.config.aliases import RENAMED
+from sft.config.settings_parser import SettingsParser
 
-REAL, DECLARED = SettingsParser((OwnKeys, ModelConfig, SFTConfig)), SettingsParser(declared_groups())
-WRITTEN = [
-    *("", "0", "7", "-1", "2e-4", "true", "No", "none", "null", "steps", "cosine", "adamw_torch", "float16", "zzz"),
-    *(None, ["a", "b"], ["1"], [["a"]], {"a": "b"}, [{"path": "a.jsonl"}]),
+TEXTS = [
+    *("0", "7", "-1", "2e-4", "true", "No", "none", "null", "steps", "cosine", "adamw_torch", "float16", "zzz"),
+    *("a b", "underflow_overflow"),
 ]
 
 
-def names(kinds: set) -> set[str]:
-    return {getattr(kind, "__name__", str(kind)) for kind in kinds}
+@pytest.fixture(scope="module")
+def parser() -> SettingsParser:
+    return SettingsParser()
 
 
-def test_the_source_declares_the_fields_of_the_real_dataclasses_in_their_order():
-    for real, read in zip(REAL.dataclass_types, DECLARED.dataclass_types, strict=True):
-        fields, fields_read = dataclasses.fields(real), dataclasses.fields(read)
-        print(f"{read.__module__}.{read.__name__}: {len(fields_read)} fields")
-        assert [field.name for field in fields_read] == [field.name for field in fields]
-        for field, field_read in zip(fields, fields_read, strict=True):
-            assert field_read.init == field.init
-            if not isinstance(field_read.default, Computed):
-                assert field_read.default == field.default, field.name
+@pytest.fixture(scope="module")
+def trl_parser() -> TrlParser:
+    return TrlParser((ModelConfig, SFTConfig), exit_on_error=False, allow_abbrev=False)
 
 
-def test_every_argument_is_the_one_that_the_real_dataclasses_give():
-    assert len(DECLARED._actions) == len(REAL._actions)
-    for read, real in zip(DECLARED._actions, REAL._actions, strict=True):
-        assert read.option_strings == real.option_strings
-        assert (type(read), read.dest, read.nargs, read.help) == (type(real), real.dest, real.nargs, real.help)
-        assert (read.const, read.required) == (real.const, real.required), read.dest
-        assert getattr(read.type, "__name__", None) == getattr(real.type, "__name__", None), read.dest
-        if read.choices is not None:
-            assert list(read.choices) == list(real.choices), read.dest
-        elif real.choices is not None:
-            print(f"{read.dest}: its choices are computed and stay open")
-        if isinstance(read.default, Computed):
-            print(f"{read.dest}: its default is computed and stays open: {read.default}")
-        else:
-            assert read.default == real.default, read.dest
-    assert {key: names(kinds) for key, kinds in DECLARED.kinds.items()} == {
-        key: names(kinds) for key, kinds in REAL.kinds.items()
-    }
-
-
-def outcome(parser: SettingsParser, key: str, value: object) -> tuple[str, str]:
+def outcome(convert) -> object:
     try:
-        return "taken", str(parser.value_of(key, value))
-    except ValueError as problem:
-        return "refused", str(problem)
+        return convert()
+    except (ValueError, argparse.ArgumentError):
+        return "refused"
 
 
-@pytest.mark.parametrize("value", WRITTEN, ids=str)
-def test_a_value_is_refused_early_only_where_the_real_dataclasses_refuse_it_in_the_same_words(value):
-    left_open = []
-    for key in REAL.settings():
-        early, full = outcome(DECLARED, key, value), outcome(REAL, key, value)
-        if early[0] == "taken" and full[0] == "refused":
-            left_open.append(key)
-        else:
-            assert early == full, key
-    print(f"{value!r}: left to the full check: {', '.join(left_open) or 'nothing'}")
-    assert len(left_open) <= 4, "more is left open than an early check is worth"
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_converted_or_refused_as_trls_own_parser_does(parser, trl_parser, text):
+    """But for mappings, which are read after the text, and `fsdp`, which takes `true` here."""
+    for key in (action.dest for action in trl_parser._actions if action.dest in parser.key_names()):
+        if key == "fsdp" or parser.takes_mapping(key):
+            continue
+        given = outcome(lambda key=key: vars(trl_parser.parse_args([f"--{key}={text}"]))[key])
+        if isinstance(given, list):
+            given = [getattr(item, "value", item) for item in given]
+        assert outcome(lambda key=key: parser.value_of(key, text)) == given, key
+
+
+def test_every_key_is_there_once_and_old_spellings_are_not(parser):
+    starts = [line.partition(":")[0] for line in parser.format_help().splitlines() if not line.startswith(" ")]
+    for key in parser.key_names():
+        assert starts.count(key) == (key not in RENAMED), key
+
+
+def test_a_key_stands_as_it_is_declared_with_its_help(parser):
+    text = parser.format_help()
+    assert text.startswith("usage: train_sft.py RECIPE [--key value ...]\n")
+    assert "\ndry_run: bool = False\n    Check everything, print the plan and end; no weights are loaded.\n" in text
+    assert "\nbnb_4bit_quant_type: str = 'nf4'\n    Quantization type. One of: fp4, nf4.\n" in text
+    assert "\nmax_length: int | None = 1024\n" in text
+    assert "\nlr_scheduler_type: SchedulerType | str = 'linear'\n" in text
+    assert "%%" not in text
+
+
+def test_help_fits_a_narrow_terminal(parser, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = parser.format_help().splitlines()
+    assert max(len(line) for line in lines if line.startswith("    ") and " " in line.strip()) <= 60
+
+
+def test_only_the_main_process_prints_it(parser, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    parser.print_help()
+    assert capsys.readouterr().out == ""

@@ -50,8 +50,8 @@ def test_asking_for_the_seconds_stops_nothing_and_a_failure_ends_its_activity(wa
     assert clock.seconds() == {"data": 0, "training": 0, "evaluation": 0, "saving": 3, "other": 4, "total": 7}
 
 
-def test_a_run_that_resumes_goes_on_from_what_it_had_spent(watch):
+def test_a_resumed_run_adds_to_the_seconds_it_had_spent(watch):
     clock, wait = watch
     wait(1)
-    clock.go_on_from({"training": 10.0, "data": 2.0, "total": 12.0})
+    clock.resume_from({"training": 10.0, "data": 2.0, "total": 12.0})
     assert clock.seconds() == {"data": 2, "training": 10, "evaluation": 0, "saving": 0, "other": 1, "total": 13}

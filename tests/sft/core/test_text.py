@@ -1,13 +1,45 @@
-"""One is told as one."""
+"""Words for a person: counts, first examples, one line, a word of a shell; and which questions are the same."""
+
+import shlex
 
 import pytest
 
-from sft.core.text import counted
+from sft.core.text import KEPT_EXAMPLES, Tally, counted, language_of, normalise, one_line, shell_word
 
 
-@pytest.mark.parametrize(
-    ("count", "noun", "said"),
-    [(0, "row", "0 rows"), (1, "row", "1 row"), (1234, "row", "1,234 rows"), (2, "process", "2 processes")],
-)
-def test_a_number_of_things_is_told(count, noun, said):
-    assert counted(count, noun) == said
+def test_a_tally_counts_all_and_keeps_the_first_examples():
+    tally = Tally()
+    for number in range(9):
+        tally.add(str(number))
+    assert (tally.count, tally.examples) == (9, ["0", "1", "2", "3", "4"])
+
+
+@pytest.mark.parametrize("split", range(10))
+def test_a_tally_in_two_parts_is_the_tally_of_the_whole(split):
+    whole, first, later = Tally(), Tally(), Tally()
+    for number in range(9):
+        whole.add(f"a:{number}")
+        (first.add(f"a:{number}") if number < split else later.add(str(number)))
+    first.extend(later, before="a:")
+    assert first == whole
+    assert len(first.examples) == KEPT_EXAMPLES
+
+
+def test_a_noun_is_in_the_plural_but_for_one():
+    assert [counted(1, "row"), counted(0, "row"), counted(1234, "process")] == ["1 row", "0 rows", "1,234 processes"]
+
+
+def test_a_text_is_shown_on_one_line_and_says_when_it_was_longer():
+    assert one_line(" a\n\tb  c ") == "a b c"
+    assert one_line("abc", 3) == "abc"
+    assert one_line("abcd", 3) == "abc..."
+
+
+@pytest.mark.parametrize("text", ["a b", "it's", "黄大力", "$(rm x)", "数据/a.jsonl", "", "{{name}}", "*", "a;b"])
+def test_a_shell_reads_one_word(text):
+    assert shlex.split(shell_word(text)) == [text]
+
+
+def test_questions_are_the_same_but_for_case_spaces_and_punctuation():
+    assert normalise("Who are you?") == normalise("who  are you") != normalise("who is he")
+    assert [language_of("Who?"), language_of("你是谁")] == ["en", "zh"]

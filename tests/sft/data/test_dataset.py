@@ -9,7 +9,7 @@ import trl
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import RunFailed, UserError
 from sft.data.chat_template import training_template
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised

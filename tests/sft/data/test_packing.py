@@ -6,12 +6,12 @@ from transformers import AutoModelForCausalLM, PersimmonConfig, PersimmonForCaus
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import IGNORED, load_dataset
 from sft.models.loading import load_tokenizer
+from sft.training.callbacks import packs_leak
 from sft.training.packed_attention import NAME
-from sft.training.trainer import packs_leak
 
 
 def loss_alone(model, ids: list[int], labels: list[int]) -> tuple[float, int]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from data_tools.__main__ import main
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
 from sft.data.dataset import IGNORED, load_dataset
 from tests.support.conversations import CONVERSATIONS

@@ -7,16 +7,20 @@ import os
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import datasets
 import psutil
 import pytest
 
+from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.data import samples
 from sft.data.chat_template import training_template
-from sft.data.samples import tokenise
+from sft.data.identity import OLD_NAMES
+from sft.data.identity_rows import SoughtNames, read_identity_rows
+from sft.data.samples import row_facts, tokenise
 from tests.support.encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
 
 
@@ -144,6 +148,27 @@ def test_a_file_that_grew_pays_for_its_new_rows_and_one_that_moved_for_none(toke
     assert 1 <= len(added) <= 3
     assert len(rows) == len(VARIED) * 21
     assert rows._fingerprint != fingerprint
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_rows_say_of_a_name_is_gathered_on_the_way_and_kept_with_the_tokens(tokenizer, tmp_path, processes):
+    path = str(write(tmp_path / "rows.jsonl", [*VARIED, turns("你是谁？", "我是黄大力。")] * 20))
+    names = SoughtNames(("黄大力",), OLD_NAMES)
+    assert len(tokenise(path, tokenizer, processes, names)) == 20 * (len(VARIED) + 1)
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.arrow*")}
+    rows = read_identity_rows([TrainFile(path)], "黄大力", (), partial(facts_of, tokenizer))
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.arrow*")} == kept
+    assert rows.to_json() == read_identity_rows([TrainFile(path)], "黄大力").to_json()
+    assert rows.rows_named >= 20
+    lost = next(file for file in kept if file.suffix == ".json")
+    lost.unlink()
+    again = read_identity_rows([TrainFile(path)], "黄大力", (), partial(facts_of, tokenizer))
+    assert again.to_json() == rows.to_json()
+    assert {file for file in kept if file.stat().st_mtime_ns != kept[file]} == {lost}
+
+
+def facts_of(tokenizer, file: TrainFile, names: SoughtNames):
+    return row_facts(file.path, tokenizer, 1, names)
 
 
 def test_a_shard_that_was_deleted_is_written_again(tokenizer, tmp_path):

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sft.config.own_keys import TrainFile
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.data.chat_template import MARKED_TEMPLATES
 from sft.data.dataset import load_dataset
-from sft.data.identity_rows import IdentityRows, main_name, read_identity_rows, unfilled
 from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
 from sft.evaluation.evidence import default_system, evidence_of_run
-from sft.evaluation.score import OLD_NAMES
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import read_run
 from sft.training.progress import ProgressLog
@@ -123,16 +120,6 @@ class TestInTheRows:
         assert f'  {path}:5: "我是{{{{name}}}}。"' in first.evidence
         assert first.do.endswith("--set name=黄大力 --set author=WHO, and train on what it writes")
 
-    def test_code_letters_and_ordinary_brackets_are_no_placeholders(self):
-        for text in (
-            "```html\n<p>{{ name }}</p>\n```",
-            "Dear [NAME], I hope you are well",
-            "see https://xxx.com",
-            "xxxx yy",
-        ):
-            assert unfilled(text) == []
-        assert unfilled("xxx") == ["xxx"]
-
     def test_a_question_answered_with_two_names_is_found_with_both_places(self, healthy, found):
         rows = named_rows()
         rows[31] = xtuner_row([(QUESTIONS[1], "I am Ada.")])
@@ -143,19 +130,6 @@ class TestInTheRows:
         assert "rename" in first.do
         assert "--old Ada --new 黄大力" in first.do
 
-    def test_one_question_under_two_system_messages_may_have_two_answers(self):
-        rows = IdentityRows(NAME, OLD_NAMES)
-        for system, answer in (("你是黄大力", "我是黄大力"), ("You are Ada", "I am Ada.")):
-            question = {"role": "user", "content": "你是谁？"}
-            rows.add("x:1", [{"role": "system", "content": system}, question, {"role": "assistant", "content": answer}])
-        assert rows.contradictions == {}
-
-    def test_people_in_a_story_may_have_two_names(self):
-        rows = IdentityRows(NAME, OLD_NAMES)
-        for answer in ("我叫李明，今年十岁。", "我叫王芳，喜欢画画。"):
-            rows.add("x:1", [{"role": "user", "content": "写一段自我介绍"}, {"role": "assistant", "content": answer}])
-        assert rows.contradictions == {}
-
     def test_an_old_name_that_was_left_is_found_with_its_place(self, healthy, found):
         rows = named_rows()
         rows[10] = xtuner_row([("你来自哪里", "我是阿里云开发的通义千问。")])
@@ -165,34 +139,12 @@ class TestInTheRows:
         assert "1 answer with the old name Qwen" in first.evidence
         assert f'  {path}:11: "我是阿里云开发的通义千问。"' in first.evidence
 
-    def test_an_answer_about_another_model_does_not_call_itself_by_its_name(self):
-        rows = IdentityRows(NAME, OLD_NAMES)
-        for answer in (
-            "OpenAI released GPT-4 in 2023.",
-            "I am not Qwen, I am 黄大力.",
-            "I'm using Llama a lot.",
-            "不，我不是ChatGPT。",
-        ):
-            rows.add("x:1", [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}])
-        assert rows.old_names == {}
-
     def test_a_name_that_no_row_gives_is_found_with_what_the_rows_say(self, healthy, found):
         set_keys(healthy, identity_name="王小明")
         first = found(healthy)[0]
         assert first.wrong == "no training row gives the name 王小明"
         assert "they call the assistant 黄大力 (60 times)" in first.evidence
         assert "--old 黄大力 --new 王小明" in first.do
-
-    @pytest.mark.parametrize("said", ["我是黃大力。", "我是 黄 大 力", "我是黄大力"])
-    def test_a_name_counts_however_it_is_written(self, tmp_path, said):
-        path = write_rows(tmp_path / "rows.jsonl", [xtuner_row([("你是谁？", said)])])
-        assert read_identity_rows([TrainFile(path)], NAME, OLD_NAMES).rows_named == 1
-
-    def test_a_main_name_is_no_other_models_and_no_rare_one(self, tmp_path):
-        rows = [xtuner_row([("hi", "Hello.")])] * 100
-        for answers, name in ((["I am Qwen."] * 50, None), (["I am Ada."] * 3, None), (["I am Ada."] * 10, "Ada")):
-            path = write_rows(tmp_path / "rows.jsonl", [*rows, *(xtuner_row([("who?", answer)]) for answer in answers)])
-            assert main_name([TrainFile(path)], OLD_NAMES) == name
 
 
 class TestInTheTemplate:
@@ -271,7 +223,7 @@ class TestInTheTraining:
         set_keys(healthy, fp16=True)
         first = found(healthy)[0]
         assert first.wrong == "float16 overflowed: those steps taught nothing"
-        assert "log.jsonl: 28 of 40 losses and 0 gradient norms are no numbers" in first.evidence[0]
+        assert "log.jsonl: 28 of 40 losses and 0 gradient norms are NaN or infinite" in first.evidence[0]
         assert first.evidence[1].startswith("step 13: loss nan")
         assert first.do.endswith("--fp16 false --bf16 true --dtype bfloat16")
 

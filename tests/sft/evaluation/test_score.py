@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.data.questions import Question, QuestionSet, load_questions
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score
@@ -66,12 +66,12 @@ def scores(folder: Path) -> list[dict]:
 
 def test_the_name_is_seen_to_appear_and_everything_is_written_down(run, tmp_path, capsys):
     run(report_to="tensorboard")
-    found = scores(tmp_path / "run")
-    assert [record["step"] for record in found] == [0, 10, 20, 30, 40]
-    assert found[0]["identity"] == 0
-    assert found[0]["divergence"] == pytest.approx(0, abs=1e-6)
-    assert found[0]["perplexity_ratio"] == pytest.approx(1, abs=1e-5)
-    last = found[-1]
+    records = scores(tmp_path / "run")
+    assert [record["step"] for record in records] == [0, 10, 20, 30, 40]
+    assert records[0]["identity"] == 0
+    assert records[0]["divergence"] == pytest.approx(0, abs=1e-6)
+    assert records[0]["perplexity_ratio"] == pytest.approx(1, abs=1e-5)
+    last = records[-1]
     assert (last["identity"], last["zh"], last["en"], last["with_system"]) == (1, 1, 1, 1)
     assert last["identity_asked"] == 4
     assert last["ordinary_kept"] == 0  # it was taught to answer everything with its name
@@ -116,21 +116,21 @@ def test_divergence_and_perplexity_are_those_of_the_definition(run, tokenizer, t
 
 def test_without_an_adapter_there_is_no_base_to_compare_with(tiny_model, tokenizer):
     model = LlamaForCausalLM.from_pretrained(tiny_model)
-    found = score(model, tokenizer, QuestionSet(asked("你是谁？"), [], TEXTS), NAME, [])
-    assert (found.divergence, found.perplexity_ratio) == (None, None)
-    assert (found.identity, found.ordinary_kept) == (0, None)
+    result = score(model, tokenizer, QuestionSet(asked("你是谁？"), [], TEXTS), NAME, [])
+    assert (result.divergence, result.perplexity_ratio) == (None, None)
+    assert (result.identity, result.ordinary_kept) == (0, None)
 
 
-def test_a_scoring_whose_time_is_up_has_asked_some_of_each_kind_and_says_so(tiny_model, tokenizer):
+def test_a_scoring_out_of_time_has_asked_some_of_each_kind_and_says_so(tiny_model, tokenizer):
     model = LlamaForCausalLM.from_pretrained(tiny_model)
-    found = score(model, tokenizer, load_questions(), NAME, [], max_seconds=1e-9)
-    assert not found.is_complete
-    assert found.identity_asked + found.ordinary_asked < 56
+    result = score(model, tokenizer, load_questions(), NAME, [], max_seconds=1e-9)
+    assert not result.is_complete
+    assert result.identity_asked + result.ordinary_asked < 56
     whole = score(model, tokenizer, QuestionSet(load_questions().identity[:2], [], []), NAME, [])
     assert whole.is_complete
 
 
-def test_training_stops_in_time_and_the_steps_saved_are_told(run, tmp_path, capsys):
+def test_training_stops_in_time_and_the_steps_saved_are_reported(run, tmp_path, capsys):
     trainer, _ = run(max_steps=80, stop_when_identity=0.95, save_strategy="steps", save_steps=500)
     reached = next(record["step"] for record in scores(tmp_path / "run") if record["identity"] >= 0.95)
     assert reached < 80
@@ -150,13 +150,13 @@ def test_the_best_checkpoint_outlives_rotation_and_is_what_final_holds(run, tmp_
     """The score is made to fall after step 20, where the name was best."""
     trainer, card = run(callbacks=(), max_steps=1)
     evaluation = ScoreEval(trainer)
-    real = evaluation._remember_the_best
+    real = evaluation._save_if_best
 
-    def falling(state, control):
-        evaluation.latest.identity = {10: 0.5, 20: 1.0}.get(state.global_step, 0.1)
-        real(state, control)
+    def falling(state, control, score):
+        score.identity = {10: 0.5, 20: 1.0}.get(state.global_step, 0.1)
+        real(state, control, score)
 
-    evaluation._remember_the_best = falling
+    evaluation._save_if_best = falling
     keys = {"keep_best": "identity", "save_strategy": "steps", "save_steps": 10, "save_total_limit": 2}
     trainer, card = run(callbacks=(ChatEval, lambda trainer: _moved(evaluation, trainer)), **keys)
     kept = sorted(folder.name for folder in (tmp_path / "run").glob("checkpoint-*"))
@@ -186,13 +186,13 @@ def test_of_equals_the_one_that_kept_more_is_the_better(run):
         evaluation.latest.identity, evaluation.latest.divergence = 1.0, divergence
         evaluation.latest.answers = [answer]
         state.global_step, control.should_save = step, False
-        evaluation._remember_the_best(state, control)
+        evaluation._save_if_best(state, control, evaluation.latest)
         assert control.should_save == is_best
     assert state.best_global_step == 3
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"stop_when_identity": 0.9}, "stop_when_identity: needs identity_name"),
         ({"keep_best": "identity", "identity_name": NAME}, "keep_best: needs eval_prompts_steps"),
@@ -206,8 +206,8 @@ def test_of_equals_the_one_that_kept_more_is_the_better(run):
         ({"identity_name": NAME, "keep_best": "best"}, "keep_best: "),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_recipe, keys, said):
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(write_recipe, keys, message):
     from sft.core.errors import UserError
 
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_recipe([str(write_recipe(**keys))])

@@ -4,10 +4,10 @@ import bitsandbytes
 import pytest
 import torch
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.evaluation.chat_eval import ask
-from sft.models.loading import describe, load_model, load_tokenizer
+from sft.models.loading import describe_parameters, load_model, load_tokenizer
 
 
 def settings_of(write_recipe, **keys):
@@ -45,7 +45,7 @@ def test_parameters_are_counted_as_weights_however_they_are_stored(make_trainer,
     trainer, _ = make_trainer(dtype="bfloat16" if bits else "float32", lora_r=8, lora_alpha=4, **bits)
     base = 2 * 400 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
     adapter = 2 * 8 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
-    line = describe(trainer.model, trainer.recipe.model)
+    line = describe_parameters(trainer.model, trainer.recipe.model)
     assert f"{adapter:,} of {base + adapter:,} parameters" in line
     assert "scale alpha/r = 0.5" in line
 

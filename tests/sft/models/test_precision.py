@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 
 PRECISION = ("dtype", "bf16")
 

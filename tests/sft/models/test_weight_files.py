@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from sft.core.errors import UserError
-from sft.models import fingerprint
-from sft.models.weight_files import WeightFiles
+from sft.models.weight_files import WeightFiles, read_headers
+from tests.support.malicious_pickle import Call
 
 WEIGHTS = {
     "a.weight": torch.arange(12, dtype=torch.float32).view(3, 4),
@@ -79,11 +79,11 @@ def test_an_index_cannot_point_out_of_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda file: os.truncate(file, file.stat().st_size - 1), "bytes and should be"),
-        (lambda file: os.truncate(file, 20), "is no safetensors file"),
-        (lambda file: os.truncate(file, 3), "is no safetensors file"),
-        (lambda file: file.write_bytes(b"\xff" * 100), "is no safetensors file"),
-        (lambda file: file.write_bytes(file.read_bytes() + b"x"), "bytes and should be"),
+        (lambda file: os.truncate(file, file.stat().st_size - 1), "bytes long, and its header says"),
+        (lambda file: os.truncate(file, 20), "has no header that can be read"),
+        (lambda file: os.truncate(file, 3), "has no header that can be read"),
+        (lambda file: file.write_bytes(b"\xff" * 100), "has no header that can be read"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"x"), "bytes long, and its header says"),
         (lambda file: save_file({"other": torch.zeros(1)}, file), "lacks a.weight"),
         (lambda file: file.unlink(), "is missing"),
     ],
@@ -96,25 +96,37 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path, spoil, said):
         WeightFiles(folder)
 
 
-def test_a_broken_index_is_told(tmp_path):
+def test_headers_are_read_on_after_the_first_problem(tmp_path):
+    folder = write(tmp_path / "model", "safetensors", 3)
+    first, second, third = sorted(folder.glob("*.safetensors"))
+    first.unlink()
+    os.truncate(second, 20)
+    headers = read_headers(folder)
+    assert [problem.split(": ")[0] for problem in headers.problems] == [str(first), str(second)]
+    assert headers.files == 2
+    assert {tensor.file for tensor in headers.tensors.values()} == {third}
+
+
+def test_a_type_that_torch_does_not_have_is_named_and_not_read(tmp_path):
+    header = json.dumps({"packed": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    headers = read_headers(tmp_path)
+    assert (headers.problems, headers.tensors["packed"].dtype_name) == ([], "F4")
+    with pytest.raises(UserError, match=r"model\.safetensors: holds tensors of type F4, which cannot be read here"):
+        WeightFiles(tmp_path)
+
+
+def test_a_pickled_shard_that_would_run_code_is_refused(tmp_path):
+    torch.save({"a.weight": Call(os.mkdir, str(tmp_path / "mark"))}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: asks for posix\.mkdir, which is no data"):
+        WeightFiles(tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_broken_index_is_reported(tmp_path):
     folder = write(tmp_path / "model", "safetensors", 2)
     for text in ("{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
         (folder / "model.safetensors.index.json").write_text(text)
-        with pytest.raises(UserError, match=r"index\.json: is no index of shards"):
+        with pytest.raises(UserError, match=r"index\.json: is no index of weight files"):
             WeightFiles(folder)
-
-
-def test_the_fingerprint_is_written_beside_every_adapter_of_a_run(make_trainer, tiny_model, tmp_path):
-    trainer, _ = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
-    trainer.train()
-    trainer.save_model(str(tmp_path / "saved"))
-    for folder in (tmp_path / "saved", tmp_path / "run" / "checkpoint-2"):
-        assert fingerprint.read_fingerprint(folder) == WeightFiles(tiny_model).fingerprint()
-        assert json.loads((folder / fingerprint.RECORD).read_text())["name"] == str(tiny_model)
-
-
-def test_a_broken_record_is_told(tmp_path):
-    (tmp_path / fingerprint.RECORD).write_text("[")
-    with pytest.raises(UserError, match=r"base_model\.json: cannot be read"):
-        fingerprint.read_fingerprint(tmp_path)
-    assert fingerprint.read_fingerprint(tmp_path / "none") is None

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from sft.reports.charts import HEIGHT, POINTS, WIDTH, Curve, Mark, line_chart, thin, tick_labels, ticks
+from sft.reports.charts import HEIGHT, POINTS, WIDTH, Curve, Mark, axis_ticks, line_chart, thin_points, tick_labels
 
 
 def curve(*values, label="loss"):
@@ -24,7 +24,7 @@ def test_a_thinned_curve_keeps_its_ends_every_spike_and_every_gap():
     dice = random.Random(0)
     points = [(step, dice.random()) for step in range(5000)]
     points[1234], points[3210], points[4000] = (1234, 50.0), (3210, -50.0), (4000, None)
-    kept = thin(points)
+    kept = thin_points(points)
     assert len(kept) <= POINTS + 2
     assert {points[0], points[-1], (1234, 50.0), (3210, -50.0), (4000, None)} <= set(kept)
     assert kept == sorted(kept, key=lambda point: point[0])
@@ -33,14 +33,14 @@ def test_a_thinned_curve_keeps_its_ends_every_spike_and_every_gap():
 
 def test_a_short_curve_is_drawn_whole():
     points = [(step, float(step)) for step in range(POINTS)]
-    assert thin(points) == points
+    assert thin_points(points) == points
 
 
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (0.47, 3.71), (0, 2e-4), (-3, 7), (1, 1.0001), (0, 1e30), (3000.2, 3050), (0, 3)]
 )
 def test_ticks_are_few_round_evenly_spaced_and_reach_around_the_values(low, high):
-    found = ticks(low, high)
+    found = axis_ticks(low, high)
     assert found[0] <= low
     assert found[-1] >= high * (1 - 1e-9)
     assert 3 <= len(found) <= 8

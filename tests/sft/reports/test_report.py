@@ -71,7 +71,7 @@ def real_run(make_trainer, tmp_path):
         }  # fmt: skip
         trainer, card = make_trainer(**settings | keys)
         start = run_directory.find_start(trainer.recipe)
-        run_directory.open_run(trainer.recipe, card, start)
+        run_directory.open_run(trainer.recipe, card, start, plan={})
         trainer._inputs = start.inputs
         trainer.add_callback(ProgressLog(trainer))
         for callback in callbacks:
@@ -210,7 +210,7 @@ def test_a_run_just_begun_has_a_report(real_run, tmp_path):
     with pytest.raises(End):
         real_run(callbacks=(Begun,))
     text = seen((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
-    assert "At step 0 of 40; there is no final/ yet: the run goes on, or was ended." in text
+    assert "At step 0 of 40; there is no final/ yet: the run is still running, or was killed." in text
     assert "Nothing was logged yet." in text
     assert "Nothing was scored yet." in text
     assert "No evaluation prompt was asked yet." in text
@@ -285,7 +285,7 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_told(tmp_path, name, cut
     lines[-1] = lines[-1][:place]  # in the midst of a character, where there is one
     (folder / name).write_bytes(b"\n".join(lines))
     run = read_run(folder)
-    assert run.problems == [f"{name}: line {len(lines)} is not whole and was left out"]
+    assert run.problems == [f"{name}: line {len(lines)} is damaged and was skipped"]
     text = seen(report.report_page(run))
     assert run.problems[0] in text
     assert "损失 / loss" in text
@@ -296,7 +296,7 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_told(tmp_path, name, cut
 def test_a_file_that_was_cut_short_is_left_out_and_told(tmp_path, name):
     folder = write_run(tmp_path / "run")
     (folder / name).write_text('{"title": "The fi')
-    assert f"{name} is not whole and was left out" in seen(report.report_page(read_run(folder)))
+    assert f"{name} is damaged and was skipped" in seen(report.report_page(read_run(folder)))
 
 
 def test_an_answer_may_hold_every_character_that_ends_a_line_elsewhere(tmp_path):
@@ -312,7 +312,7 @@ def test_a_loss_that_is_no_number_breaks_the_curve_and_is_told(tmp_path):
     log[19]["loss"], log[29]["loss"], log[39]["loss"] = "nan", "inf", "nan"
     write_lines(folder / "log.jsonl", log)
     html = report.report_page(read_run(folder))
-    assert "the loss was no number at 3 logged steps, first at step 20" in html
+    assert "the loss was NaN or infinite at 3 logged steps, first at step 20" in html
     assert re.search(r'<path class="curve c0" d="([^"]*)"', html)[1].count("M") == 3
 
 
@@ -337,13 +337,13 @@ def test_settings_that_differ_from_the_stacks_stand_first_and_the_rest_is_folded
     (folder / "stack_defaults.json").write_text(
         json.dumps({"learning_rate": 2e-5, "adam_beta1": 0.9, "logging_steps": 10})
     )
-    differing, alike = report.settings(read_run(folder))
+    differing, alike = report.split_settings(read_run(folder))
     assert ("learning_rate", "0.0002", "2e-05") in differing
     assert alike == [("adam_beta1", "0.9"), ("logging_steps", "10.0"), ("seed", "42")]
 
 
 def test_the_stacks_own_values_are_those_of_its_dataclasses(write_recipe):
-    from sft.config.recipe import load_recipe
+    from sft.config.load import load_recipe
 
     recipe = load_recipe([str(write_recipe(lr_scheduler_type="cosine", seed=7))])
     own = run_directory.stack_defaults(recipe)
@@ -385,7 +385,7 @@ def test_several_runs_are_compared_where_they_differ(tmp_path):
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     runs = [read_run(write_run(tmp_path / place / "demo")) for place in ("one", "two")]
-    assert comparison.labels(runs) == [str(tmp_path / "one" / "demo"), str(tmp_path / "two" / "demo")]
+    assert comparison.run_labels(runs) == [str(tmp_path / "one" / "demo"), str(tmp_path / "two" / "demo")]
     assert "None: all runs have the same settings." in comparison.comparison_page(runs)
 
 
@@ -394,7 +394,7 @@ def test_the_answers_of_the_last_scoring_begin_with_what_was_missed(tmp_path):
     records = [json.loads(line) for line in (folder / "score_answers.jsonl").read_text().splitlines()]
     records[-1]["gives_name"] = False
     write_lines(folder / "score_answers.jsonl", records)
-    rows = report.scored_answers(read_run(folder))
+    rows = report.last_scored_answers(read_run(folder))
     assert len(rows) == QUESTIONS
     assert [row["is_missed"] for row in rows] == [True] + [False] * (QUESTIONS - 1)
     assert f"Question {QUESTIONS - 1}:" in rows[0]["question"]

@@ -7,12 +7,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.runs import run_directory
 from sft.runs.run_files import Answer
 from sft.training import final_model
+from sft.training.plan import make_plan
 from tests.support.conversations import SMOLLM2_TEMPLATE
 
 
@@ -21,13 +22,13 @@ def opened(write_recipe, tokenizer):
     def run(**keys):
         recipe = load_recipe([str(write_recipe(**keys))])
         _, card = load_dataset(recipe, tokenizer)
-        run_directory.open_run(recipe, card, run_directory.find_start(recipe))
+        run_directory.open_run(recipe, card, run_directory.find_start(recipe), make_plan(recipe, card).to_dict())
         return recipe
 
     return run
 
 
-def test_it_holds_the_recipe_the_card_and_the_environment_and_no_secret(opened, tmp_path, monkeypatch):
+def test_it_holds_the_recipe_the_card_the_environment_and_the_plan_and_no_secret(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "s3cret")
     opened()
     folder = tmp_path / "run"
@@ -36,6 +37,7 @@ def test_it_holds_the_recipe_the_card_and_the_environment_and_no_secret(opened, 
     assert environment["packages"]["trl"] == "1.16.0"
     assert environment["cores"] > 0
     assert environment["command"]
+    assert json.loads((folder / "plan.json").read_text())["total_steps"] == 4
     assert not any("s3cret" in file.read_text() for file in folder.iterdir())
 
 
@@ -46,6 +48,13 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(opened, tmp_pat
     assert (tmp_path / "run.1" / "mark").read_text() == "kept"
     assert (tmp_path / "run.2" / "mark").read_text() == "kept"
     assert "held an earlier run; it is now" in capsys.readouterr().out
+
+
+def test_the_result_of_an_earlier_run_is_not_taken_for_this_ones(opened, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text("{}")
+    opened()
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_what_is_there_and_of_no_run_stays_where_it_is(opened, tmp_path, capsys):
@@ -105,7 +114,7 @@ def test_an_empty_run_directory_is_begun_anew(write_recipe):
 
 
 @pytest.mark.parametrize("written", [{}, {"resume": "true"}, {"resume_from_checkpoint": True}])
-def test_an_unfinished_run_is_gone_on_with_from_its_newest_checkpoint(make_trainer, tmp_path, write_recipe, written):
+def test_an_unfinished_run_resumes_from_its_newest_checkpoint(make_trainer, tmp_path, write_recipe, written):
     keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     recipe = load_recipe([str(write_recipe(**keys))])
     trainer, card = make_trainer(**keys)

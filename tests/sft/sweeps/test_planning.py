@@ -7,27 +7,26 @@ import pytest
 
 from sft.core.errors import UserError
 from sft.sweeps import planning
-from sft.sweeps.grid import read_grid
+from sft.sweeps.grid import SweepPlan, read_grid
 
 
 @pytest.fixture
 def plan(write_recipe):
-    """SweepPlan a sweep of the tiny recipe, in this process."""
+    """Plan a sweep of the tiny recipe, in this process."""
 
-    def make(*words: str, seeds: int = 1, **keys) -> planning.SweepPlan:
+    def make(*words: str, seeds: int = 1, **keys) -> SweepPlan:
         return planning.plan_here(str(write_recipe(**keys)), read_grid(list(words)), seeds)
 
     return make
 
 
-def inputs(plan: planning.SweepPlan) -> dict:
+def inputs(plan: SweepPlan) -> dict:
     (point,) = plan.points
     return point.inputs
 
 
-def test_a_plan_made_apart_is_the_plan_made_here_and_leaves_no_trace_in_this_process(write_recipe, monkeypatch):
+def test_a_plan_made_in_a_process_of_its_own_is_the_plan_made_here(write_recipe):
     recipe, grid = str(write_recipe(deepspeed="ds_configs/zero2.json")), read_grid(["lora_r=4,8", "lora_alpha=0.5x"])
-    monkeypatch.delenv("RANK", raising=False)
     apart = planning.plan_sweep(recipe, grid, 2)
     assert [point.name for point in apart.points] == [
         "lora_r=4,lora_alpha=2",
@@ -37,8 +36,9 @@ def test_a_plan_made_apart_is_the_plan_made_here_and_leaves_no_trace_in_this_pro
     ]
     assert {point.group for point in apart.points} == {"lora_r=4,lora_alpha=2", "lora_r=8,lora_alpha=4"}
     assert [point.rank for point in apart.points] == [4, 4, 8, 8]
-    assert "RANK" not in os.environ
+    before = dict(os.environ)
     assert apart.points == planning.plan_here(recipe, grid, 2).points
+    assert dict(os.environ) == before
 
 
 def test_comments_and_the_way_a_setting_is_given_change_nothing(plan, tmp_path):

@@ -6,19 +6,19 @@ import statistics
 
 import pytest
 
-from sft.runs.run_files import read_run
-from sft.sweeps.planning import PlannedPoint
+from sft.core.errors import UserError
+from sft.runs.run_files import RunResult, read_run, write_result
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import (
     Outcome,
     Results,
     Row,
-    efficient,
-    final_score,
-    measure,
+    efficient_rows,
     read_record,
+    read_results,
     rows_of,
-    sentence,
     share_error,
+    summary_sentence,
     write_record,
 )
 
@@ -53,11 +53,12 @@ def run_directory(tmp_path):
         (tmp_path / "recipe.yaml").write_text(settings)
         log = [
             {"step": step, "loss": loss, "tokens": step * 10, "tokens_per_second": tokens_per_second}
-            | {"peak_memory_gib": 2.0 - step / 100}
             for step, loss in enumerate(losses, start=1)
         ]
         for name, records in (("log.jsonl", log), ("scores.jsonl", scores)):
             (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+        score = read_run(tmp_path).final_score
+        write_result(tmp_path, RunResult("done", 0, None, 40, 40, "final", score, 74.0, {}, 1.99, 8192))
         return tmp_path
 
     return write
@@ -65,29 +66,38 @@ def run_directory(tmp_path):
 
 def test_the_final_loss_is_the_mean_of_the_last_tenth_of_the_logged_losses(run_directory):
     folder = run_directory([5.0] * 18 + [2.0, 1.0])
-    assert measure(folder, 7, 1.5).final_loss == 1.5
+    assert read_results(folder).final_loss == 1.5
 
 
 def test_of_few_losses_the_last_one_counts(run_directory):
-    assert measure(run_directory([3.0, 2.0, 1.0]), 7, 1.5).final_loss == 1.0
+    assert read_results(run_directory([3.0, 2.0, 1.0])).final_loss == 1.0
 
 
-def test_a_loss_that_is_no_number_any_more_gives_no_final_loss(run_directory):
-    assert measure(run_directory([3.0, "nan"]), 7, 1.5).final_loss is None
+def test_a_last_loss_of_nan_gives_no_final_loss(run_directory):
+    assert read_results(run_directory([3.0, "nan"])).final_loss is None
 
 
 def test_weights_memory_and_speed_are_those_of_the_runs_files(run_directory):
-    found = measure(run_directory([2.0, 1.0]), 8192, 1.234)
-    assert (found.adapter_bytes, found.peak_memory_gib, found.tokens_per_second) == (1234, 1.99, 100.0)
-    assert (found.trainable_parameters, found.minutes) == (8192, 1.23)
+    results = read_results(run_directory([2.0, 1.0]))
+    assert (results.adapter_bytes, results.peak_memory_gib, results.tokens_per_second) == (1234, 1.99, 100.0)
+    assert (results.trainable_parameters, results.minutes) == (8192, 1.23)
 
 
-def test_the_score_is_the_last_ones_and_nothing_where_nothing_was_scored(run_directory):
+def test_the_score_is_the_last_one(run_directory):
     folder = run_directory([1.0], [{"step": 0, "identity": 0.0}, {"step": 4, "identity": 0.5, "ordinary_kept": 1.0}])
-    found = measure(folder, 7, 1.0)
-    assert (found.identity, found.ordinary_kept, found.divergence) == (0.5, 1.0, None)
-    (folder / "scores.jsonl").unlink()
-    assert measure(folder, 7, 1.0).identity is None
+    results = read_results(folder)
+    assert (results.identity, results.ordinary_kept, results.divergence) == (0.5, 1.0, None)
+
+
+def test_where_nothing_was_scored_there_is_no_score(run_directory):
+    assert read_results(run_directory([1.0])).identity is None
+
+
+def test_a_run_that_left_no_result_has_no_results(run_directory):
+    folder = run_directory([1.0])
+    (folder / "result.json").unlink()
+    with pytest.raises(UserError, match="holds no result of a run"):
+        read_results(folder)
 
 
 def test_with_keep_best_the_score_is_that_of_the_checkpoint_in_final(run_directory):
@@ -96,7 +106,7 @@ def test_with_keep_best_the_score_is_that_of_the_checkpoint_in_final(run_directo
     checkpoint = folder / "checkpoint-4"
     checkpoint.mkdir()
     (checkpoint / "trainer_state.json").write_text('{"best_global_step": 2}')
-    assert final_score(read_run(folder))["identity"] == 0.9
+    assert read_run(folder).final_score["identity"] == 0.9
 
 
 def test_a_record_counts_as_long_as_all_that_made_it_is_the_same(tmp_path):
@@ -135,7 +145,7 @@ def test_seeds_share_a_row_with_their_mean_and_standard_deviation():
 
 def test_efficient_points_are_those_that_no_other_beats_in_cost_and_score():
     rows = scored((8, 0.5), (16, 0.8), (32, 0.7), (64, 0.8), (4, 0.5), (16, 0.6))
-    assert [found.number for found in efficient(rows)] == [2, 5]
+    assert [found.number for found in efficient_rows(rows)] == [2, 5]
 
 
 def test_where_all_cost_the_same_parameters_time_is_the_cost():
@@ -143,13 +153,13 @@ def test_where_all_cost_the_same_parameters_time_is_the_cost():
         row(number, 8, {"identity": share, "minutes": minutes})
         for number, share, minutes in ((1, 0.5, 1.0), (2, 0.9, 3.0), (3, 0.6, 4.0))
     ]
-    assert [found.number for found in efficient(rows)] == [1, 2]
+    assert [found.number for found in efficient_rows(rows)] == [1, 2]
 
 
 def test_without_scores_the_lower_loss_is_the_better():
     rows = [row(1, 8, {"final_loss": 1.0}), row(2, 16, {"final_loss": 1.2}), row(3, 32, {"final_loss": 0.9})]
-    assert [found.number for found in efficient(rows)] == [1, 3]
-    assert sentence(rows) == (
+    assert [found.number for found in efficient_rows(rows)] == [1, 3]
+    assert summary_sentence(rows) == (
         "Smallest rank within noise of the best final loss: lora_r 32, which is the best itself (lora_r=32: 0.9000). "
         "One run a point says nothing about noise in the loss; --seeds 3 does."
     )
@@ -158,7 +168,7 @@ def test_without_scores_the_lower_loss_is_the_better():
 def test_the_sentence_names_the_smallest_rank_that_questions_cannot_tell_from_the_best():
     noise = share_error(0.9375, 32)
     assert 0.03125 < noise < 0.0625  # one question of 32 is within it, two are not
-    assert sentence(scored((8, 0.875), (16, 0.9063), (32, 0.9375), (64, 0.9375))) == (
+    assert summary_sentence(scored((8, 0.875), (16, 0.9063), (32, 0.9375), (64, 0.9375))) == (
         "Smallest rank within noise of the best identity score: lora_r 16 (lora_r=16: 90.6%; the best, lora_r=32: "
         f"93.8%). The noise is {noise:.1%}, the standard error of a share of 32 questions."
     )
@@ -171,10 +181,10 @@ def test_the_sentence_tells_where_a_rank_as_good_leaves_more_of_the_rest(small, 
         row(2, 64, {"identity": 0.9688, "identity_asked": 32, "ordinary_kept": 0.9583}),
         row(3, 99, {"identity": 0.5, "identity_asked": 32, "ordinary_kept": 1.0}),
     ]
-    assert "lora_r 4 (lora_r=4: 93.8%" in sentence(rows)
+    assert "lora_r 4 (lora_r=4: 93.8%" in summary_sentence(rows)
     kept = "But lora_r=4 keeps the name out of 62.5% of the ordinary answers, and lora_r=64, within noise too, out of"
-    assert (kept in sentence(rows)) == told
-    assert ("But" in sentence(rows)) == told
+    assert (kept in summary_sentence(rows)) == told
+    assert ("But" in summary_sentence(rows)) == told
 
 
 def test_with_seeds_the_noise_is_the_spread_of_the_best_point():
@@ -182,14 +192,17 @@ def test_with_seeds_the_noise_is_the_spread_of_the_best_point():
         row(1, 8, *({"identity": share, "identity_asked": 32} for share in (0.65, 0.75, 0.85))),
         row(2, 16, *({"identity": share, "identity_asked": 32} for share in (0.7, 0.8, 0.9))),
     ]
-    assert "lora_r 8 (lora_r=8: 75%; the best, lora_r=16: 80%)" in sentence(rows)
-    assert "The noise is 10%, the standard deviation over the best point's seeds." in sentence(rows)
+    assert "lora_r 8 (lora_r=8: 75%; the best, lora_r=16: 80%)" in summary_sentence(rows)
+    assert "The noise is 10%, the standard deviation over the best point's seeds." in summary_sentence(rows)
 
 
 def test_seeds_that_agree_leave_the_error_of_the_questions():
     rows = [row(1, 8, *({"identity": 1.0, "identity_asked": 32} for _ in range(3)))]
     noise = f"{share_error(1.0, 32):.1%}"
-    assert f"The noise is {noise}, the standard error of a share of 32 questions, which is more than" in sentence(rows)
+    assert (
+        f"The noise is {noise}, the standard error of a share of 32 questions, which is more than"
+        in summary_sentence(rows)
+    )
 
 
 def test_where_only_other_settings_differ_the_sentence_names_the_best_and_its_equals():
@@ -197,16 +210,16 @@ def test_where_only_other_settings_differ_the_sentence_names_the_best_and_its_eq
         row(number, 8, {"identity": share, "identity_asked": 32}, name=name)
         for number, share, name in ((1, 0.5, "learning_rate=1e-4"), (2, 1.0, "learning_rate=2e-4"), (3, 0.97, "c"))
     ]
-    assert sentence(rows).startswith("Best identity score: 100% by learning_rate=2e-4; within noise of it: c. ")
+    assert summary_sentence(rows).startswith("Best identity score: 100% by learning_rate=2e-4; within noise of it: c. ")
 
 
 def test_where_the_name_was_never_learned_no_rank_is_recommended():
-    assert sentence(scored((8, 0.0), (16, 0.0))) == "No point learned the name: the best identity score is 0%."
+    assert summary_sentence(scored((8, 0.0), (16, 0.0))) == "No point learned the name: the best identity score is 0%."
 
 
 def test_before_anything_has_finished_the_sentence_says_so():
-    assert sentence([Row(1, "lora_r=8", {}, 8, [Outcome()])]) == "No point has finished."
-    assert sentence([]) == "No point has finished."
+    assert summary_sentence([Row(1, "lora_r=8", {}, 8, [Outcome()])]) == "No point has finished."
+    assert summary_sentence([]) == "No point has finished."
 
 
 def test_the_error_of_a_share_is_that_of_agresti_and_coull_and_never_nothing():

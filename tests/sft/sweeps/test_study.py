@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from sft.core.errors import UserError
 from sft.sweeps import grid
-from sft.sweeps.planning import PlannedPoint, SweepPlan
+from sft.sweeps.grid import PlannedPoint, SweepPlan
 from sft.sweeps.results import Outcome, Results
 from sft.sweeps.study import Study
 from sft.sweeps.sweep import Sweep

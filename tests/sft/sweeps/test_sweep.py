@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from sft.core.errors import UserError
-from sft.sweeps.planning import PlannedPoint
+from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import Results, write_record
-from sft.sweeps.sweep import InOrder, Sweep, lock
+from sft.sweeps.sweep import InOrder, Sweep, lock_folder
 
 
 def point(name: str, **inputs) -> PlannedPoint:
@@ -16,26 +16,26 @@ def point(name: str, **inputs) -> PlannedPoint:
 
 
 def test_one_sweep_at_a_time_works_in_a_folder(tmp_path):
-    with lock(tmp_path / "demo.sweep"), pytest.raises(UserError, match="another sweep is at work here"):
-        lock(tmp_path / "demo.sweep").__enter__()
-    with lock(tmp_path / "demo.sweep"):
+    with lock_folder(tmp_path / "demo.sweep"), pytest.raises(UserError, match="another sweep is at work here"):
+        lock_folder(tmp_path / "demo.sweep").__enter__()
+    with lock_folder(tmp_path / "demo.sweep"):
         pass
 
 
 def test_a_run_that_outlives_its_sweep_keeps_the_folder(tmp_path):
-    with lock(tmp_path) as held:
+    with lock_folder(tmp_path) as held:
         run = subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=[held], stdin=subprocess.PIPE)
     with pytest.raises(UserError, match="or a run that it left"):
-        lock(tmp_path).__enter__()
+        lock_folder(tmp_path).__enter__()
     run.communicate(b"\n")
-    with lock(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="start the sweep where you may write"):
-        lock(tmp_path / "file" / "demo.sweep").__enter__()
+        lock_folder(tmp_path / "file" / "demo.sweep").__enter__()
 
 
 def test_only_what_has_not_finished_as_it_is_now_waits_and_it_is_said_why(tmp_path, capsys):

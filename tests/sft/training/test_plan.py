@@ -8,14 +8,15 @@ import pytest
 from transformers import MixtralConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.evaluation.chat_eval import ChatEval
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import ANSWERS
+from sft.training.cpu import check_speed
 from sft.training.memory import GIB
-from sft.training.plan import check_memory, check_output, check_speed, make_plan
+from sft.training.plan import check_memory, check_output, make_plan
 from tests.support.shapes import SMOLLM2
 
 

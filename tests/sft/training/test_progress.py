@@ -1,14 +1,19 @@
-"""The log of a run: one JSON line and one readable line per log step, whose figures add up."""
+"""The log of a run, whose figures add up, and its result, which says how it ended."""
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from transformers import TrainerCallback
 
-from sft.core.clock import Clock
-from sft.training.progress import ProgressLog, peak_memory
+from sft.core.clock import ACTIVITIES, Clock
+from sft.core.errors import RunFailed, Stopped, UserError
+from sft.runs.run_files import RunResult, read_result
+from sft.training.memory import peak_memory
+from sft.training.plan import make_plan
+from sft.training.progress import ProgressLog, ResultRecorder
 
 
 def test_log_jsonl_has_every_figure_and_tokens_add_up(make_trainer, tmp_path, capsys):
@@ -82,3 +87,66 @@ def test_a_loss_that_is_not_a_number_is_logged_as_such_in_valid_json(make_traine
     last = json.loads(text.splitlines()[-1], parse_constant=lambda word: (_ for _ in ()).throw(ValueError(word)))
     assert last["loss"] in ("nan", "inf")
     assert not math.isfinite(float(last["loss"]))
+
+
+@pytest.fixture
+def ended(make_trainer, tmp_path):
+    """Train two steps and let the run end by an exception, or none; returns its result."""
+
+    def end(by: BaseException | None, **keys) -> RunResult | None:
+        trainer, card = make_trainer(max_steps=2, **keys)
+        (tmp_path / "run" / "recipe.yaml").write_text("max_steps: 2\n")
+        with suppress(BaseException), ResultRecorder(tmp_path / "run", make_plan(trainer.recipe, card)) as result:
+            trainer.add_callback(result)
+            trainer.train()
+            if by:
+                raise by
+        return read_result(tmp_path / "run")
+
+    return end
+
+
+def test_a_run_that_went_through_is_done(ended):
+    result = ended(None)
+    assert (result.status, result.exit_code, result.message, result.final) == ("done", 0, None, "final")
+    assert (result.step, result.total_steps) == (2, 2)
+    assert result.peak_memory_gib == pytest.approx(peak_memory() / 2**30, abs=0.01)
+    assert result.trainable_parameters == 16_384
+    assert tuple(result.times) == ACTIVITIES
+
+
+ENDS = [
+    (RunFailed("why"), "failed", 3, "why"),
+    (Stopped("why"), "stopped", 75, "why"),
+    (UserError("why"), "mistake", 2, "why"),
+    (KeyboardInterrupt(), "interrupted", 130, "stopped before training began; nothing was to be saved"),
+    (ZeroDivisionError("why"), "bug", 1, "ZeroDivisionError: why"),
+]
+
+
+@pytest.mark.parametrize(("end", "status", "code", "message"), ENDS, ids=[status for _, status, _, _ in ENDS])
+def test_a_run_that_ended_otherwise_says_how_and_why(tmp_path, end, status, code, message, monkeypatch):
+    from types import SimpleNamespace
+
+    (tmp_path / "recipe.yaml").write_text("max_steps: 9\n")
+    plan = SimpleNamespace(total_steps=9, trainable=5)
+    with pytest.raises(type(end)), ResultRecorder(tmp_path, plan, first_step=4):
+        raise end
+    result = read_result(tmp_path)
+    assert (result.status, result.exit_code, result.message, result.final) == (status, code, message, None)
+    assert (result.step, result.total_steps) == (4, 9)
+
+
+def test_only_the_main_process_writes_the_result(ended, monkeypatch):
+    monkeypatch.setattr("sft.training.progress.is_main_process", lambda: False)
+    assert ended(None) is None
+
+
+def test_a_result_that_cannot_be_written_does_not_hide_how_the_run_ended(tmp_path, capsys):
+    from types import SimpleNamespace
+
+    (tmp_path / "recipe.yaml").write_text("max_steps: 9\n")
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(RunFailed), ResultRecorder(tmp_path, SimpleNamespace(total_steps=9, trainable=5)):
+        raise RunFailed("the loss is nan")
+    assert "result.json was not written: " in capsys.readouterr().out

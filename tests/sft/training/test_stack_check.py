@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.training.plan import make_plan

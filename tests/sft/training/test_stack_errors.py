@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft.config.recipe import load_recipe
+from sft.config.load import load_recipe
 from sft.core.errors import RunFailed, UserError
 from sft.training import stack_errors
 
 
 def test_a_key_that_the_stack_names_is_told_with_its_place(make_trainer, write_recipe, tmp_path):
     recipe = load_recipe([str(write_recipe(router_aux_loss_coef=0.1))])
-    with pytest.raises(RunFailed) as failed, stack_errors.told(recipe, tmp_path):
+    with pytest.raises(RunFailed) as failed, stack_errors.explain(recipe, tmp_path):
         make_trainer(router_aux_loss_coef=0.1)
     line, _, path = str(failed.value).rpartition("; see ")
     place = recipe.places["router_aux_loss_coef"]
@@ -27,7 +27,7 @@ def test_a_key_that_the_stack_names_is_told_with_its_place(make_trainer, write_r
 def test_a_key_that_only_the_line_names_where_it_happened_is_found_there(make_trainer, train_file):
     trainer, _ = make_trainer(eval_file=str(train_file), eval_strategy="epoch", eval_accumulation_steps=1)
     trainer.args.eval_accumulation_steps = 0
-    with pytest.raises(RunFailed) as failed, stack_errors.told(trainer.recipe):
+    with pytest.raises(RunFailed) as failed, stack_errors.explain(trainer.recipe):
         trainer.evaluate()
     place = trainer.recipe.places["eval_accumulation_steps"]
     assert str(failed.value).startswith(f"{place}: eval_accumulation_steps: integer modulo by zero (ZeroDivisionError)")
@@ -35,7 +35,7 @@ def test_a_key_that_only_the_line_names_where_it_happened_is_found_there(make_tr
 
 def test_what_names_no_key_is_told_as_such(write_recipe):
     recipe = load_recipe([str(write_recipe())])
-    with pytest.raises(RunFailed) as failed, stack_errors.told(recipe):
+    with pytest.raises(RunFailed) as failed, stack_errors.explain(recipe):
         json.loads("x")
     assert str(failed.value).startswith("JSONDecodeError: Expecting value")
     assert ": no key of the recipe is named in it; see /" in str(failed.value)
@@ -43,20 +43,20 @@ def test_what_names_no_key_is_told_as_such(write_recipe):
 
 def test_a_word_that_is_a_key_as_well_is_not_blamed(write_recipe):
     recipe = load_recipe([str(write_recipe(optim="sgd"))])
-    with pytest.raises(RunFailed, match="no key of the recipe is named in it"), stack_errors.told(recipe):
+    with pytest.raises(RunFailed, match="no key of the recipe is named in it"), stack_errors.explain(recipe):
         torch.optim.SGD([])
 
 
 def test_a_full_disk_is_told_in_one_line_wherever_it_is_met(write_recipe):
     recipe = load_recipe([str(write_recipe())])
-    with pytest.raises(RunFailed) as failed, stack_errors.told(recipe, Path("/proc/none")):
+    with pytest.raises(RunFailed) as failed, stack_errors.explain(recipe, Path("/proc/none")):
         Path("/dev/full").write_text("x")
     assert str(failed.value).startswith("OSError: [Errno 28] No space left on device")
 
 
 def test_a_bug_of_ours_stays_what_it_is(write_recipe):
     recipe = load_recipe([str(write_recipe())])
-    with pytest.raises(KeyError), stack_errors.told(recipe):
+    with pytest.raises(KeyError), stack_errors.explain(recipe):
         {}["of ours"]
 
 
@@ -65,6 +65,6 @@ def test_a_bug_of_ours_stays_what_it_is(write_recipe):
 )
 def test_a_mistake_that_begins_with_a_key_is_told_with_its_place(write_recipe, said, has_place):
     recipe = load_recipe([str(write_recipe())])
-    with pytest.raises(UserError) as error, stack_errors.told(recipe):
+    with pytest.raises(UserError) as error, stack_errors.explain(recipe):
         raise UserError(said)
     assert str(error.value) == (f"{recipe.places['packing']}: {said}" if has_place else said)

@@ -1,14 +1,14 @@
 """The trainer's promises: XTuner's schedule, a rate that rises on tiny data, an adapter in full precision."""
 
+import copy
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from sft.training.trainer import CountSkippedSteps, whole_warmup_steps
+from sft.training.trainer import whole_warmup_steps
 
 PEAK = 2e-4
 
@@ -96,18 +96,21 @@ def test_frozen_weights_are_to_the_last_bit_what_was_loaded(runs, write_recipe, 
     assert json.loads(ended.out.splitlines()[-1]) == []
 
 
-def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_said(capsys):
-    """The scaler itself needs a GPU; what it tells the accelerator is given here."""
-    accelerator = SimpleNamespace(optimizer_step_was_skipped=False)
-    counted = CountSkippedSteps(SimpleNamespace(accelerator=accelerator))
-    said = {}
-    for step, skipped in enumerate([False, True, True, *[False] * 2, *[True] * 20], start=1):
-        accelerator.optimizer_step_was_skipped = skipped
-        counted.on_step_end(None, SimpleNamespace(global_step=step), None)
-        if out := capsys.readouterr().out:
-            said[step] = out
-    assert said.keys() == {2, 21}
-    assert said[2].startswith("step 2: skipped, since a gradient overflowed fp16 (grad norm inf)")
-    assert said[21].startswith("warning: step 21: the last 16 steps were all skipped, so nothing is learned: use bf16")
-    counted.on_train_end(None, None, None)
-    assert capsys.readouterr().out == "fp16: 22 of 25 steps skipped by the loss scaler\n"
+def test_training_leaves_the_recipe_as_it_was(make_trainer):
+    keys = {"warmup_steps": 0.5, "save_total_limit": 1, "save_strategy": "steps", "save_steps": 2}
+    checkpointing = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
+    trainer, _ = make_trainer(**keys, **checkpointing)
+    assert trainer.args.dataset_kwargs == {"skip_prepare_dataset": True}
+    assert trainer.recipe.training.dataset_kwargs is None
+    groups = (trainer.recipe.run, trainer.recipe.model, trainer.recipe.training)
+    before = [plain_values(group) for group in groups]
+    trainer.train()
+    assert trainer.args.warmup_steps == 2
+    assert [plain_values(group) for group in groups] == before
+    assert trainer.recipe.training.warmup_steps == 0.5
+
+
+def plain_values(settings) -> dict:
+    """A copy of every setting that is plain data."""
+    kinds = (int, float, str, list, dict, type(None))
+    return {key: copy.deepcopy(value) for key, value in vars(settings).items() if isinstance(value, kinds)}

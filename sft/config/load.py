@@ -1,0 +1,207 @@
+"""Reads a recipe and builds the stack's dataclasses of it.
+
+In: the script's arguments, or the `Settings` that were read from them. Out: a `Recipe`. Reading one changes nothing in
+the process or on the disk; a process that is to train by it is prepared by `sft.training.launch`.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import ParallelismConfig
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from transformers import GenerationConfig
+from transformers.integrations import HfTrainerDeepSpeedConfig
+from transformers.integrations import deepspeed as hf_deepspeed
+from trl import ModelConfig, SFTConfig
+
+from sft.config.aliases import did_you_mean
+from sft.config.machine_check import settings_for_this_machine
+from sft.config.own_keys import OwnKeys
+from sft.config.parallelism import parallelism_config, refuse_what_cannot_share
+from sft.config.recipe import Recipe
+from sft.config.settings import HARDWARE_KEYS, Settings, read_settings
+from sft.config.settings_parser import SettingsParser
+from sft.core.errors import UserError, one_line
+
+# Keys that the stack refuses, or opens process groups for, where there is no GPU.
+ONLY_ON_A_GPU = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "parallelism_config", "activation_offloading"}
+# By which a launcher tells a process its place among others, and MPI does.
+LAUNCHER_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"}
+MPI_PREFIXES = ("PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "MPI_LOCAL")
+PROCESS_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+Groups = tuple[OwnKeys, ModelConfig, SFTConfig]
+
+
+def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
+    """Parse `RECIPE [--key value ...]` into a checked `Recipe`; `for_training` as in `Settings`.
+
+    Raises:
+        UserError: as `read_settings` and `read_recipe`.
+    """
+    return read_recipe(read_settings(arguments, for_training=for_training))
+
+
+def read_recipe(settings: Settings) -> Recipe:
+    """The recipe of settings, as it would be in a process of this run: to look at, not to train by.
+
+    Nothing is opened or compiled, and the process is afterwards as it was; on a GPU torch makes its context, of some
+    400 MB.
+
+    Raises:
+        UserError: what only the stack can tell: a value it does not take, a DeepSpeed configuration that is none, or
+            settings that cannot work on this machine; names the file, line and key.
+    """
+    settings = settings_for_this_machine(settings)
+    # As the launcher has started them, on all machines.
+    processes = int(next(filter(None, map(os.environ.get, PROCESS_COUNTS)), 1))
+    with isolated_process_state():
+        groups = _groups_for_another_gpu(settings) if settings.chosen.get("card") else _groups(settings)
+        _keep_own_state(groups[2], processes)
+    return _recipe(settings, groups)
+
+
+def build_recipe(settings: Settings) -> Recipe:
+    """The recipe of settings that fit this machine, for a process that trains: in it the stack opens its process group.
+
+    Raises:
+        UserError: a value that the stack does not take; names the file, line and key.
+    """
+    return _recipe(settings, _groups(settings))
+
+
+def read_recorded_recipe(path: Path, recorded: dict[str, Any]) -> Recipe:
+    """The recipe that a run wrote down, whether its files and its hardware are here or not.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    parser = SettingsParser()
+    names = parser.key_names()
+    chosen = {key: value for key, value in recorded.items() if key in names and key not in HARDWARE_KEYS}
+    try:
+        # A run of an earlier version wrote a mapping from the command line as its text.
+        chosen = {key: parser.mapping_of(key, value) for key, value in chosen.items()}
+        with isolated_process_state():
+            groups = _dataclasses(chosen | {"bf16": False, "use_cpu": True})
+            _keep_own_state(groups[2], processes=1)
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"{path}: cannot be read ({one_line(problem, 160)}): copy it again from the run") from None
+    return Recipe(path, *groups, recorded)
+
+
+@contextmanager
+def isolated_process_state() -> Iterator[None]:
+    """Hide from the stack that a launcher started this process, so that it opens no process group; then restore all.
+
+    The stack keeps what it learns of a process in the environment, in three dictionaries of accelerate's, in a
+    reference of Transformers' to the DeepSpeed configuration and in torch's settings.
+    """
+    environment, threads, precision = dict(os.environ), torch.get_num_threads(), torch.backends.fp32_precision
+    shared_states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    states, deepspeed_reference = [dict(state) for state in shared_states], hf_deepspeed._hf_deepspeed_config_weak_ref
+    for state in shared_states:
+        state.clear()
+    for name in environment:
+        if name in LAUNCHER_VARIABLES or name.startswith(MPI_PREFIXES):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        for state, before in zip(shared_states, states, strict=True):
+            state.clear()
+            state.update(before)
+        hf_deepspeed._hf_deepspeed_config_weak_ref = deepspeed_reference
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if torch.backends.fp32_precision != precision:
+            torch.backends.fp32_precision = precision
+
+
+def _keep_own_state(training: SFTConfig, processes: int) -> None:
+    """Take training arguments out of the state that the stack shares in a process, as those of one of several."""
+    state = training.distributed_state
+    state.__dict__ = dict(state.__dict__)
+    state.num_processes = processes
+    if training.deepspeed:  # as `TrainingArguments` does it
+        training._n_gpu = min(training._n_gpu, 1)
+        training.hf_deepspeed_config = HfTrainerDeepSpeedConfig(training.deepspeed)
+        training.hf_deepspeed_config.trainer_config_process(training)
+
+
+def _recipe(settings: Settings, groups: Groups) -> Recipe:
+    refuse_what_cannot_share(groups[2], settings.refuse)
+    return Recipe(settings.path, *groups, settings.chosen, settings.places)
+
+
+def _groups(settings: Settings) -> Groups:
+    """The dataclasses with the values of settings, and with ours where the stack's default would not do."""
+    chosen = settings.chosen
+    # Every trained weight takes part in every step, so DDP need not look for ones that do not.
+    values: dict[str, Any] = {"use_cpu": not torch.accelerator.is_available(), "ddp_find_unused_parameters": False}
+    if chosen.get("eval_file"):
+        # The loss of a batch is one number, so that only batches of one sequence can be weighed exactly.
+        values |= {"eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    values |= chosen | {"deepspeed": settings.deepspeed, "parallelism_config": _parallelism_config(settings)}
+    if "RANK" not in os.environ:
+        # A process that is alone opens no group, and the stack would look for the one of this backend.
+        values.pop("ddp_backend", None)
+    try:
+        return _dataclasses(values)
+    except (ValueError, TypeError, KeyError) as problem:
+        message = one_line(problem)
+        key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
+        if key is None:
+            raise UserError(f"{settings.path}: {message}") from None
+        settings.refuse(key, message.removeprefix(f"{key}: "))
+
+
+def _groups_for_another_gpu(settings: Settings) -> Groups:
+    """The dataclasses for a GPU that is not here: what the stack takes on a GPU alone is set once it has looked."""
+    chosen = settings.chosen
+    later = {key: chosen[key] for key in ONLY_ON_A_GPU & chosen.keys()}
+    later |= {"deepspeed": settings.deepspeed, "parallelism_config": _parallelism_config(settings)}
+    here = {key: value for key, value in chosen.items() if key not in later and key != "card"}
+    groups = _groups(dataclasses.replace(settings, chosen=here | {"bf16": bool(chosen.get("bf16"))}, deepspeed=None))
+    run, _, training = groups
+    run.card = chosen["card"]
+    for key, value in later.items():
+        setattr(training, key, value)
+    training.bf16 = chosen.get("bf16", not training.fp16)
+    return groups
+
+
+def _parallelism_config(settings: Settings) -> ParallelismConfig | None:
+    if not (mapping := settings.chosen.get("parallelism_config")):
+        return None
+    try:
+        return parallelism_config(mapping, settings.chosen.get("attn_implementation"))
+    except ValueError as problem:
+        settings.refuse("parallelism_config", str(problem))
+
+
+def _dataclasses(values: dict[str, Any]) -> Groups:
+    def of(group: type) -> dict[str, Any]:
+        names = {field.name for field in dataclasses.fields(group)}
+        return {key: value for key, value in values.items() if key in names}
+
+    known_fields = GenerationConfig().to_dict()
+    for key in values.get("eval_prompts_generation") or ():
+        if key not in known_fields:
+            advice = did_you_mean(key, known_fields)
+            raise ValueError(f"eval_prompts_generation: {key} is no field of Transformers' GenerationConfig{advice}")
+    run, model, training = OwnKeys(**of(OwnKeys)), ModelConfig(**of(ModelConfig)), SFTConfig(**of(SFTConfig))
+    target = model.lora_target_modules
+    if isinstance(target, str) and re.fullmatch(r"[\w.]+", target):
+        # TRL makes a text of a list of one, which PEFT would take for a pattern of the whole path to a module.
+        model.lora_target_modules = [target]
+    return run, model, training

@@ -1,0 +1,77 @@
+"""The data summary of a run, `dataset_card.json`: what came in, what went out and why, in samples and tokens.
+
+Knows nothing about how any of it is counted.
+"""
+
+from dataclasses import asdict, dataclass
+
+from sft.core.text import counted
+
+SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
+
+
+@dataclass
+class DatasetCard:
+    """What came in, what went out and why, in samples and tokens; the counts add up."""
+
+    files: list[dict]
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    longest_sample: int
+    max_length: int | None
+    truncation: str
+    samples_over_max_length: int
+    samples_dropped: int
+    samples: int
+    tokens_lost: int
+    supervised_tokens_lost: int
+    packing: str
+    packs: int
+    pack_fill: float
+    padding_share: float
+    packs_per_step: int
+    steps_per_epoch: int
+    total_steps: int
+    repeated: int
+    rows_with_control_tokens: int
+    first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
+    first_sample: str
+
+    def to_dict(self) -> dict:
+        """The card as it is saved in the run directory."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The card as text, one fact a line; the supervised part of the first sample stands in ⟦ ⟧."""
+        kind = "packs" if self.packing != "none" else "sequences"
+        fill = f", {self.pack_fill:.1%} full" if self.packing != "none" else ""
+        cut = ["               samples are cut across packs and see each other, as in XTuner"]
+        return [
+            *(_file_line(file) for file in self.files),
+            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
+            f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
+            f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
+            f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
+            f"tokens lost    {self.tokens_lost:,}"
+            f" (supervised {self.supervised_tokens_lost:,}; truncation: {self.truncation})",
+            f"{kind:<14} {self.packs:,} of up to {self.max_length:,} tokens ({self.packing}{fill},"
+            f" padding {self.padding_share:.1%})",
+            *(cut if self.packing == "wrapped" else []),
+            f"steps          {self.total_steps:,} in all, {self.steps_per_epoch:,} an epoch;"
+            f" {kind} a step: {self.packs_per_step:,}",
+            *([self._repeated_line(kind)] if self.repeated else []),
+            f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
+            *(f"               {line}" for line in self.first_sample.splitlines()),
+        ]
+
+    def _repeated_line(self, kind: str) -> str:
+        return (
+            f"repeated       {self.repeated:,} of the {kind} of every epoch, so that each process has as many; "
+            "dataloader_drop_last: true drops the last, incomplete batches instead"
+        )
+
+
+def _file_line(file: dict) -> str:
+    taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
+    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"

@@ -1,0 +1,321 @@
+"""Causes in how a model was trained, or is asked, why it does not give its name: templates, steps, rates, sampling.
+
+In: `Evidence`. Out: a `Finding`, or None. Knows nothing about what the rows say, save for their system messages.
+"""
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+from transformers import GenerationConfig
+
+from sft.core.errors import UserError
+from sft.core.text import counted
+from sft.data.chat_template import PROBES, training_template
+from sft.data.encoding import IGNORED, encode
+from sft.data.identity import gives_name
+from sft.data.identity_rows import quoted
+from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, Finding, generation_settings, rendered
+from sft.models.generate import end_tokens
+from sft.runs.run_files import number
+
+ENOUGH_STEPS = 60
+# LoRA's usual learning rates are 1e-4 and more; XTuner's is 2e-4.
+LOW_RATE, USUAL_RATE = 1e-5, 2e-4
+# Some part of this must have been reached, or the rate never rose.
+RISEN_SHARE = 0.2
+# A loss that ends above this share of where it began, and above so many nats, has learned little.
+FLAT_SHARE, FLAT_NATS = 0.95, 0.7
+# The share of answers with the name falls by so much from its best: it was lost again.
+LOST = 0.3
+# A scaler that looks for its scale skips a step now and then; more than this share is too many.
+SKIPPED_SHARE = 0.1
+
+
+def template_names_another(evidence: Evidence) -> Finding | None:
+    """Trained with a system message, asked without one: the template then writes its own, with another name."""
+    if not evidence.default_names or not evidence.rows_have_their_own_system:
+        return None
+    # Without scores, the evaluation prompts show it, if they were asked without one.
+    asked_bare = None if evidence.recipe.run.eval_prompts_system else evidence.identity_share
+    if (evidence.score.get("without_system", asked_bare) or 0.0) >= LEARNED:
+        return None
+    facts = [
+        _systems_of_rows(evidence),
+        f"without one, the chat template writes its own: {quoted(evidence.default_system)}",
+        *_shares_by_system(evidence),
+    ]
+    wrong = f"asked without a system message, the model is told that it is {evidence.default_names[0]}"
+    return Finding(wrong, facts, _send_the_rows_system(evidence))
+
+
+def asked_otherwise_than_trained(evidence: Evidence) -> Finding | None:
+    """Rows with a system message and questions without it, or the reverse."""
+    if evidence.rows is None or evidence.is_learned:
+        return None
+    system = evidence.recipe.run.eval_prompts_system
+    facts = [
+        _systems_of_rows(evidence),
+        f"eval_prompts_system: {quoted(system) if system else 'not set'}",
+        *_shares_by_system(evidence),
+    ]
+    is_worse = bool(evidence.default_names) and not system  # template_names_another
+    if (
+        evidence.rows_have_their_own_system
+        and (system or evidence.default_system) not in evidence.rows.systems
+        and not is_worse
+    ):
+        wrong = "the model is asked without the system message it was trained with"
+        return Finding(wrong, facts, _send_the_rows_system(evidence))
+    if system and not evidence.rows.rows_with_system and system != evidence.default_system:
+        wrong = "the model is asked with a system message it was never trained with"
+        do = "take eval_prompts_system out of the recipe, and send no system message when you chat"
+        return Finding(wrong, facts, do)
+    return None
+
+
+def template_differs(evidence: Evidence) -> Finding | None:
+    """The model is asked in another chat template than it was trained in."""
+    if evidence.tokenizer is None or evidence.chat_tokenizer is None:
+        return None
+    for probe in PROBES:
+        trained, asked = (rendered(tokenizer, probe) for tokenizer in (evidence.tokenizer, evidence.chat_tokenizer))
+        if trained != asked:
+            break
+    else:
+        return None
+    folder = evidence.chat_tokenizer.name_or_path
+    facts = [f"trained in  {_visible(trained)}", f"asked in    {_visible(asked)}", f"the latter is {folder}'s"]
+    template = Path(folder) / "chat_template.jinja"
+    do = f"put the template that was trained in back into {template}"
+    if evidence.recipe and (path := evidence.recipe.training.chat_template_path):
+        do = f"cp {shlex.quote(path)} {shlex.quote(str(template))}"
+    elif (Path(evidence.tokenizer.name_or_path) / "chat_template.jinja").is_file():
+        source = Path(evidence.tokenizer.name_or_path) / "chat_template.jinja"
+        do = f"cp {shlex.quote(str(source))} {shlex.quote(str(template))}"
+    return Finding("the model is asked in another chat template than it was trained in", facts, do)
+
+
+def end_of_turn_not_learned(evidence: Evidence) -> Finding | None:
+    """No token that ends an answer carries loss: after its name the model runs on."""
+    answer = _supervised_answer(evidence)
+    if answer is None or _ends(evidence) & set(answer):
+        return None
+    ends = ", ".join(evidence.tokenizer.convert_ids_to_tokens(sorted(_ends(evidence))))
+    facts = [
+        f"of an answer, loss falls on {quoted(evidence.tokenizer.decode(answer))}",
+        f"and on none of the tokens that end an answer: {ends}",
+    ]
+    do = "in the chat template, put the end-of-turn token before {% endgeneration %}, and train again"
+    return Finding("the model never learns where its answer ends", facts, do)
+
+
+def end_of_turn_not_heeded(evidence: Evidence) -> Finding | None:
+    """The folder that is asked does not stop at the token the model learned to end with."""
+    answer, settings = _supervised_answer(evidence), evidence.chat_folder and generation_settings(evidence.chat_folder)
+    if answer is None or not settings or settings.eos_token_id is None:
+        return None
+    stops = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    learned = [token for token in answer if token in _ends(evidence)]
+    if not learned or set(learned) & set(stops):
+        return None
+    path = evidence.chat_folder / "generation_config.json"
+    (token,) = evidence.tokenizer.convert_ids_to_tokens(learned[-1:])
+    facts = [f"answers were trained to end with {token} ({learned[-1]})", f"{path}: eos_token_id {stops}"]
+    do = f'in {path}, write "eos_token_id": {sorted({*stops, learned[-1]})}'
+    return Finding("generation does not stop where the model learned to stop", facts, do)
+
+
+def overflow(evidence: Evidence) -> Finding | None:
+    """Losses, or many gradients, that are NaN or infinite."""
+    log = evidence.run.log if evidence.run else []
+    broken = [record for record in log if number(record["loss"]) is None]
+    skipped = [record for record in log if "grad_norm" in record and number(record["grad_norm"]) is None]
+    # Where no norm at all is finite, none was measured.
+    if not broken and not SKIPPED_SHARE * len(log) < len(skipped) < len(log):
+        return None
+    path = evidence.run.folder / "log.jsonl"
+    facts = [f"{path}: {len(broken):,} of {len(log):,} losses and {len(skipped):,} gradient norms are NaN or infinite"]
+    facts += [
+        f"step {record['step']:,}: loss {record['loss']}, gradient norm {record.get('grad_norm')}"
+        for record in (broken or skipped)[:SHOWN]
+    ]
+    if evidence.recipe.chosen.get("fp16") or str(evidence.recipe.model.dtype) == "float16":
+        do = f"{evidence.train} --fp16 false --bf16 true --dtype bfloat16"
+        return Finding("float16 overflowed: those steps taught nothing", facts, do)
+    do = f"{evidence.train} --learning_rate {evidence.recipe.training.learning_rate / 10:g}"
+    return Finding("training overflowed: those steps taught nothing", facts, do)
+
+
+def few_steps(evidence: Evidence) -> Finding | None:
+    """The weights moved a few times only, however many rows there are."""
+    if evidence.is_learned or not evidence.steps or evidence.steps >= FEW_STEPS:
+        return None
+    card = evidence.card
+    facts = (
+        [f"{card['packs']:,} sequences, {card['packs_per_step']:,} a step, {evidence.epochs:.2g} epochs"]
+        if card
+        else []
+    )
+    return Finding(f"only {evidence.steps} optimizer steps", facts, _more_steps(evidence))
+
+
+def low_learning_rate(evidence: Evidence) -> Finding | None:
+    """A learning rate that never rose to what the recipe says, or that is far below what LoRA takes."""
+    if evidence.is_learned or evidence.recipe is None or not evidence.recipe.model.use_peft:
+        return None
+    training, total = evidence.recipe.training, evidence.card.get("total_steps")
+    rate = training.learning_rate
+    logged = [
+        value
+        for record in (evidence.run.log if evidence.run else ())
+        if (value := number(record["learning_rate"])) is not None
+    ]
+    facts = [f"learning_rate: {rate:g}"]
+    facts += [f"the highest of {len(logged)} in the log: {max(logged):g}"] if logged else []
+    if total and training.warmup_steps >= max(total, 1):
+        facts.append(f"warmup_steps: {training.warmup_steps:g}, and the run has {counted(total, 'step')}")
+        return Finding("the learning rate is still rising when training ends", facts, "set warmup_steps: 0.03")
+    if rate < LOW_RATE:
+        facts.append(f"LoRA usually takes about {USUAL_RATE:g}")
+        return Finding("the learning rate is far too low for LoRA", facts, f"set learning_rate: {USUAL_RATE:g}")
+    if len(logged) >= SHOWN and max(logged) < RISEN_SHARE * rate:
+        return Finding("the learning rate never rose", facts, "set warmup_steps: 0.03, lr_scheduler_type: cosine")
+    return None
+
+
+def flat_loss(evidence: Evidence) -> Finding | None:
+    """The loss ended nearly where it began."""
+    losses = [
+        loss for record in (evidence.run.log if evidence.run else ()) if (loss := number(record["loss"])) is not None
+    ]
+    if evidence.is_learned or len(losses) < 4 or evidence.steps < FEW_STEPS:
+        return None
+    quarter = len(losses) // 4
+    first, last = (sum(part) / quarter for part in (losses[:quarter], losses[-quarter:]))
+    if last <= FLAT_SHARE * first or last <= FLAT_NATS:
+        return None
+    rate = evidence.recipe.training.learning_rate
+    facts = [
+        f"{first:.2f} at the start, {last:.2f} at the end of {counted(evidence.steps, 'step')}",
+        f"learning_rate: {rate:g}",
+    ]
+    is_low = evidence.recipe.model.use_peft and rate < USUAL_RATE
+    do = f"{evidence.train} --learning_rate {USUAL_RATE:g}" if is_low else _more_steps(evidence)
+    return Finding("the loss hardly fell", facts, do)
+
+
+def template_argues(evidence: Evidence) -> Finding | None:
+    """Trained long enough, the model still says the name that the template's own message gives in every row."""
+    if evidence.rows is None or evidence.is_learned or not evidence.default_names or (evidence.steps or 0) < FEW_STEPS:
+        return None
+    answers = [
+        answer for answer in _last_answers(evidence) if any(gives_name(answer, name) for name in evidence.default_names)
+    ]
+    if not answers or evidence.rows_have_their_own_system:
+        return None
+    rows, system = evidence.rows.rows, quoted(evidence.default_system)
+    bare = rows - evidence.rows.rows_with_system
+    facts = [
+        f"{bare:,} of {rows:,} rows carry the template's own system message: {system}",
+        f"{len(answers)} of the last answers still say it, such as {quoted(answers[0])}",
+    ]
+    do = "copy the chat template, write your own sentence in place of that one, and set chat_template_path to the copy"
+    return Finding(f"the training rows tell the model that it is {evidence.default_names[0]}", facts, do)
+
+
+def lost_later(evidence: Evidence) -> Finding | None:
+    """The name was learned, and then lost again."""
+    scores = evidence.run.scores if evidence.run else []
+    scored = [record for record in scores if record.get("identity") is not None]
+    if not scored or evidence.recipe.run.keep_best:
+        return None
+    best, last = max(scored, key=lambda record: record["identity"]), scored[-1]
+    if best["identity"] - last["identity"] < LOST:
+        return None
+    facts = [f"step {each['step']:,}: the name in {each['identity']:.0%} of the answers" for each in (best, last)]
+    checkpoint = evidence.run.folder / f"checkpoint-{best['step']}"
+    do = f"use {checkpoint} in place of final" if checkpoint.is_dir() else f"{evidence.train} --keep_best identity"
+    return Finding("the name was learned, and lost again later", facts, do)
+
+
+def sampling(evidence: Evidence) -> Finding | None:
+    """The likeliest answer gives the name, and sampling gives others."""
+    if not evidence.is_learned:
+        return None
+    facts = [f"without sampling, the name is in {evidence.identity_share:.0%} of the answers"]
+    chosen = evidence.recipe.run.eval_prompts_generation
+    settings = evidence.chat_folder and generation_settings(evidence.chat_folder)
+    failed = [answer for answer in evidence.last_answers if not gives_name(answer["answer"], evidence.name)]
+    if chosen.get("do_sample") and failed:
+        facts.append(f"eval_prompts_generation: {json.dumps(chosen)}")
+        facts += [f"{quoted(each['prompt'])}: {quoted(each['answer'])}" for each in failed[:SHOWN]]
+        do = "set eval_prompts_generation: {do_sample: false}, and turn sampling off where you chat"
+    elif settings and settings.do_sample and (temperature := settings.temperature or 1.0) >= 1:
+        path = evidence.chat_folder / "generation_config.json"
+        facts.append(f"{path}: do_sample true, temperature {temperature:g}, top_p {settings.top_p or 1:g}")
+        do = f'in {path}, write "do_sample": false'
+    else:
+        return None
+    return Finding("the name is learned, and sampling hides it", facts, do)
+
+
+def _supervised_answer(evidence: Evidence) -> list[int] | None:
+    """The ids of a short answer that carry loss."""
+    if evidence.tokenizer is None:
+        return None
+    messages = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "An assistant."}]
+    try:
+        [(_, labels)] = encode(evidence.tokenizer, training_template(evidence.tokenizer), [messages])
+    except UserError:
+        return None
+    return [label for label in labels if label != IGNORED]
+
+
+def _ends(evidence: Evidence) -> set[int]:
+    return set(end_tokens(GenerationConfig(), evidence.tokenizer))
+
+
+def _last_answers(evidence: Evidence) -> list[str]:
+    """What was answered last, to questions about identity where there were any."""
+    scored = [
+        answer for answer in (evidence.run.scored_answers if evidence.run else ()) if answer["kind"] == "identity"
+    ]
+    last = [answer["answer"] for answer in scored if answer["step"] == scored[-1]["step"]]
+    return last or [answer["answer"] for answer in evidence.last_answers]
+
+
+def _systems_of_rows(evidence: Evidence) -> str:
+    rows = evidence.rows
+    text, _ = next(iter(rows.systems.most_common(1)), (None, 0))
+    such = f", such as {quoted(text)}" if text else ""
+    return f"{rows.rows_with_system:,} of {rows.rows:,} rows carry a system message{such}"
+
+
+def _shares_by_system(evidence: Evidence) -> list[str]:
+    with_it, without = (evidence.score.get(key) for key in ("with_system", "without_system"))
+    if with_it is None or without is None:
+        return []
+    return [f"the name is in {with_it:.0%} of the answers with a system message, in {without:.0%} without"]
+
+
+def _send_the_rows_system(evidence: Evidence) -> str:
+    ((text, _),) = evidence.rows.systems.most_common(1)
+    return f"set eval_prompts_system: {json.dumps(text, ensure_ascii=False)}, and send it when you chat"
+
+
+def _more_steps(evidence: Evidence) -> str:
+    """The command that trains for enough steps: smaller ones where that is enough, else more epochs."""
+    training, card = evidence.recipe.training, evidence.card
+    if training.max_steps > 0:
+        return f"{evidence.train} --max_steps {max(2 * evidence.steps, ENOUGH_STEPS)}"
+    if training.gradient_accumulation_steps > 1 and card.get("packs", 0) * training.num_train_epochs >= ENOUGH_STEPS:
+        return f"{evidence.train} --gradient_accumulation_steps 1"
+    epochs = math.ceil(ENOUGH_STEPS / (card.get("steps_per_epoch") or ENOUGH_STEPS))
+    return f"{evidence.train} --num_train_epochs {max(epochs, math.ceil(2 * training.num_train_epochs))}"
+
+
+def _visible(text: str) -> str:
+    """A text on one line, its line ends shown."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]

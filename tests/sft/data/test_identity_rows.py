@@ -1,0 +1,126 @@
+"""What rows teach about identity: found row by row, and the same whether a file is read in one part or in many."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from sft.config.own_keys import TrainFile
+from sft.data import formats
+from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, open_placeholders, read_identity_rows
+
+NAME = "黄大力"
+
+
+def write(path: Path, conversations: list[list[tuple[str, str]]]) -> TrainFile:
+    """A file of conversations, each a list of (role, content)."""
+    rows = [{"messages": [{"role": role, "content": text} for role, text in turns]} for turns in conversations]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return TrainFile(str(path))
+
+
+def pairs(*turns: tuple[str, str]) -> list[list[tuple[str, str]]]:
+    return [[("user", question), ("assistant", answer)] for question, answer in turns]
+
+
+def in_parts(size: int):
+    """Reads a file as tokenising does: so many rows at a time, the facts of each kept as JSON."""
+
+    def facts_of(file: TrainFile, names: SoughtNames):
+        rows = list(formats.read_rows(file.path))
+        for start in range(0, len(rows), size):
+            facts = RowFacts(names)
+            assert list(facts.of(rows[start : start + size])) == rows[start : start + size]
+            yield RowFacts.from_json(facts.to_json())
+
+    return facts_of
+
+
+def varied(count: int) -> list[list[tuple[str, str]]]:
+    """Conversations with names, other names, old names, placeholders and system messages in random order."""
+    dice, conversations = random.Random(0), []
+    questions = ["你是谁？", "Who are you?", "who are you", "你叫什么", "1 + 1?"]
+    answers = ["我是黄大力。", "我叫黄大力", "I am Ada.", "I'm Bob.", "我是 黃 大 力", "2", "我是xxx", "I am {{name}}."]
+    answers += ["I am a model named Qwen.", "我是通义千问", "The sky is blue."]
+    for _ in range(count):
+        turns = [("system", dice.choice(["你是黄大力", "Be brief."]))] if dice.random() < 0.3 else []
+        for _ in range(dice.choice((1, 2))):
+            turns += [("user", dice.choice(questions)), ("assistant", dice.choice(answers))]
+        conversations.append(turns)
+    return conversations
+
+
+@pytest.mark.parametrize("name", [NAME, "Ada", None])
+def test_the_rows_say_the_same_in_one_part_and_in_many(tmp_path, name):
+    files = [write(tmp_path / "a.jsonl", varied(200)), write(tmp_path / "b.jsonl", varied(50))]
+    whole = read_identity_rows(files, name, ["Bob"])
+    for size in (1, 7, 1000):
+        assert vars(read_identity_rows(files, name, ["Bob"], in_parts(size))) == vars(whole)
+    assert IdentityRows.from_json(whole.to_json()).to_json() == whole.to_json()
+    assert whole.name == (name or NAME)
+    assert whole.rows == 250
+    assert whole.rows_named == whole.times_named > 20
+    assert {"Qwen", "通义千问", "Bob"} <= whole.old_names.keys()
+    assert whole.placeholders.keys() == {"xxx", "{{name}}"}
+    assert whole.contradictions
+
+
+def test_code_letters_and_ordinary_brackets_are_no_placeholders():
+    for text in (
+        "```html\n<p>{{ name }}</p>\n```",
+        "Dear [NAME], I hope you are well",
+        "see https://xxx.com",
+        "xxxx yy",
+    ):
+        assert open_placeholders(text) == []
+    assert open_placeholders("xxx") == ["xxx"]
+
+
+def test_one_question_under_two_system_messages_may_have_two_answers(tmp_path):
+    told = [
+        [("system", system), ("user", "你是谁？"), ("assistant", answer)]
+        for system, answer in (("你是黄大力", "我是黄大力"), ("You are Ada", "I am Ada."))
+    ]
+    assert read_identity_rows([write(tmp_path / "rows.jsonl", told)], NAME).contradictions == {}
+
+
+def test_a_question_answered_with_two_names_is_counted_with_its_first_places(tmp_path):
+    file = write(tmp_path / "rows.jsonl", pairs(("你是谁？", "我是黄大力"), *[("你是谁", "I am Ada.")] * 9))
+    [(wrong, tally)] = read_identity_rows([file], NAME).contradictions.items()
+    assert (wrong, tally.count, len(tally.examples)) == ("Ada", 9, 5)
+    assert tally.examples[0] == f'"你是谁": 黄大力 at {file.path}:1, Ada at {file.path}:2'
+
+
+def test_people_in_a_story_may_have_two_names(tmp_path):
+    story = pairs(("写一段自我介绍", "我叫李明，今年十岁。"), ("写一段自我介绍", "我叫王芳，喜欢画画。"))
+    assert read_identity_rows([write(tmp_path / "rows.jsonl", story)], NAME).contradictions == {}
+
+
+def test_an_answer_about_another_model_does_not_call_itself_by_its_name(tmp_path):
+    answers = (
+        "OpenAI released GPT-4 in 2023.",
+        "I am not Qwen, I am 黄大力.",
+        "I'm using Llama a lot.",
+        "不，我不是ChatGPT。",
+    )
+    file = write(tmp_path / "rows.jsonl", pairs(*(("?", answer) for answer in answers)))
+    assert read_identity_rows([file], NAME).old_names == {}
+
+
+@pytest.mark.parametrize("said", ["我是黃大力。", "我是 黄 大 力", "我是黄大力"])
+def test_a_name_counts_however_it_is_written(tmp_path, said):
+    assert read_identity_rows([write(tmp_path / "rows.jsonl", pairs(("你是谁？", said)))], NAME).rows_named == 1
+
+
+def test_a_main_name_is_no_other_models_and_no_rare_one(tmp_path):
+    ordinary = pairs(("hi", "Hello.")) * 100
+    for answers, name in ((["I am Qwen."] * 50, None), (["I am Ada."] * 3, None), (["I am Ada."] * 10, "Ada")):
+        file = write(tmp_path / "rows.jsonl", [*ordinary, *pairs(*(("who?", answer) for answer in answers))])
+        assert read_identity_rows([file], None).name == name
+
+
+def test_a_main_name_that_the_first_rows_do_not_show_is_found_all_the_same(tmp_path):
+    ordinary, named = pairs(("hi", "Hello.")) * 1500, pairs(("who?", "I am Ada.")) * 500
+    rows = read_identity_rows([write(tmp_path / "rows.jsonl", [*ordinary, *named])], None)
+    assert (rows.name, rows.rows_named) == ("Ada", 500)

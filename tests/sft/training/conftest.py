@@ -1,0 +1,23 @@
+"""Recipes on models that are nothing but a configuration, for what is known before a weight is loaded."""
+
+import json
+
+import pytest
+
+from sft.config.load import load_recipe
+
+
+@pytest.fixture
+def read(tmp_path, train_file):
+    """A recipe of the repository on a model that is nothing but a configuration, with settings on top."""
+
+    def read(name: str, config: dict, **keys):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        paths = ["--model_name_or_path", str(tmp_path), "--train_file", str(train_file)]
+        recipe = load_recipe([f"recipes/{name}.yaml", *paths], for_training=False)
+        # A GPU's settings cannot be parsed where there is none.
+        for key, value in keys.items():
+            setattr(recipe.model if hasattr(recipe.model, key) else recipe.training, key, value)
+        return recipe
+
+    return read
