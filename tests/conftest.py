@@ -82,7 +82,7 @@ def tokenizer():
 def tiny_model(tokenizer, once) -> Path:
     """A folder with a randomly initialised Llama of two layers and its tokenizer."""
 
-    def save(folder: Path) -> None:
+    def save(models: Path) -> None:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -99,10 +99,10 @@ def tiny_model(tokenizer, once) -> Path:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(models / "tiny-llama")
+        tokenizer.save_pretrained(models / "tiny-llama")
 
-    return once("tiny-llama", save)
+    return once("models", save) / "tiny-llama"
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from sft.config.load import load_recipe
 from sft.core.paths import REPOSITORY
@@ -50,14 +51,10 @@ def test_huangdali_mirrors_xtuners_qlora_config(train_file):
     assert model.lora_target_modules == "all-linear"
     assert (training.save_steps, training.save_total_limit, training.logging_steps) == (500, 2, 10)
     assert (run.eval_prompts, run.eval_prompts_steps) == (["请介绍一下你自己", "Please introduce yourself"], 500)
-    text = (REPOSITORY / "recipes/huangdali.yaml").read_text()
-    for line in (
-        "fp16: true",
-        "dtype: float16",
-        "deepspeed: ds_configs/zero2.json",
-        "train_file: data/huangdali.jsonl",
-    ):
-        assert line in text
+    # What this machine cannot do, and the command line therefore replaced above.
+    written = yaml.safe_load((REPOSITORY / "recipes/huangdali.yaml").read_text(encoding="utf-8"))
+    assert (written["fp16"], written["dtype"]) == (True, "float16")
+    assert (written["deepspeed"], written["train_file"]) == ("ds_configs/zero2.json", "data/huangdali.jsonl")
     assert chosen["output_dir"] == "work_dirs/huangdali"
 
 

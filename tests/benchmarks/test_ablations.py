@@ -37,6 +37,7 @@ def test_other_weights_are_told_from_the_same(bench):
     assert bench.run(named("the recipe, again")).endswith("as it stands: other weights |")
 
 
+@pytest.mark.long
 def test_scoring_in_the_middle_and_trls_trainer_run_too(bench, capsys):
     bench.run(named("deterministic"))
     assert bench.run(named("deterministic, scored in the middle")).endswith("deterministic: bit for bit |")

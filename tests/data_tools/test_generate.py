@@ -115,6 +115,7 @@ def test_one_language_alone_can_be_asked_for(tmp_path, capsys):
     assert "--lang zh,fr: choose zh, en or both" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_most_rows_it_says_it_can_make_it_makes(capsys, tmp_path):
     for arguments in (["--ordinary", "0", "--lang", "zh"], ["--ordinary", "1"], ["--ordinary", "0"]):
         command = ["generate", str(tmp_path / "out"), "--name", NAME, *arguments]

@@ -109,7 +109,7 @@ def test_a_paste_of_several_lines_is_one_message_and_is_saved_as_one(terminal, p
     assert row["messages"][0]["content"] == "Who\n  are you?\n/exit"
 
 
-@pytest.mark.parametrize("columns", [120, 80])
+@pytest.mark.parametrize("columns", [120, pytest.param(80, marks=pytest.mark.long)])
 def test_before_and_after_stand_side_by_side_where_there_is_room_and_do_not_steer_the_terminal(terminal, pair, columns):
     child = terminal(*pair, "--base-too", columns=columns)
     child.send("你是谁？\r")
@@ -125,6 +125,7 @@ def test_before_and_after_stand_side_by_side_where_there_is_room_and_do_not_stee
         assert "\n".join(lines).endswith(f"\nbefore  {BEFORE}\nafter   {SHOWN}")
 
 
+@pytest.mark.long
 def test_a_pipe_gets_the_answers_and_nothing_else(pair):
     """The whole program as a shell starts it, until its reader goes away after three lines."""
     command = shlex.join([sys.executable, "-m", "model_tools", "chat", *pair, "--base-too"])

@@ -444,6 +444,7 @@ def test_a_folder_with_something_in_it_is_left_alone(zero_run, export, tmp_path)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+@pytest.mark.long
 def test_a_killed_export_leaves_nothing_of_its_name_and_the_next_one_works(zero_run, export, tmp_path):
     """Killed when all files are written and the first is brought to the disk, the last moment before it has a name."""
     script = (

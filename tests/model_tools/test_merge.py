@@ -365,6 +365,7 @@ class TestRefusals:
         assert "only plain LoRA can be weighted" in self.refused(capsys, tmp_path, base, f"{adapter}:0.5")
 
 
+@pytest.mark.long
 def test_a_killed_merge_leaves_nothing_that_loads(pair, tmp_path):
     base, adapter = pair(llama(hidden_size=256, intermediate_size=2048, num_hidden_layers=48), lora())
     command = [sys.executable, "-m", "model_tools", "merge", base, adapter, tmp_path / "out", "--no-verify"]

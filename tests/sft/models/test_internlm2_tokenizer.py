@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[3]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"
 TEXTS = [
     *(path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")),
-    *(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "sft").glob("*.py"))),
+    *(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "sft").rglob("*.py"))),
     "  two  spaces ",
     "\n\n\ttabs\r\n",
     "",

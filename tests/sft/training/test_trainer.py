@@ -1,19 +1,14 @@
 """The trainer's promises: XTuner's schedule, a rate that rises on tiny data, an adapter in full precision."""
 
 import copy
+import json
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
-from sft.config.settings import read_settings
-from sft.data.dataset import load_dataset
-from sft.models.loading import load_model, load_tokenizer
-from sft.training import launch
-from sft.training.trainer import RecipeTrainer, whole_warmup_steps
+from sft.training.trainer import whole_warmup_steps
 
 PEAK = 2e-4
 
@@ -92,24 +87,13 @@ def test_full_fine_tuning_and_8bit_lora_train_by_recipe(make_trainer):
 
 
 @pytest.mark.parametrize("engine", [{}, {"deepspeed": "ds_configs/zero2.json"}], ids=["alone", "deepspeed"])
-def test_frozen_weights_are_to_the_last_bit_what_was_loaded(write_recipe, engine):
+def test_frozen_weights_are_to_the_last_bit_what_was_loaded(runs, write_recipe, tmp_path, engine):
     keys = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bf16": True, "dtype": "bfloat16", "max_steps": 2}
     recipe = write_recipe(**keys, **engine, bnb_4bit_quant_storage="bfloat16")
     # In a process of its own: what DeepSpeed opens in one stays open.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        assert apart.submit(changed_weights, str(recipe)).result() == []
-
-
-def changed_weights(path: str) -> list[str]:
-    """Trains a recipe; the names of the base model's weights that are no longer what was loaded."""
-    recipe = launch.start(read_settings([path]))
-    tokenizer = load_tokenizer(recipe.model.model_name_or_path)
-    packs, card = load_dataset(recipe, tokenizer)
-    loaded = frozen_bits(load_model(recipe.model))
-    trainer = RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, None, {}, card)
-    trainer.train()
-    trained = frozen_bits(trainer.base)
-    return [name for name in loaded.keys() | trained.keys() if not torch.equal(loaded[name], trained[name])]
+    ended = runs.run([recipe], tmp_path / "run", main="tests.support.frozen_weights")
+    assert ended.codes == [0], ended.err[-3000:]
+    assert json.loads(ended.out.splitlines()[-1]) == []
 
 
 def test_training_leaves_the_recipe_as_it_was(make_trainer):
@@ -130,9 +114,3 @@ def plain_values(settings) -> dict:
     """A copy of every setting that is plain data."""
     kinds = (int, float, str, list, dict, type(None))
     return {key: copy.deepcopy(value) for key, value in vars(settings).items() if isinstance(value, kinds)}
-
-
-def frozen_bits(model) -> dict[str, torch.Tensor]:
-    """A model's own weights as bytes, without an adapter's."""
-    weights = ((name.replace("base_layer.", ""), weight) for name, weight in model.named_parameters())
-    return {name: weight.detach().clone().view(torch.uint8) for name, weight in weights if "lora_" not in name}
