@@ -29,13 +29,9 @@ from sft.core.paths import REPOSITORY
 from sft.data.chat_template import training_template
 from sft.data.encoding import encode
 from sft.models.loading import load_tokenizer
-<<<<<<< HEAD
+from sft.runs.run_files import read_plan
 from sft.training.gpu import usable_bytes
 from sft.training.memory import CUDA_CONTEXT, GIB, predict_memory
-=======
-from sft.runs.run_files import read_plan
-from sft.training.memory import CUDA_CONTEXT, GIB, predict, usable
->>>>>>> 62d336d359dab9a5476b74072dd44a78ee292692
 
 CAPPED = """
 import resource
@@ -136,17 +132,10 @@ class Trial:
             recipe.write_text(yaml.safe_dump(self._settings | files | {"max_length": tokens}), encoding="utf-8")
             command = started_after(CAPPED.format(self._size), str(REPOSITORY / "train_sft.py"), str(recipe))
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-<<<<<<< HEAD
-        if result.returncode == 0:
-            self.predicted = re.search(r"memory +([\d.]+) GiB", result.stdout)[1]
-            return True
-        if not any(words in result.stderr for words in OUT_OF_MEMORY):
-=======
             if result.returncode == 0:
                 self.predicted = f"{read_plan(Path(folder, 'run'))['memory']['peak'] / GIB:.1f}"
                 return True
-        if not any(words in result.stderr for words in TOO_LITTLE):
->>>>>>> 62d336d359dab9a5476b74072dd44a78ee292692
+        if not any(words in result.stderr for words in OUT_OF_MEMORY):
             raise SystemExit(f"{tokens} tokens: {result.stderr[-500:]}")
         return False
 
