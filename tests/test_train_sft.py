@@ -51,7 +51,7 @@ def test_every_launcher_runs_a_recipe_from_any_working_directory(write_recipe, t
     assert json.loads((run / "final" / "adapter_config.json").read_text())["r"] == 4
     assert len(losses(run)) == 4
     plan, done = json.loads((run / "plan.json").read_text()), json.loads((run / "result.json").read_text())
-    assert plan["world_size"] == (2 if "2 processes" in launcher else 1)
+    assert plan["world_size"] == (2 if "2 processes" in kind else 1)
     assert (plan["total_steps"], plan["evaluations"], plan["trainable"]) == (4, [0, 2, 4], done["trainable_parameters"])
     assert plan["memory"]["peak"] > 0
     assert (done["status"], done["exit_code"], done["step"], done["final"]) == ("done", 0, 4, "final")
