@@ -90,7 +90,7 @@ def test_other_settings_are_refused_and_listed_and_taken_where_that_is_wanted(ru
     ended = runs.run([*other, "--resume_anyway", "true"], folder)
     assert ended.codes == [0]
     assert "resuming nevertheless (resume_anyway): learning_rate: 0.001 -> 0.0005" in ended.out
-    outcome("a setting changed since the checkpoint", "refused with a list; --resume_anyway goes on")
+    outcome("a setting changed since the checkpoint", "refused with a list; --resume_anyway resumes")
 
 
 def test_other_data_under_the_same_name_are_refused(runs, write_recipe, train_file, tmp_path, outcome):
@@ -115,7 +115,7 @@ def test_another_model_under_the_same_name_is_refused(runs, write_recipe, tiny_m
     ended = runs.run([recipe], folder)
     assert ended.codes == [2]
     assert "was written with other settings or data (model_name_or_path: its content has changed)" in ended.err
-    outcome("an adapter gone on with on another base model", "refused with a list")
+    outcome("an adapter resumed on another base model", "refused with a list")
 
 
 def test_a_model_with_a_missing_shard_is_refused_before_anything_is_loaded(
@@ -147,7 +147,7 @@ def test_never_keeps_the_unfinished_run_aside(runs, recipe, copy, tmp_path):
     folder, expected = copy
     ended = runs.run([recipe, "--output_dir", folder, "--resume", "never"], folder)
     assert ended.codes == [0]
-    assert "going on" not in ended.out
+    assert "resuming from" not in ended.out
     assert result(folder) == expected
     assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
 
@@ -177,7 +177,7 @@ def test_another_number_of_processes_is_refused(runs, recipe, tmp_path, outcome)
     ended = runs.run(arguments, folder)
     assert ended.codes == [2]
     assert re.search(r"was written by 2 processes, and this run has 1: start it with as many", ended.err)
-    outcome("ZeRO-2 of 2 processes gone on with by 1", "refused, says how many it needs")
+    outcome("ZeRO-2 of 2 processes resumed by 1", "refused, says how many it needs")
 
 
 def test_a_second_run_on_one_run_directory_is_refused(runs, recipe, tmp_path, outcome):

@@ -57,7 +57,7 @@ def test_a_learning_rate_that_never_rises(runs, recipe, tmp_path, outcome):
     assert ended.codes == [3], ended.err[-2000:]
     assert "the learning rate never rises above 2.2e-05 in 10 steps" in ended.err
     assert runs.run([recipe, *flags, "--on_bad_step", "warn"], folder).codes == [0]
-    outcome("a warm-up longer than the run", "stopped before step 1, exit code 3; on_bad_step: warn goes on")
+    outcome("a warm-up longer than the run", "stopped before step 1, exit code 3; on_bad_step: warn continues")
 
 
 def test_a_batch_without_supervised_tokens(runs, write_recipe, tmp_path, outcome):

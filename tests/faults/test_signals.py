@@ -1,4 +1,4 @@
-"""Preemption: the step is finished and saved, the exit code says so, and the same command goes on."""
+"""Preemption: the step is finished and saved, the exit code says so, and the same command resumes."""
 
 import re
 import signal
