@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
+    """Read the recipe and the command line, and train by them; a mistake is reported before the stack is imported."""
     from sft.config.settings import read_settings
 
     settings = read_settings(arguments)

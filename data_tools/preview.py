@@ -15,6 +15,7 @@ PAGES = Path(__file__).parent / "pages"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
     parser.add_argument("recipe", help="recipe, such as recipes/huangdali.yaml")
     parser.add_argument("--row", type=int, metavar="N", help="show the sample of row N, counted from 1")
     parser.add_argument("--pack", type=int, metavar="N", help="show pack N, counted from 1 (the default is pack 1)")
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns its exit code."""
     from sft.config.load import load_recipe
     from sft.data import preview
 

@@ -37,6 +37,8 @@ class ModelConfig:
 
 
 class SchedulerType(Enum):
+    """The values of `transformers.trainer_utils.SchedulerType`."""
+
     LINEAR = "linear"
     COSINE = "cosine"
     COSINE_WITH_RESTARTS = "cosine_with_restarts"
@@ -52,6 +54,8 @@ class SchedulerType(Enum):
 
 
 class OptimizerNames(Enum):
+    """The values of `transformers.training_args.OptimizerNames`."""
+
     ADAMW_TORCH = "adamw_torch"
     ADAMW_TORCH_FUSED = "adamw_torch_fused"
     ADAMW_TORCH_XLA = "adamw_torch_xla"
@@ -96,12 +100,16 @@ class OptimizerNames(Enum):
 
 
 class IntervalStrategy(Enum):
+    """The values of `transformers.trainer_utils.IntervalStrategy`."""
+
     NO = "no"
     STEPS = "steps"
     EPOCH = "epoch"
 
 
 class SaveStrategy(Enum):
+    """The values of `transformers.trainer_utils.SaveStrategy`."""
+
     NO = "no"
     STEPS = "steps"
     EPOCH = "epoch"
@@ -109,6 +117,8 @@ class SaveStrategy(Enum):
 
 
 class HubStrategy(Enum):
+    """The values of `transformers.trainer_utils.HubStrategy`."""
+
     END = "end"
     EVERY_SAVE = "every_save"
     CHECKPOINT = "checkpoint"
@@ -155,6 +165,8 @@ class ParallelismConfig:
 
 
 class DebugOption(Enum):
+    """The values of `transformers.debug_utils.DebugOption`."""
+
     UNDERFLOW_OVERFLOW = "underflow_overflow"
     TPU_METRICS_DEBUG = "tpu_metrics_debug"
 

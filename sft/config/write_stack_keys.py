@@ -63,7 +63,8 @@ def _define_dataclass(group: type, definitions: dict[str, str]) -> None:
 
 def _define_enumeration(kind: type[Enum], definitions: dict[str, str]) -> None:
     lines = [f"    {member.name} = {_literal(member.value)}" for member in kind]
-    definitions[kind.__name__] = "\n".join([f"class {kind.__name__}(Enum):", *lines, ""])
+    documentation = f'    """The values of `{kind.__module__}.{kind.__name__}`."""'
+    definitions[kind.__name__] = "\n".join([f"class {kind.__name__}(Enum):", documentation, "", *lines, ""])
 
 
 def _annotation(kind: Any, definitions: dict[str, str]) -> str:

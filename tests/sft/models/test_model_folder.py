@@ -52,7 +52,10 @@ def test_what_is_no_folder_here_is_left_to_the_stack(tmp_path):
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
         (lambda folder: os.truncate(folder / "model.safetensors", 5000), r"model\.safetensors: is 5,000 bytes"),
         (lambda folder: in_shards(folder)[1].unlink(), r"model-00002-of-.*: is missing"),
-        (lambda folder: os.truncate(in_shards(folder)[0], 5000), r"model-00001-of-.*: is 5,000 bytes long, and its header says"),
+        (
+            lambda folder: os.truncate(in_shards(folder)[0], 5000),
+            r"model-00001-of-.*: is 5,000 bytes long, and its header says",
+        ),
     ],
 )
 def test_what_is_missing_or_cut_short_is_named(folder, spoil, said):
