@@ -75,7 +75,7 @@ def test_a_batch_without_supervised_tokens(runs, write_recipe, tmp_path, outcome
 def test_memory_that_does_not_suffice(runs, recipe, train_file, tmp_path, outcome):
     folder = tmp_path / "run"
     whole = runs.run([recipe, "--output_dir", folder], folder)
-    shortage = Shortage(whole.touches[0] // 2, 1 << 20)
+    shortage = Shortage(whole.touches[0] // 6, 1 << 20)
     rows = tmp_path / "rows.jsonl"
     rows.write_text(train_file.read_text(encoding="utf-8") * 6, encoding="utf-8")
     flags = ["--train_file", rows, "--per_device_train_batch_size", "240", "--output_dir", tmp_path / "short"]
