@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
 
@@ -47,7 +48,7 @@ def load_questions(path: Path) -> dict[str, list[str]]:
     try:
         questions = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as problem:
-        raise UserError(f"{path}: cannot be read as YAML: {one_line(problem)}") from None
+        raise UserError(f"{path}: cannot be read as YAML: {one_line_message(problem)}") from None
     is_lists = isinstance(questions, dict) and all(
         isinstance(group, list) and all(isinstance(question, str) for question in group) for group in questions.values()
     )

@@ -13,6 +13,7 @@ from model_tools.checkpoints.xtuner_config import Symbol, read_config
 from sft.config.aliases import RENAMED, XTUNER
 from sft.core import files
 from sft.core.errors import UserError
+from sft.core.text import one_line
 
 LOADS = "PyTorch and Transformers"
 
@@ -192,6 +193,4 @@ def _has_word(value: object, word: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = value.text if isinstance(value, Symbol) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:60] + "..."
+    return one_line(value.text if isinstance(value, Symbol) else repr(value), 60)

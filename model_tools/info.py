@@ -19,8 +19,8 @@ from model_tools.checkpoints.model_folder import (
     read_adapter_config,
     read_json,
 )
-from sft.core.errors import UserError, one_line
-from sft.core.text import counted
+from sft.core.errors import UserError
+from sft.core.text import counted, one_line_message
 from sft.runs.run_files import RECIPE, is_run_directory
 
 LOADS = "safetensors and PyTorch"
@@ -129,7 +129,7 @@ def _run_directory(path: Path) -> PathSummary:
         recipe = yaml.safe_load((path / RECIPE).read_text(encoding="utf-8"))
         base = str(recipe["model_name_or_path"])
     except (yaml.YAMLError, KeyError, TypeError, OSError) as problem:
-        raise UserError(f"{path / RECIPE}: cannot be read ({one_line(problem, 100)})") from None
+        raise UserError(f"{path / RECIPE}: cannot be read ({one_line_message(problem, 100)})") from None
     numbers = [folder.name.removeprefix("checkpoint-") for folder in path.glob("checkpoint-*")]
     steps = sorted(int(number) for number in numbers if number.isdecimal())
     parts = [path / f"checkpoint-{step}" for step in steps]

@@ -7,8 +7,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
 from sft.core.files import atomic_folder, refuse_occupied
+from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
 
@@ -87,7 +88,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     try:
         config = AutoConfig.from_pretrained(base)
     except (OSError, ValueError, KeyError) as problem:
-        reason = one_line(problem, 200)
+        reason = one_line_message(problem, 200)
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     _refuse_config(base, config, arguments.as_type)
     device = arguments.device

@@ -8,6 +8,7 @@ import argparse
 
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.errors import UserError
+from sft.core.text import one_line
 
 LOADS = "PyTorch and Transformers"
 
@@ -51,6 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
             answer.gives_name if answer.kind == "identity" else not mentions(answer.answer, settings.identity_name)
         )
         if not is_right:
-            text = " ".join(answer.answer.split())[:SHOWN_CHARACTERS]
+            text = one_line(answer.answer)[:SHOWN_CHARACTERS]
             console.print(f"  {answer.kind}: {answer.question}\n    {text}", markup=False, style="yellow")
     return 0

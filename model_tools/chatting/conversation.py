@@ -18,7 +18,8 @@ from transformers.generation.streamers import BaseStreamer
 from trl import ModelConfig
 
 from model_tools.checkpoints.model_folder import NamedModel
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models.generate import answer_text, generation_config
 from sft.models.loading import load_model, load_tokenizer
 
@@ -49,7 +50,7 @@ def load_named_model(named: NamedModel, bits: int = 16) -> tuple[PreTrainedModel
         try:
             model = PeftModel.from_pretrained(model, str(named.adapter))
         except (ValueError, RuntimeError) as problem:
-            reason = one_line(problem, 200)
+            reason = one_line_message(problem, 200)
             raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
     return model.eval(), tokenizer
 

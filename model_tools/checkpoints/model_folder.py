@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -116,7 +117,7 @@ def local_folder(model: str) -> Path:
     try:
         return Path(snapshot_download(model, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as problem:
-        reason = one_line(problem, 160)
+        reason = one_line_message(problem, 160)
         raise UserError(f"{model}: no such folder, and not on the hub ({reason}): check the path and network") from None
 
 

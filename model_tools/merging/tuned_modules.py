@@ -17,7 +17,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 
 # What every weight of a hollow model is a view of. Unlike on the meta device, PEFT leaves an adapter's weights whole.
 _NOTHING = torch.zeros(())
@@ -144,7 +145,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
                     peft_model.add_adapter(name, adapter.config, low_cpu_mem_usage=True)
                 _load(peft_model, adapter, name)
             except (ValueError, RuntimeError) as problem:
-                reason = one_line(problem, 300)
+                reason = one_line_message(problem, 300)
                 raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): give its own") from None
     assert peft_model is not None, "there is at least one adapter"
     if len(adapters) > 1:

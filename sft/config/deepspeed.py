@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sft.config.aliases import did_you_mean
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
+from sft.core.text import one_line_message
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -84,7 +85,7 @@ def check_deepspeed(config: dict[str, Any], source: str) -> None:
     try:
         DeepSpeedConfig(recorder)
     except Exception as problem:  # of many kinds, KeyError and AssertionError too; all say that a value does not do
-        raise UserError(f"{source}: {one_line(problem, 300)}") from None
+        raise UserError(f"{source}: {one_line_message(problem, 300)}") from None
     known_keys = recorder.names | READ_ELSEWHERE
     for key in config:
         if key not in known_keys:
@@ -182,7 +183,7 @@ def _check_section(section: object, model: type["BaseModel"], source: str, key: 
             message = f"{error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
         raise UserError(f"{source}: {'.'.join([key, *path])}: {message}") from None
     except Exception as problem:  # DeepSpeed's own checks of keys that have been replaced
-        raise UserError(f"{source}: {key}: {one_line(problem, 300)}") from None
+        raise UserError(f"{source}: {key}: {one_line_message(problem, 300)}") from None
 
 
 def _names_at(model: type["BaseModel"], path: list[str]) -> set[str]:

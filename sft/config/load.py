@@ -28,7 +28,8 @@ from sft.config.parallelism import parallelism_config, refuse_what_cannot_share
 from sft.config.recipe import Recipe
 from sft.config.settings import HARDWARE_KEYS, Settings, read_settings
 from sft.config.settings_parser import SettingsParser
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models import precision
 
 # Keys that the stack refuses, or opens process groups for, where there is no GPU.
@@ -121,7 +122,9 @@ def read_recorded_recipe(path: Path, recorded: dict[str, Any]) -> Recipe:
             groups = _dataclasses(chosen | {"bf16": False, "use_cpu": True})
             _keep_own_state(groups[2], processes=1)
     except (ValueError, TypeError) as problem:
-        raise UserError(f"{path}: cannot be read ({one_line(problem, 160)}): copy it again from the run") from None
+        raise UserError(
+            f"{path}: cannot be read ({one_line_message(problem, 160)}): copy it again from the run"
+        ) from None
     return Recipe(path, *groups, recorded)
 
 
@@ -192,7 +195,7 @@ def _groups(settings: Settings) -> Groups:
     try:
         return _dataclasses(values)
     except (ValueError, TypeError, KeyError) as problem:
-        message = one_line(problem)
+        message = one_line_message(problem)
         key = next((key for key in sorted(chosen, key=len, reverse=True) if key in message), None)
         if key is None:
             raise UserError(f"{settings.path}: {message}") from None

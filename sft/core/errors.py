@@ -20,8 +20,3 @@ class RunFailed(Exception):
 
 class Stopped(Exception):
     """A signal ended the run, after a checkpoint was saved; shown as one line, exit code 75."""
-
-
-def one_line(problem: Exception, longest: int | None = None) -> str:
-    """The message of an exception as one line of at most `longest` characters (None: of any length)."""
-    return " ".join(str(problem).split())[:longest]

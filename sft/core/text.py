@@ -40,6 +40,11 @@ def one_line(text: str, longest: int | None = None) -> str:
     return line if longest is None or len(line) <= longest else line[:longest] + "..."
 
 
+def one_line_message(problem: Exception, longest: int | None = None) -> str:
+    """The message of an exception as one line of at most `longest` characters (None: of any length)."""
+    return one_line(str(problem))[:longest]
+
+
 def shell_word(text: str) -> str:
     """The text as one word of a shell's command line; Chinese needs no quotes."""
     return text if re.fullmatch(r"[\w./:=@%+,-]+", text) else shlex.quote(text)

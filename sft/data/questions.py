@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.core.errors import UserError
+from sft.core.paths import REPOSITORY
 from sft.core.text import language_of
 from sft.core.yaml_file import read_yaml
 
-BUILT_IN = Path(__file__).resolve().parents[2] / "data_tools" / "bank" / "score.yaml"
+BUILT_IN = REPOSITORY / "data_tools" / "bank" / "score.yaml"
 KINDS = ("identity", "ordinary", "texts")
 # What stands before every second identity question, unless a recipe names another.
 SYSTEM = {"zh": "你是一个有用的助手。", "en": "You are a helpful assistant."}

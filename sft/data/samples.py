@@ -122,13 +122,13 @@ class ShardWriter:
         numbers = numpy.array([number for number, _ in lines])
         name = hashlib.sha256(b"".join(raw for _, raw in lines) + numbers.tobytes()).hexdigest()[:32] + ".arrow"
         rows = formats.canonical_rows(self.path, lines)
-        facts_file = self.folder / _facts_name(name, self.names) if self.names else None
-        facts = RowFacts(self.names) if self.names and facts_file and not facts_file.exists() else None
-        if facts:
+        facts = None
+        if self.names and not (facts_file := self.folder / _facts_name(name, self.names)).exists():
+            facts = RowFacts(self.names)
             rows = facts.of(rows)
         if not (self.folder / name).exists():
             self._write_samples(self.folder / name, rows)
-        if facts and facts_file:
+        if facts:
             deque(rows, maxlen=0)  # nothing is left where they were tokenised just now
             with atomic_write(facts_file) as file:
                 file.write(facts.to_json())

@@ -12,6 +12,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from sft.core.console import say, waiting
+from sft.core.text import one_line
 from sft.models.generate import reply_to_all
 from sft.models.loading import is_in_parts
 from sft.runs.run_files import ANSWERS, Answer
@@ -87,7 +88,7 @@ class ChatEval(Evaluation):
         say(f"step {answers[0].step}: evaluation prompts, {answers[0].seconds:.1f} s")
         tensorboard = self.trainer.tensorboard
         for answer in answers:
-            say(f"  {answer.prompt}\n    {' '.join(answer.answer.split())}", style="cyan")
+            say(f"  {answer.prompt}\n    {one_line(answer.answer)}", style="cyan")
             if tensorboard and tensorboard.tb_writer:
                 tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
 

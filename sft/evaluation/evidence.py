@@ -17,8 +17,9 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 from sft.config.load import read_recorded_recipe
 from sft.config.own_keys import TrainFile
 from sft.config.recipe import Recipe
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY
+from sft.core.text import one_line_message
 from sft.data.dataset import load_identity_rows
 from sft.data.dataset_card import DatasetCard
 from sft.data.identity import OLD_NAMES, gives_name, mentions
@@ -206,6 +207,6 @@ def generation_settings(folder: Path) -> GenerationConfig | None:
             config, _ = PreTrainedConfig.get_config_dict(folder)
             return GenerationConfig(eos_token_id=config.get("eos_token_id"))
     except (OSError, ValueError) as problem:
-        reason = one_line(problem, 160)
+        reason = one_line_message(problem, 160)
         raise UserError(f"{folder}: its generation_config.json cannot be read ({reason}): copy it again") from None
     return None

@@ -25,7 +25,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file
 from trl import ModelConfig, get_quantization_config
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models import internlm2, internlm2_tokenizer
 from sft.models.adapter import scale_line
 
@@ -155,7 +156,7 @@ def _size(parameter: torch.nn.Parameter) -> int:
 
 
 def _cannot_load(folder: str, problem: Exception) -> str:
-    reason = one_line(problem, 200)
+    reason = one_line_message(problem, 200)
     advice = "check the path or id, and the network if it is on a hub"
     if Path(folder).parts[:1] == ("models",):
         advice = f"if it is the demo model, make it with: python -m model_tools demo-model {folder}"

@@ -23,7 +23,8 @@ from transformers.quantizers import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models import internlm2
 from sft.models.fused_lora import fuse_lora, unfuse_lora
 
@@ -274,7 +275,7 @@ def _arguments_of_loading() -> set[str]:
 
 def _reason(problem: Exception) -> str:
     """What the stack says, in one line; of a KeyError the key alone would say nothing."""
-    reason = one_line(problem, 200)
+    reason = one_line_message(problem, 200)
     return f"KeyError: {reason}" if isinstance(problem, KeyError) else reason
 
 

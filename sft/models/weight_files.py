@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models import restricted_pickle
 
 # What Transformers looks for in a folder, in this order.
@@ -213,7 +214,7 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
         with open(file, "rb") as opened:
             start = LENGTH_BYTES + int.from_bytes(opened.read(LENGTH_BYTES), "little")
     except (SafetensorsParsingError, ValueError, OSError) as problem:
-        raise UserError(f"{file}: has no header that can be read ({one_line(problem, 160)}): {AGAIN}") from None
+        raise UserError(f"{file}: has no header that can be read ({one_line_message(problem, 160)}): {AGAIN}") from None
     end = start + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     if (size := file.stat().st_size) != end:
         problems.append(f"{file}: is {size:,} bytes long, and its header says {end:,}: {AGAIN}")

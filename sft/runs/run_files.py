@@ -16,8 +16,9 @@ from pathlib import Path
 import yaml
 
 from sft.config.own_keys import DEFAULTS_BEGIN
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
 from sft.core.files import atomic_write
+from sft.core.text import one_line_message
 
 # The mark of a run directory: the first file that a run writes.
 RECIPE = "recipe.yaml"
@@ -252,7 +253,7 @@ def _read_recipe(folder: Path) -> tuple[dict, dict]:
         settings = yaml.safe_load(text)
         others = yaml.safe_load("\n".join(line.removeprefix("# ") for line in comments.splitlines())) or {}
     except (yaml.YAMLError, OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read ({one_line(problem, 100)}): mend it") from None
+        raise UserError(f"{path}: cannot be read ({one_line_message(problem, 100)}): mend it") from None
     if not isinstance(settings, dict) or not isinstance(others, dict):
         raise UserError(f"{path}: cannot be read: a recipe is a list of `key: value` lines")
     return settings, others

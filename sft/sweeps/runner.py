@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Protocol
 
 from sft.core.console import say
+from sft.core.paths import REPOSITORY
 from sft.runs.checkpoints import latest_valid
 from sft.runs.run_files import PLAN, RunResult, read_result
 from sft.sweeps import grid
 from sft.sweeps.grid import PlannedPoint
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train_sft.py"
+SCRIPT = REPOSITORY / "train_sft.py"
 GLANCE = 0.2  # seconds between two looks at the running points
 GRACE = 10  # seconds a process group has to end by itself
 NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -13,6 +13,7 @@ from sft.config.recipe import Recipe
 from sft.core.clock import clock
 from sft.core.console import say
 from sft.core.files import bring_to_disk
+from sft.core.text import one_line
 from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints
 from sft.runs.run_files import FINAL, Answer, read_answers
@@ -83,4 +84,4 @@ def _cell(text: str) -> str:
     """Text that stays in its table cell and is shown as text, whatever the model said."""
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
         text = text.replace(character, entity)
-    return " ".join(text.split())
+    return one_line(text)

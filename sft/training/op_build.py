@@ -26,6 +26,7 @@ from torch.utils.cpp_extension import LIB_EXT, get_default_build_root
 from sft.core.console import say
 from sft.core.errors import UserError
 from sft.core.files import bring_to_disk
+from sft.core.text import one_line
 
 ROOT = "TORCH_EXTENSIONS_DIR"
 MADE_FOR = ("torch", "deepspeed")
@@ -111,7 +112,7 @@ def _built(builder, home: Path) -> ModuleType:
 
 def _why_not_compiled(name: str, output: str) -> str:
     errors = [line.strip() for line in output.splitlines() if "error:" in line]
-    reason = errors[0] if errors else " ".join(output.split())[:300]
+    reason = errors[0] if errors else one_line(output)[:300]
     return f"DeepSpeed's op {name} does not compile: {reason}: {NO_COMPILER}"
 
 

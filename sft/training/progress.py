@@ -16,8 +16,9 @@ from transformers import TrainerCallback
 
 from sft.core.clock import ACTIVITIES, clock
 from sft.core.console import console, is_main_process, say
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
 from sft.core.exit_codes import DONE, FAILED, STATUSES, describe_exit
+from sft.core.text import one_line_message
 from sft.runs import run_files
 from sft.runs.run_files import RunResult
 from sft.training.memory import peak_memory
@@ -150,7 +151,7 @@ class ResultRecorder(TrainerCallback):
             )
             run_files.write_result(self.folder, result)
         except (UserError, OSError) as problem:
-            say(f"{run_files.RESULT} was not written: {one_line(problem)}", style="yellow")
+            say(f"{run_files.RESULT} was not written: {one_line_message(problem)}", style="yellow")
 
 
 def _line(record: dict) -> str:

@@ -19,7 +19,8 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from transformers.trainer_optimizer import is_optimizer_factory
 from trl import SFTConfig
 
-from sft.core.errors import UserError, one_line
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models.meta_model import MetaModel
 
 # What choosing and building optimizers, which are many packages' own, may raise.
@@ -105,5 +106,5 @@ def _refused_by(key: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as problem:
-        reason = one_line(problem, 300).rstrip(".")
+        reason = one_line_message(problem, 300).rstrip(".")
         raise UserError(f"{key}: {reason}: change it, or leave {key} out") from None

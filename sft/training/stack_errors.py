@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from sft.config.recipe import Recipe
-from sft.core.errors import RunFailed, UserError, one_line
+from sft.core.errors import RunFailed, UserError
 from sft.core.exit_codes import lost_a_peer
 from sft.core.paths import REPOSITORY
+from sft.core.text import one_line_message
 
 LONGEST = 300
 # Raised at our lines too, since what raises it is not written in Python.
@@ -48,7 +49,7 @@ def explain(recipe: Recipe, folder: Path | None = None) -> Iterator[None]:
 
 
 def _line(recipe: Recipe, problem: Exception, frames: traceback.StackSummary, traceback_file: Path) -> str:
-    reason = one_line(problem, LONGEST).rstrip(".") or "no reason given"
+    reason = one_line_message(problem, LONGEST).rstrip(".") or "no reason given"
     key = _key(recipe, reason, frames)
     if key is None:
         return f"{type(problem).__name__}: {reason}: no key of the recipe is named in it; see {traceback_file}"

@@ -24,7 +24,8 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.clock import clock
 from sft.core.console import waiting
-from sft.core.errors import RunFailed, UserError, one_line
+from sft.core.errors import RunFailed, UserError
+from sft.core.text import one_line_message
 from sft.data.dataset import supervised_tokens
 from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import IGNORED
@@ -347,7 +348,7 @@ def whole_warmup_steps(ratio: float, total_steps: int) -> int:
 def _not_written(run: Path, step: int, problem: Exception) -> str:
     """The message for a checkpoint that could not be written; what there is of it is removed."""
     free = shutil.disk_usage(run).free
-    reason = one_line(problem, 160)
+    reason = one_line_message(problem, 160)
     staged = checkpoints.staging_dir(run)
     written = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
     shutil.rmtree(staged, ignore_errors=True)

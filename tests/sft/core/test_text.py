@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from sft.core.text import KEPT_EXAMPLES, Tally, counted, language_of, normalise, one_line, shell_word
+from sft.core.text import KEPT_EXAMPLES, Tally, counted, language_of, normalise, one_line, one_line_message, shell_word
 
 
 def test_a_tally_counts_all_and_keeps_the_first_examples():
@@ -43,3 +43,9 @@ def test_a_shell_reads_one_word(text):
 def test_questions_are_the_same_but_for_case_spaces_and_punctuation():
     assert normalise("Who are you?") == normalise("who  are you") != normalise("who is he")
     assert [language_of("Who?"), language_of("你是谁")] == ["en", "zh"]
+
+
+def test_a_message_of_several_lines_becomes_one_of_a_given_length():
+    problem = ValueError("expected 3\n\n   found\t4\n")
+    assert one_line_message(problem) == "expected 3 found 4"
+    assert one_line_message(problem, 10) == "expected 3"

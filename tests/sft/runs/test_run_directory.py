@@ -15,6 +15,7 @@ from sft.runs.run_files import Answer
 from sft.training import final_model
 from sft.training.plan import make_plan
 from tests.support.conversations import SMOLLM2_TEMPLATE
+from tests.support.recipes import ADAPTER_FOLDER
 
 
 @pytest.fixture
@@ -83,15 +84,7 @@ def test_the_final_adapter_loads_on_its_base_with_the_stock_template(make_traine
     trainer.train()
     answers = [Answer(2, "Who | are you?", "<script>alert(1)</script>\n| x", 0.1, 3, "end of turn")]
     final = final_model.save_final(trainer, card, answers)
-    assert sorted(file.name for file in final.iterdir()) == [
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "base_model.json",
-        "chat_template.jinja",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    assert sorted(file.name for file in final.iterdir()) == ADAPTER_FOLDER
     assert AutoTokenizer.from_pretrained(final).chat_template == SMOLLM2_TEMPLATE
     reloaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), final)
     trained = {name: value for name, value in trainer.model.named_parameters() if "lora_" in name}
