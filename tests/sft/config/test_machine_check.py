@@ -113,4 +113,4 @@ def test_the_recipes_here_contradict_nothing(path):
     chosen = yaml.safe_load(path.read_text(encoding="utf-8"))
     # One that names no precision gets TRL's on a GPU, which is bfloat16.
     names_none = not chosen.keys() & precision.KEYS
-    assert refusals(chosen, gpu_has_bf16=names_none) is None
+    assert refusals(chosen, gpu_has_bf16=names_none or bool(chosen.get("bf16"))) is None
