@@ -16,6 +16,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data import formats
+from sft.data.canonical import BadRow, CannotHold
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
             rows += 1
             try:
                 converted = convert(row, arguments.to, arguments.form, dropped if arguments.lossy else None)
-            except formats.CannotHold as problem:
+            except CannotHold as problem:
                 raise UserError(
                     f"{arguments.input}:{number}: {problem}: choose another --to, or --lossy to drop it"
                 ) from None
-            except formats.BadRow as problem:
+            except BadRow as problem:
                 bad(arguments.input, number, problem, formats.json_line(row))
                 rows -= 1
                 continue
@@ -72,8 +73,8 @@ def convert(row: Any, to: str, form: str | None = None, dropped: Counter[str] | 
     try:
         if extra := sorted(map(str, row.keys() - formats.FORMATS[form].keys)):
             _drop(f"key dropped: {', '.join(extra)}", f"the row also has {', '.join(extra)}", dropped)
-        return formats.FORMATS[to].write(canonical["messages"])
-    except formats.CannotHold as problem:
+        return formats.FORMATS[to].write(canonical)
+    except CannotHold as problem:
         _drop(f"row skipped: {problem}", str(problem), dropped)
         return None
 
@@ -96,7 +97,7 @@ def parsed_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> Iter
 
 def _drop(reason: str, problem: str, dropped: Counter[str] | None) -> None:
     if dropped is None:
-        raise formats.CannotHold(problem)
+        raise CannotHold(problem)
     dropped[reason] += 1
 
 
@@ -104,7 +105,7 @@ def _lines(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
     for number, raw in files.numbered_lines(path):
         try:
             row = formats.parse_line(raw)
-        except formats.BadRow as problem:
+        except BadRow as problem:
             on_bad(path, number, problem, raw)
         else:
             yield number, row
@@ -115,7 +116,7 @@ def _array(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
         rows = formats.parse_json(b"".join(raw for _, raw in files.numbered_lines(path)).decode("utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8: save the file as UTF-8") from None
-    except formats.BadRow as problem:
+    except BadRow as problem:
         raise UserError(f"{path}: {problem}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: holds no array: for one object to a line, call the file .jsonl")
@@ -130,7 +131,7 @@ def _csv(path: Path, on_bad: Callable) -> Iterator[tuple[int, object]]:
             table = csv.DictReader(file, strict=True)
             for row in table:
                 if None in row or None in row.values():
-                    problem = formats.BadRow("has not as many cells as the first line: mend the row")
+                    problem = BadRow("has not as many cells as the first line: mend the row")
                     on_bad(path, table.line_num, problem, repr(list(row.values())).encode("utf-8"))
                 else:
                     yield table.line_num, {name: cell for name, cell in row.items() if cell}

@@ -1,13 +1,14 @@
 """Drop conversations that appear twice, and with --near those that are nearly the same.
 
 In: JSONL of any known format. Out: the other lines as they were, in their order; of rows that are alike the first
-stays. Near duplicates are found by MinHash over runs of three characters of what user and assistant say: a system
-message that all rows share would make all of them alike (Broder 1997, "On the resemblance and containment of
-documents"; rensa implements it).
+stays. Near duplicates are found by MinHash over runs of three characters of what user, assistant and tools say: a
+system message or a list of tools that all rows share would make all of them alike (Broder 1997, "On the resemblance
+and containment of documents"; rensa implements it).
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
 from sft.data import formats
+from sft.data.canonical import texts_of
 
 # So many of the dropped rows are named one by one.
 EXAMPLES = 10
@@ -55,11 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
         for number, line in files.numbered_lines(arguments.input):
             rows += 1
             try:
-                messages = formats.canonical_row(formats.parse_line(line))["messages"]
+                row = formats.canonical_row(formats.parse_line(line))
             except formats.BadRow as problem:
                 bad(arguments.input, number, problem, line)
                 continue
-            if like := duplicates.first_like(number, messages):
+            if like := duplicates.first_like(number, row):
                 dropped[like[1]] += 1
                 examples += [f"line {number:,}: {like[1]} line {like[0]:,}"] if len(examples) < EXAMPLES else []
             else:
@@ -82,12 +84,12 @@ class Duplicates:
         self._lines: dict[bytes, int] = {}
         self._near = None if near is None else NearDuplicates(near)
 
-    def first_like(self, number: int, messages: list[dict]) -> tuple[int, str] | None:
+    def first_like(self, number: int, row: dict) -> tuple[int, str] | None:
         """The first earlier row that this one is like, and how; None for a new one, which is remembered."""
-        first = self._lines.setdefault(_digest(messages), number)
+        first = self._lines.setdefault(_digest(row), number)
         if first != number:
             return first, "the same as"
-        if self._near and (like := self._near.first_like(number, messages)):
+        if self._near and (like := self._near.first_like(number, row["messages"])):
             return like, "nearly the same as"
         return None
 
@@ -118,8 +120,9 @@ def fewest_bands(similarity: float) -> int:
 
 
 def spoken(messages: list[dict]) -> str:
-    """What user and assistant say, without case, spaces and punctuation."""
-    text = "\n".join(message["content"] for message in messages if message["role"] != "system")
+    """What user, assistant and tools say, tool calls too, without case, spaces and punctuation."""
+    spoken_by_all = (message for message in messages if message["role"] != "system")
+    text = "\n".join(itertools.chain.from_iterable(map(texts_of, spoken_by_all)))
     return normalise(text) or text
 
 
@@ -128,5 +131,5 @@ def shingles(text: str) -> list[str]:
     return [text[start : start + SHINGLE] for start in range(max(len(text) - SHINGLE + 1, 1))]
 
 
-def _digest(messages: list[dict]) -> bytes:
-    return hashlib.blake2b(json.dumps(messages).encode(), digest_size=16).digest()
+def _digest(row: dict) -> bytes:
+    return hashlib.blake2b(json.dumps(row).encode(), digest_size=16).digest()

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the summary of the file, and write it as a page if wanted; returns the exit code."""
     from data_tools.survey import Survey
 
-    survey = Survey(arguments.was, _token_counter(arguments.tokenizer) if arguments.tokenizer else None)
+    survey = Survey(arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None)
     for number, raw in files.numbered_lines(arguments.file):
         survey.add(number, raw)
     if not survey.rows:
@@ -243,14 +243,22 @@ def _write_page(out: Path, path: Path, survey: "Survey", sections: dict[str, lis
         file.write(page.encode("utf-8"))
 
 
-def _token_counter(folder: str) -> Callable[[list[dict]], int]:
-    """Counts the tokens of a conversation under the model's own chat template; loads torch, as the tokenizer does."""
+def _token_counter(folder: str, path: Path) -> Callable[[int, dict], int]:
+    """Counts the tokens of a line's row under the model's own chat template; loads torch, as the tokenizer does."""
+    from sft.models.chat_template import ChatTemplate
     from sft.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    if not tokenizer.chat_template:
-        raise UserError(f"{folder}: the tokenizer has no chat template: name a chat model")
-    return lambda messages: len(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+    template = ChatTemplate(tokenizer)
+
+    def count(number: int, row: dict) -> int:
+        try:
+            (text,) = template.render([row["messages"]], row.get("tools"))
+        except UserError as problem:
+            raise UserError(f"{path}:{number}: {problem}: name another model, or leave --tokenizer out") from None
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return count
 
 
 def _line(count: int, who: str, what: str) -> str:

@@ -1,6 +1,8 @@
 """Put a new name where an old one stands, in every text of a JSONL file, and fill placeholders like {{name}}.
 
 In: any JSONL, nested as deeply as it likes. Out: the same lines with only the names changed, byte for byte otherwise.
+Every text is one: content, reasoning, what a tool call passes and what a tool is described with; keys are none. In
+arguments that are JSON text, names are found as they are and escaped, as \\u5c16\\u7c73.
 """
 
 import argparse
@@ -78,8 +80,8 @@ class Rename:
     it is left alone, so that a second run changes nothing.
     """
 
-    def __init__(self, replacements: dict[str, str], also: Sequence[str] = ()):
-        self.replacements = replacements
+    def __init__(self, names: dict[str, str], also: Sequence[str] = ()):
+        self.replacements = replacements = names | _in_json_text(names)
         self.replaced: Counter[str] = Counter()
         self.survivors: dict[str, tuple[int, int]] = {}
         settled = [new for new in replacements.values() if any(old in new for old in replacements)]
@@ -93,9 +95,9 @@ class Rename:
         self._plain = {
             _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
         }
-        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in replacements}
+        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in names}
         # Most lines hold not even the first character of an old name, which is quick to see in its bytes.
-        firsts = {case for text in (*replacements, *also) if text for case in (text[0].lower(), text[0].upper())}
+        firsts = {case for text in (*names, *also) if text for case in (text[0].lower(), text[0].upper())}
         self._hints_at_survivors = re.compile(b"|".join(re.escape(first.encode()) for first in sorted(firsts))).search
         self._also = also
         self._lines = 0
@@ -267,6 +269,11 @@ def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
         else:
             texts += _count(item, old, field, counts)
     return texts
+
+
+def _in_json_text(names: dict[str, str]) -> dict[str, str]:
+    """The names as they stand in a text that is JSON itself and escapes all but ASCII, where that differs."""
+    return {json.dumps(old)[1:-1]: json.dumps(new)[1:-1] for old, new in names.items() if not old.isascii()}
 
 
 def _escaped(text: str) -> bytes:

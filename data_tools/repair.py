@@ -15,6 +15,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
 from sft.data import formats
+from sft.data.canonical import PLACEHOLDER
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
@@ -152,7 +153,9 @@ def _make_turns(repair: Repair, turns: list[dict], index: int) -> tuple[list[dic
         real = [inner for inner in nested if repair.keep_placeholders or not _lacks_question(inner)]
         if not real:
             return [], "skipped: no turn in them holds a question"
-        flat += [*real[:-1], {**real[-1], "output": turn["output"]}]
+        # Whatever else the turn says, such as whether it carries loss, it says of its output.
+        said = {key: value for key, value in turn.items() if key not in ("system", "input")}
+        flat += [*real[:-1], {**real[-1], **said}]
     return flat, "nested turns made real ones"
 
 
@@ -166,7 +169,7 @@ def _drop(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], st
 
 
 def _lacks_question(turn: dict) -> bool:
-    return not isinstance(turn.get("input"), str) or bool(formats.PLACEHOLDER.fullmatch(turn["input"]))
+    return not isinstance(turn.get("input"), str) or bool(PLACEHOLDER.fullmatch(turn["input"]))
 
 
 def _questions(arguments: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@ Knows nothing about printing. What grows with the file is a few bytes a row: len
 """
 
 import hashlib
+import itertools
 import math
 import re
 from array import array
@@ -14,6 +15,7 @@ from typing import Any
 from data_tools.dedup import Duplicates, NearDuplicates
 from sft.core.text import Tally, normalise
 from sft.data import formats
+from sft.data.canonical import PLACEHOLDER, BadRow, NoQuestion, answered, texts_of
 from sft.data.identity import given_name
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
@@ -52,7 +54,7 @@ _KINDS = list(_SHAPES)
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
-    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[list[dict]], int] | None = None):
+    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[int, dict], int] | None = None):
         self.was, self.count_tokens = list(was), count_tokens
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
@@ -78,18 +80,22 @@ class Survey:
         try:
             row = formats.parse_line(raw)
             self.formats[formats.detect(row)] += 1
-            messages, has_question = formats.canonical_row(row)["messages"], True
-        except formats.NoQuestion:
+            canonical, has_question = formats.canonical_row(row), True
+        except NoQuestion:
             self._add_nested(row)
-            messages, has_question = as_trained_by_xtuner(row), False
-        except formats.BadRow as problem:
+            canonical, has_question = {"messages": as_trained_by_xtuner(row)}, False
+        except BadRow as problem:
             self.bad.add(f"line {number}: {problem}")
             return
-        self._add_messages(number, messages)
+        messages = canonical["messages"]
+        texts = list(itertools.chain.from_iterable(map(texts_of, messages)))
+        self._add_messages(number, messages, texts)
+        if self.count_tokens:
+            self.token_lengths.append(self.count_tokens(number, canonical))
         self._add_identity(messages, has_question)
         # An object that stands in for the question would make all such rows alike.
-        self._add_repeats(number, messages if has_question else messages[-1:])
-        self._add_texts(number, [message["content"] for message in messages])
+        self._add_repeats(number, canonical if has_question else {"messages": messages[-1:]})
+        self._add_texts(number, texts)
 
     def _add_nested(self, row: Any) -> None:
         self.nested += 1
@@ -101,19 +107,16 @@ class Survey:
             self.nested_characters += len(str(question))
             self.placeholders += sum(map(_says_placeholder, _dicts(question.get("conversation"))))
 
-    def _add_messages(self, number: int, messages: list[dict]) -> None:
-        answers = [message["content"] for message in messages if message["role"] == "assistant"]
-        texts = [message["content"] for message in messages]
+    def _add_messages(self, number: int, messages: list[dict], texts: list[str]) -> None:
+        answers = [message for message in messages if message["role"] == "assistant"]
         self.turns += len(answers)
-        if not all(answer.strip() for answer in answers):
+        if not all(answer["content"].strip() or "tool_calls" in answer for answer in answers):
             self.empty_answers.add(f"line {number:,}")
         self.characters += sum(map(len, texts))
         self.lengths.append(sum(map(len, texts)))
-        if self.count_tokens:
-            self.token_lengths.append(self.count_tokens(messages))
         if messages and messages[0]["role"] == "system":
             self._add_system(texts[0])
-        self.languages[script("".join(answers))] += 1
+        self.languages[script("".join(answer["content"] for answer in answers))] += 1
 
     def _add_texts(self, number: int, texts: list[str]) -> None:
         """What no text should hold: an old name, something private."""
@@ -134,22 +137,21 @@ class Survey:
 
     def _add_identity(self, messages: list[dict], has_question: bool) -> None:
         """Names the answers give, and questions that were answered with another name before."""
-        question, given = "", None
-        for message in messages:
-            if message["role"] == "user":
-                question = message["content"]
-            elif message["role"] == "assistant" and (name := given_name(message["content"])):
+        given = None
+        for user, assistant in answered(messages):
+            if name := given_name(assistant["content"]):
                 given = given or name
+                question = user["content"]
                 before = self._named_first.setdefault(_digest(question), name) if has_question else name
                 if before != name:
                     self.contradictions.add(f"{question[:40]}: {before} and {name}")
         if given and (given in self.names or len(self.names) < KEPT_TEXTS):
             self.names[given] += 1
 
-    def _add_repeats(self, number: int, messages: list[dict]) -> None:
-        if like := self._duplicates.first_like(number, messages):
+    def _add_repeats(self, number: int, row: dict) -> None:
+        if like := self._duplicates.first_like(number, row):
             self.exact.add(f"line {number:,} is line {like[0]:,} again")
-        elif self.rows <= NEAR_ROWS and (first := self._near.first_like(number, messages)):
+        elif self.rows <= NEAR_ROWS and (first := self._near.first_like(number, row["messages"])):
             self.near.add(f"line {number:,} is nearly line {first:,}")
 
     @property
@@ -174,7 +176,7 @@ def _dicts(turns: object) -> list[dict]:
 
 
 def _says_placeholder(turn: dict) -> bool:
-    return any(isinstance(text, str) and formats.PLACEHOLDER.fullmatch(text) for text in turn.values())
+    return any(isinstance(text, str) and PLACEHOLDER.fullmatch(text) for text in turn.values())
 
 
 def sensitive(text: str) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
 from sft.data import formats, identity
+from sft.data.canonical import PLACEHOLDER, answered
 from sft.data.identity import OLD_NAMES, given_name, gives_name, normal
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
@@ -149,8 +150,8 @@ class RowFacts:
                 self.placeholders.setdefault(placeholder, Tally()).add(f"{line}: {quoted(message['content'])}")
         languages: dict[str, set[str]] = {}
         names = {}
-        for turn, (user, assistant) in enumerate(itertools.pairwise(messages)):
-            if assistant["role"] != "assistant":
+        for turn, (user, assistant) in enumerate(answered(messages)):
+            if assistant.get("loss") is False:
                 continue
             question, answer = user["content"], assistant["content"]
             for name in self._wanted.given(answer, question):
@@ -337,7 +338,7 @@ def open_placeholders(text: str) -> list[str]:
     placeholders = []
     if "{{" in text and not _CODE.search(text):
         placeholders += _BRACES.findall(text)
-    if formats.PLACEHOLDER.fullmatch(text):
+    if PLACEHOLDER.fullmatch(text):
         placeholders.append(text.strip())
     elif "xxx" in text or "XXX" in text or "[" in text:
         placeholders += [match[1] for match in _PRESENTS_UNFILLED.finditer(text)]

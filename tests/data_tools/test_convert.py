@@ -29,7 +29,7 @@ HELD = [(form, messages) for form in FORMATS for messages in (ONE, MANY) if form
 @pytest.mark.parametrize(("there", "messages"), HELD)
 def test_a_round_trip_through_any_format_keeps_the_conversation(there, messages):
     for form in set(FORMATS) - {"alpaca"}:
-        row = FORMATS[form].write(messages)
+        row = FORMATS[form].write({"messages": messages})
         assert canonical_row(convert(row, there)) == {"messages": messages}
 
 
@@ -45,6 +45,25 @@ def run(tmp_path, capsys):
         return code, rows, captured.out + captured.err
 
     return convert_file
+
+
+def test_tools_and_marks_travel_through_formats_that_have_a_place_for_them(run, tmp_path):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [call], "loss": False}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    turns = [ONE[0], calling, {"role": "tool", "content": "1"}, ONE[1]]
+    row = {"messages": turns, "tools": tools}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    assert run("in.jsonl", "--to", "messages")[:2] == (0, [row])
+    code, [sharegpt], _ = run("in.jsonl", "--to", "sharegpt")
+    assert code == 0
+    assert canonical_row(sharegpt) == row
+    code, _, said = run("in.jsonl", "--to", "xtuner")
+    assert code == 2
+    assert "in.jsonl:1: tools, tool_calls, for which xtuner has no place: choose another --to" in said
+    code, made, said = run("in.jsonl", "--to", "xtuner", "--lossy")
+    assert (code, made) == (0, [])
+    assert "1  row skipped: tools, tool_calls" in said
 
 
 ROWS = [{"instruction": "q1", "output": "a1"}, {"instruction": "问", "input": "in", "output": '答，\n\n"b"'}]
@@ -73,7 +92,7 @@ def test_every_kind_of_file_is_read(run, tmp_path, name):
 
 
 def test_what_a_format_cannot_hold_stops_it_and_with_lossy_is_counted(run, tmp_path):
-    rows = [{"messages": ONE}, {"messages": MANY}, {"messages": ONE, "tools": []}]
+    rows = [{"messages": ONE}, {"messages": MANY}, {"messages": ONE, "id": 7, "tools": []}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, made, said = run("in.jsonl", "--to", "alpaca")
     assert (code, made) == (2, [])
@@ -84,7 +103,7 @@ def test_what_a_format_cannot_hold_stops_it_and_with_lossy_is_counted(run, tmp_p
     assert "3 rows in" in said
     assert "2 rows out" in said
     assert "1  row skipped: 2 turns" in said
-    assert "1  key dropped: tools" in said
+    assert "1  key dropped: id\n" in said
 
 
 @pytest.mark.parametrize("form", ["xtuner", "alpaca"])

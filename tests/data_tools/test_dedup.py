@@ -72,6 +72,26 @@ def test_a_common_system_message_makes_no_rows_alike(dedup):
     assert dedup(lines, "--near", "0.7")[0] == lines
 
 
+def test_rows_that_differ_in_tools_calls_or_marks_are_not_the_same(dedup):
+    def called(city: str, **keys) -> dict:
+        call = {"name": "weather", "arguments": {"city": city}}
+        return {"messages": [openai("q", "")["messages"][0], {"role": "assistant", "tool_calls": [call], **keys}]}
+
+    rows = [called("a"), called("b"), called("a") | {"tools": [{"name": "weather"}]}, called("a", loss=True)]
+    lines = [json.dumps(row) for row in [*rows, *rows]]
+    assert dedup(lines)[0] == lines[:4]
+
+
+def test_calls_are_compared_for_near_duplicates_and_what_tools_there_are_is_not(dedup):
+    def called(text: str) -> str:
+        call = {"name": "tell", "arguments": {"what": text}}
+        turns = [openai("讲", "")["messages"][0], {"role": "assistant", "tool_calls": [call]}]
+        return json.dumps({"messages": turns, "tools": [{"name": "tell", "description": STORY * 5}]})
+
+    lines = [called(STORY), called(STORY + "完"), called("另一个完全不同的故事，说的是海。" * 4)]
+    assert dedup(lines, "--near", "0.9")[0] == [lines[0], lines[2]]
+
+
 def test_short_texts_have_shingles():
     assert shingles("ab") == ["ab"]
     assert shingles("abcd") == ["abc", "bcd"]

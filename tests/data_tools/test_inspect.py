@@ -104,6 +104,42 @@ def test_private_things_are_pointed_at_and_not_shown(inspect):
     assert "line 3" not in said
 
 
+def test_rows_with_tools_are_measured_with_all_they_say(inspect, tiny_model):
+    call = {"name": "who", "arguments": {"of": "尖米", "mail": "someone@example.com"}}
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "你是谁"},
+                {"role": "assistant", "content": None, "tool_calls": [call], "thinking": "<|im_end|>"},
+                {"role": "tool", "content": "我是小明"},
+                {"role": "assistant", "content": "我叫小红"},
+            ],
+            "tools": [{"name": "who"}],
+        },
+        xtuner("你是谁", "我是黄大力"),
+    ]
+    said = inspect(*rows, options=["--was", "尖米", "--tokenizer", str(tiny_model)])
+    assert "turns 3" in said
+    assert "empty answer" not in said
+    assert "another name than before" not in said
+    assert "1  row calls the assistant 黄大力" in said
+    assert "1  row gives no name" in said
+    assert "1  row still naming 尖米; the first is line 1" in said
+    assert "line 1: some" in said
+    assert "line 1: <|im_end|>" in said
+
+
+def test_a_row_that_the_models_template_refuses_is_named(tmp_path, capsys, tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no such role') }}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(xtuner("q", "a")), encoding="utf-8")
+    assert main(["inspect", str(path), "--tokenizer", str(tmp_path / "model")]) == 2
+    said = capsys.readouterr().err
+    assert "data.jsonl:1: " in said
+    assert "its chat template refuses this conversation: no such role: name another model" in said
+
+
 def test_a_nested_file_is_explained_and_its_mending_is_the_next_step(inspect):
     said = inspect(nested("我是尖米的智能助手"), nested("我是尖米。"))
     assert "2  rows hold no question of a user" in said

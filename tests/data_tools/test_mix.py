@@ -34,6 +34,15 @@ def test_weights_say_how_often_each_files_rows_are_taken(parts, capsys):
     assert sorted(counts.values()) == [2] * 5 + [3] * 5
 
 
+def test_marks_and_tool_calls_come_through_as_they_were(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{}"}], "thinking": "t"}
+    line = json.dumps({"messages": [*turns, turns[0], call], "tools": '[{"name": "f"}]'}) + "\n"
+    (tmp_path / "in.jsonl").write_text(line)
+    assert main(["mix", str(tmp_path / "out.jsonl"), f"{tmp_path}/in.jsonl:2"]) == 0
+    assert (tmp_path / "out.jsonl").read_text() == line * 2
+
+
 def test_the_same_seed_mixes_alike_and_the_order_is_random(parts):
     def order(seed):
         main(["mix", str(parts / "out.jsonl"), f"{parts}/a.jsonl:1", f"{parts}/b.jsonl:1", "--seed", seed])

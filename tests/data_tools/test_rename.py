@@ -61,6 +61,23 @@ def test_placeholders_of_other_projects_are_filled_in_either_case(rename):
     assert "3 replacements" in said
 
 
+def test_what_a_tool_call_passes_is_renamed_also_in_json_text_that_escapes_it(rename):
+    def row(name: str) -> dict:
+        as_object = {"function": {"name": "f", "arguments": {"who": [name]}}}
+        as_text = {"function": {"name": "f", "arguments": json.dumps({"who": name})}}
+        plain_text = {"function": {"name": "f", "arguments": json.dumps({"who": name}, ensure_ascii=False)}}
+        answer = {"role": "assistant", "content": name, "reasoning_content": f"I am {name}."}
+        return {"messages": [answer | {"tool_calls": [as_object, as_text, plain_text], "loss": False}]}
+
+    content = "".join(json.dumps(row("尖米"), ensure_ascii=escaped) + "\n" for escaped in (True, False)).encode()
+    code, out, said = rename(content, *PAIR)
+    assert code == 0
+    assert [json.loads(line) for line in out.splitlines()] == [row("黄大力")] * 2
+    assert "10 replacements" in said
+    assert "4  messages[].tool_calls[].function.arguments" in said
+    assert rename(out, *PAIR)[1] == out
+
+
 @pytest.mark.parametrize(
     "line",
     [

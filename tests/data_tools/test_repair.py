@@ -71,6 +71,15 @@ def test_nested_turns_become_real_ones_and_placeholders_go(repair):
     assert "1  skipped: no turn in them holds a question" in said
 
 
+def test_a_mark_of_loss_stays_with_the_answer_it_is_about(repair):
+    marked = broken("a", [{"input": "q", "output": "xxx", "output_with_loss": True}])
+    marked["conversation"][0]["output_with_loss"] = False
+    for way in (["--as", "turns"], ["--as", "repr"], []):
+        _, [made], _ = repair([marked], *way)
+        [turn] = made["conversation"]
+        assert (turn["output"], turn["output_with_loss"]) == ("a", False)
+
+
 def test_placeholder_turns_stay_where_they_are_asked_for(repair):
     _, made, _ = repair([broken("a")], "--as", "turns", "--keep-placeholders")
     assert made[0]["conversation"] == [{"system": "S", "input": "xxx", "output": "a"}]

@@ -48,6 +48,19 @@ def test_no_question_stands_in_both_parts_not_even_in_another_spelling_or_turn(s
         assert not questions(tmp_path / "train.jsonl") & questions(tmp_path / "eval.jsonl")
 
 
+def test_marks_and_tool_calls_come_through_and_what_a_tool_says_is_no_question(split):
+    def called(question: str) -> str:
+        call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{}"}], "loss": False}
+        turns = [{"role": "user", "content": question}, call, {"role": "tool", "content": "the same to all"}]
+        return json.dumps({"messages": [*turns, {"role": "assistant", "content": "a"}]}) + "\n"
+
+    lines = [called(f"question {number}") for number in range(10)]
+    code, train, held_out, said = split(lines, "--ratio", "0.3")
+    assert code == 0
+    assert sorted(train + held_out) == sorted(lines)
+    assert "in 10 groups" in said
+
+
 def test_the_same_seed_splits_alike_and_another_one_differently(split):
     lines = [row(f"question {number}") for number in range(50)]
     first, again, other = (split(lines, "--ratio", "0.2", "--seed", seed)[2] for seed in "001")

@@ -1,5 +1,6 @@
 """Whatever JSON a file holds, reading it never ends in a traceback and never loses a word."""
 
+import copy
 import json
 import re
 
@@ -9,12 +10,17 @@ from hypothesis import strategies as some
 from data_tools.__main__ import main
 from data_tools.convert import convert
 from sft.core.errors import UserError
-from sft.data.formats import FORMATS, BadRow, CannotHold, canonical_row, read_rows
+from sft.data.canonical import BadRow, CannotHold, texts_of
+from sft.data.formats import canonical_row, read_rows
+from sft.data.row_shapes import FORMATS
 
 ROW_KEYS = ["conversation", "conversations", "messages", "instruction", "input", "output", "system", "history"]
-TURN_KEYS = ["role", "content", "from", "value", "x"]
+ROW_KEYS += ["tools", "functions"]
+TURN_KEYS = ["role", "content", "from", "value", "x", "type", "text", "tool_calls", "function_call", "function", "name"]
+TURN_KEYS += ["arguments", "reasoning", "thinking", "loss", "weight", "output_with_loss", "need_eos_token", "sep"]
 KEYS = some.sampled_from([*ROW_KEYS, *TURN_KEYS])
 WORDS = some.text(max_size=8) | some.sampled_from(["user", "assistant", "system", "human", "gpt", "xxx", ""])
+WORDS |= some.sampled_from(["tool", "function", "function_call", "observation", "text", '[{"name": "f"}]'])
 JSON = some.recursive(
     some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | WORDS,
     lambda inner: some.lists(inner, max_size=4) | some.dictionaries(KEYS, inner, max_size=5),
@@ -23,6 +29,15 @@ JSON = some.recursive(
 TEXT = some.text(some.characters(exclude_categories=["Cs"]), min_size=1)
 QUESTION = TEXT.filter(lambda text: text.strip() and not text.strip().lower().startswith("xxx"))
 TURNS = some.lists(some.tuples(QUESTION, TEXT | some.just("")), min_size=1, max_size=4)
+OBJECT = some.dictionaries(TEXT, some.recursive(TEXT | some.integers() | some.none(), some.lists, max_leaves=3))
+FUNCTION = some.fixed_dictionaries({"name": TEXT, "arguments": OBJECT})
+CALL = some.fixed_dictionaries({"type": some.just("function"), "function": FUNCTION}, optional={"id": TEXT})
+MARK = some.fixed_dictionaries({}, optional={"loss": some.booleans()})
+CALLING = some.builds(lambda calls, mark: {"tool_calls": calls, **mark}, some.lists(CALL, min_size=1, max_size=2), MARK)
+TOLD = some.fixed_dictionaries({"content": TEXT | some.just("")}, optional={"name": TEXT, "tool_call_id": TEXT})
+ANSWER = some.builds(lambda content, mark: {"content": content, **mark}, TEXT | some.just(""), MARK)
+USE = some.tuples(CALLING, some.lists(TOLD, min_size=1, max_size=2))
+TALK = some.lists(some.tuples(QUESTION, some.lists(USE, max_size=2), ANSWER), min_size=1, max_size=3)
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
@@ -33,7 +48,63 @@ def test_any_json_is_a_row_or_a_bad_row(value):
         row = canonical_row(value)
     except BadRow as problem:
         said = str(problem)
-    assert "\n" not in said if said else row["messages"][-1]["role"] == "assistant"
+    if said:
+        assert "\n" not in said
+        return
+    assert row["messages"][-1]["role"] == "assistant"
+    assert all(isinstance(text, str) for message in row["messages"] for text in texts_of(message))
+    assert canonical_row(row) == row
+
+
+CALLS = [{"name": "f", "arguments": "{}"}, {"type": "function", "function": {"name": "f", "arguments": {"a": [1]}}}]
+GOOD_ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "q"}]},
+            {"role": "assistant", "content": None, "tool_calls": CALLS, "thinking": "t", "weight": 0},
+            {"role": "tool", "content": "1", "name": "f", "tool_call_id": "c"},
+            {"role": "assistant", "content": "a"},
+        ],
+        "tools": [{"name": "f"}, {"type": "function", "function": {"name": "g"}}],
+    },
+    {
+        "conversations": [
+            {"from": "human", "value": "q", "loss": False},
+            {"from": "function_call", "value": json.dumps(CALLS)},
+            {"from": "observation", "value": "1"},
+            {"from": "gpt", "value": "a", "loss": True},
+        ],
+        "tools": json.dumps([{"name": "f"}]),
+    },
+    {"conversation": [{"input": "q", "output": "a", "output_with_loss": 1, "need_eos_token": True, "sep": ""}]},
+]
+
+
+@some.composite
+def rows_with_one_fault(draw) -> dict:
+    """A good row in which any value stands in place of another one, or under a new key."""
+    row = value = copy.deepcopy(draw(some.sampled_from(GOOD_ROWS)))
+    while True:
+        key = draw(some.sampled_from(range(len(value)) if isinstance(value, list) else [*value, draw(KEYS)]))
+        at_key = value[key] if isinstance(value, list) else value.get(key)
+        if not at_key or not isinstance(at_key, (dict, list)) or draw(some.booleans()):
+            value[key] = draw(JSON)
+            return row
+        value = at_key
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(rows_with_one_fault())
+def test_a_row_with_one_fault_is_read_or_refused_and_what_was_read_is_read_the_same_again(row):
+    before = json.dumps(row)
+    canonical, said = None, ""
+    try:
+        canonical = canonical_row(row)
+    except BadRow as problem:
+        said = str(problem)
+    assert "\n" not in said
+    assert canonical is None or canonical_row(canonical) == canonical
+    assert json.dumps(row) == before
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -61,6 +132,29 @@ def test_a_conversation_survives_any_two_conversions(turns, system, first, secon
     except CannotHold:
         assert "alpaca" in (first, second)
         assert len(turns) > 1
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(TALK, some.lists(some.fixed_dictionaries({"name": TEXT, "parameters": OBJECT}), max_size=2))
+def test_a_conversation_with_tools_and_marks_survives_or_its_format_has_no_place_for_it(talk, functions):
+    messages = []
+    for question, uses, answer in talk:
+        messages.append({"role": "user", "content": question})
+        for calling, told in uses:
+            messages.append({"role": "assistant", "content": "", **calling})
+            messages += [{"role": "tool", **answered} for answered in told]
+        messages.append({"role": "assistant", **answer})
+    if all(message.get("loss") is False for message in messages if message["role"] == "assistant"):
+        messages[-1]["loss"] = True
+    row = {"messages": messages}
+    if functions:
+        row["tools"] = [{"type": "function", "function": function} for function in functions]
+    used = {key for message in messages for key in message} | row.keys() - {"messages"}
+    for form, held in (("messages", used), ("sharegpt", used), ("xtuner", {"role", "content", "loss"})):
+        try:
+            assert canonical_row(convert(row, form)) == row
+        except CannotHold:
+            assert used - held
 
 
 VERBS = {

@@ -113,6 +113,23 @@ def test_a_name_counts_however_it_is_written(tmp_path, said):
     assert read_identity_rows([write(tmp_path / "rows.jsonl", pairs(("你是谁？", said)))], NAME).rows_named == 1
 
 
+def test_an_answer_to_a_tool_and_one_without_loss_teach_no_name(tmp_path):
+    asked, named = {"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是黄大力。"}
+    other = {"role": "assistant", "content": "我是小明。"}
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"name": "who"}]}
+    told = {"role": "tool", "content": "Who are you?"}
+    path = tmp_path / "rows.jsonl"
+    for turns, count in (
+        ([asked, named, asked, calling, told, other], 1),
+        ([asked, other | {"loss": False}, asked, named], 1),
+        ([asked, named | {"loss": False}, asked, calling], 0),
+        ([asked, named | {"loss": True}], 1),
+    ):
+        path.write_text(json.dumps({"messages": turns}) + "\n", encoding="utf-8")
+        rows = read_identity_rows([TrainFile(str(path))], NAME)
+        assert (rows.rows_named, rows.contradictions, rows.other_names) == (count, {}, {})
+
+
 def test_a_main_name_is_no_other_models_and_no_rare_one(tmp_path):
     ordinary = pairs(("hi", "Hello.")) * 100
     for answers, name in ((["I am Qwen."] * 50, None), (["I am Ada."] * 3, None), (["I am Ada."] * 10, "Ada")):
