@@ -9,6 +9,7 @@ in one line.
 """
 
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def train(recipe: "Recipe") -> None:
     from sft.models.loading import load_tokenizer
     from sft.models.model_folder import check_model_folder, check_tokens
     from sft.runs import run_directory
+    from sft.runs.inputs import DATE
     from sft.training import stack_errors
     from sft.training.cpu import check_speed
     from sft.training.launch import broadcast_from_main
@@ -71,6 +73,8 @@ def train(recipe: "Recipe") -> None:
         revision=recipe.model.model_revision,
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
+        chat_template_kwargs=recipe.run.chat_template_kwargs,
+        chat_template_date=date.fromisoformat(start.inputs[DATE]),
         pad_token=training.pad_token,
     )
     reading = waiting(f"reading {recipe.run.train_file}")

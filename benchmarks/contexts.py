@@ -26,8 +26,8 @@ from benchmarks.shapes import SHAPES, make_model
 from benchmarks.tasks import MADE, MODEL, add_device, device_of, precision_on
 from sft.core.errors import RunFailed
 from sft.core.paths import REPOSITORY
-from sft.data.chat_template import training_template
-from sft.data.encoding import encode
+from sft.data.encoding import LossRules, encode
+from sft.models.chat_template import ChatTemplate
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import read_plan
 from sft.training.gpu import usable_bytes
@@ -102,8 +102,9 @@ class LongSample:
     """Conversations of so many tokens under a model's template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        samples = encode(tokenizer, training_template(tokenizer), [self._row(1), self._row(2)])
-        one, two = (len(ids) for ids, _ in samples)
+        rows = [{"messages": self._row(words)} for words in (1, 2)]
+        samples = encode(ChatTemplate(tokenizer), rows, LossRules())
+        one, two = (len(sample.input_ids) for (sample,) in samples)
         self._a_word, self._around = two - one, one - (two - one)
 
     def write(self, folder: str, tokens: int) -> str:

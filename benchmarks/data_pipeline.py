@@ -59,12 +59,12 @@ quiet_the_stack()
 from datasets import load_dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
-from sft.data.chat_template import training_template
-from sft.models.loading import load_tokenizer
+from benchmarks.peers import MARKED_TEMPLATE
 from sft.config.load import load_recipe
+from sft.models.loading import load_tokenizer
 recipe = load_recipe([sys.argv[1]])
 tokenizer = load_tokenizer(recipe.model.model_name_or_path)
-tokenizer.chat_template = training_template(tokenizer)
+tokenizer.chat_template = MARKED_TEMPLATE.read_text()
 size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size))
 keys = ("output_dir", "max_length", "packing", "shuffle_dataset", "seed", "dataset_num_proc")

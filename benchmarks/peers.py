@@ -22,6 +22,8 @@ from sft.config.own_keys import OwnKeys
 from sft.core.paths import REPOSITORY
 from sft.runs.run_files import LOG, read_plan, read_result
 
+# SmolLM2's chat template with the marks that TRL's loss on answers alone needs.
+MARKED_TEMPLATE = REPOSITORY / "benchmarks/templates/smollm2_marked.jinja"
 # A line of Transformers' Trainer.
 TRAINERS_STEP = r"'loss': '?(?P<loss>[\d.]+)'?, .*'epoch': '?(?P<epoch>[\d.]+)'?"
 
@@ -167,7 +169,7 @@ class Trl(Program):
         settings = {key: value for key, value in job.recipe.items() if key not in left}
         settings |= job.peers_run | {"assistant_only_loss": True}
         settings["dataset_name"] = str(Path(job.write_rows("trl/train.jsonl")).parent)
-        settings["chat_template_path"] = str(REPOSITORY / "sft/data/templates/smollm2.jinja")
+        settings["chat_template_path"] = str(MARKED_TEMPLATE)
         config = job.write("trl.yaml", yaml.safe_dump(settings))
         # Not the program `trl`, which may lie anywhere.
         start = "import sys; from trl.cli import main; sys.argv[0] = 'trl'; main()"

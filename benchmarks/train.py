@@ -27,8 +27,9 @@ from benchmarks.operations import MATRIX, matmul_rate, operations, sizes_of
 from benchmarks.peers import Here, Job, LlamaFactory, Program, Trl, XTuner
 from benchmarks.processes import CardMemory
 from benchmarks.tasks import TASKS, Task, add_device, device_of
-from sft.data.chat_template import training_template
-from sft.data.encoding import IGNORED, encode
+from sft.data.encoding import LossRules, encode
+from sft.data.labels import IGNORED
+from sft.models.chat_template import ChatTemplate
 from sft.models.loading import load_tokenizer
 from sft.models.meta_model import MetaModel
 
@@ -162,10 +163,11 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
     """The medians in markdown, and the ratios to each peer."""
     recipe = task.recipe
     tokenizer = load_tokenizer(recipe["model_name_or_path"])
-    samples = encode(tokenizer, training_template(tokenizer), task.conversations)
-    supervised = sum(len(labels) - labels.count(IGNORED) for _, labels in samples)
+    rows = [{"messages": messages} for messages in task.conversations]
+    samples = [sample for row in encode(ChatTemplate(tokenizer), rows, LossRules()) for sample in row]
+    supervised = sum(len(sample.labels) - sample.labels.count(IGNORED) for sample in samples)
     peak = matmul_rate(task.device, getattr(torch, recipe["dtype"]), MATRIX[task.device])
-    lengths = [len(ids) for ids, _ in samples]
+    lengths = [len(sample.input_ids) for sample in samples]
     tokens = sum(lengths)
     needed = sum(
         operations(sizes_of(model_of(recipe)), lengths, supervised, recomputes=recipe["activation_checkpointing"])

@@ -13,6 +13,7 @@ from sft.core.errors import UserError
 from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
+ANSWER_TOKENS = 48
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,21 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
     parser.add_argument("--name", required=True, help="the name to look for in the answers")
-    parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument(
+        "--max_new_tokens", type=int, help="longest answer in tokens (48; more where a model may think)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
     from sft.core.console import waiting
+    from sft.models.generate import room_for
 
     questions = load_questions(arguments.questions)
     model, tokenizer = load_named_model(resolve_tuned(arguments.run))
+    max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)
     for heading, group in questions.items():
         with waiting(f"{heading}: asking {len(group)} questions before and after training"):
             with model.disable_adapter():
-                before = answer_all(model, tokenizer, group, arguments.max_new_tokens)
-            after = answer_all(model, tokenizer, group, arguments.max_new_tokens)
+                before = answer_all(model, tokenizer, group, max_new_tokens)
+            after = answer_all(model, tokenizer, group, max_new_tokens)
         show_answers(heading, group, before, after, arguments.name)
     return 0
 
@@ -68,9 +73,14 @@ def resolve_tuned(run: str) -> NamedModel:
 def answer_all(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
     """The model's greedy answers, without a system message."""
     from sft.evaluation.chat_eval import ask
+    from sft.models.generate import CUT_IN_THINKING
 
     generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    return [answer.answer for answer in ask(model, tokenizer, questions, system=None, generation=generation)]
+    answers = ask(model, tokenizer, questions, system=None, generation=generation)
+    return [
+        f"{answer.answer} (cut while thinking)" if answer.stop_reason == CUT_IN_THINKING else answer.answer
+        for answer in answers
+    ]
 
 
 def show_answers(heading: str, questions: list[str], before: list[str], after: list[str], name: str) -> None:

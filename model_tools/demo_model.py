@@ -71,7 +71,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sft.models.generate import END_OF_TURN
+    from sft.models.chat_template import ChatTemplate
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -80,7 +80,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     model.config._name_or_path = "SmolLM2-135M-Instruct"
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    (model.generation_config.eos_token_id,) = ChatTemplate(tokenizer).end_tokens
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

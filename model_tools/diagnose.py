@@ -64,10 +64,11 @@ def gather_evidence(parts: ModelParts) -> Evidence:
 
     evidence = evidence_of_run(read_run(parts.run)) if parts.run else Evidence()
     template = evidence.recipe.training.chat_template_path if evidence.recipe else None
+    kwargs = evidence.recipe.run.chat_template_kwargs if evidence.recipe else None
     folders = (parts.adapter, parts.named / "final")
     own = next((folder for folder in folders if folder and (folder / "tokenizer_config.json").is_file()), None)
     if parts.base and (template is None or Path(template).is_file()):
-        evidence.tokenizer = load_tokenizer(str(parts.base), chat_template_path=template)
+        evidence.tokenizer = load_tokenizer(str(parts.base), chat_template_path=template, chat_template_kwargs=kwargs)
     elif own:
         evidence.tokenizer = load_tokenizer(str(own))
     if chat_folder := parts.merged or own:

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not settings.identity_name:
         raise UserError(f"{arguments.recipe}: has no identity_name: add the name the model is to learn")
     questions = load_questions(settings.score_file, settings.eval_prompts_system)
-    model, tokenizer = load_named_model(resolve_model(arguments.model, arguments.adapter), arguments.bits)
+    model, tokenizer = load_named_model(
+        resolve_model(arguments.model, arguments.adapter), arguments.bits, settings.chat_template_kwargs
+    )
     with waiting("scoring what the model says of itself"):
         scores = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(scores.line(), markup=False)
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         is_right = (
             answer.gives_name if answer.kind == "identity" else not mentions(answer.answer, settings.identity_name)
         )
-        if not is_right:
+        if not is_right and not answer.cut_in_thinking:
             text = one_line(answer.answer)[:SHOWN_CHARACTERS]
             console.print(f"  {answer.kind}: {answer.question}\n    {text}", markup=False, style="yellow")
     return 0

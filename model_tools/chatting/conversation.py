@@ -11,7 +11,6 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -20,22 +19,26 @@ from trl import ModelConfig
 from model_tools.checkpoints.model_folder import NamedModel
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
+from sft.models.chat_template import ChatTemplate
 from sft.models.generate import answer_text, generation_config
 from sft.models.loading import load_model, load_tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-def load_named_model(named: NamedModel, bits: int = 16) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+def load_named_model(
+    named: NamedModel, bits: int = 16, chat_template_kwargs: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
 
-    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. With an adapter the model is a PeftModel, and
+    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. Without `chat_template_kwargs` the chat template is
+    given what was saved with the tokenizer. With an adapter the model is a PeftModel, and
     `model.disable_adapter()` gives the base model.
 
     Raises:
         UserError: there is no such model, or the adapter does not fit it.
     """
-    tokenizer = load_tokenizer(named.tokenizer)
+    tokenizer = load_tokenizer(named.tokenizer, chat_template_kwargs=chat_template_kwargs)
     settings = ModelConfig(
         model_name_or_path=named.base,
         # What 4-bit weights are computed in has to be named.
@@ -150,10 +153,7 @@ class ChatModel:
         Raises:
             UserError: the chat template refuses the messages. While the answer is read: the memory is not enough.
         """
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as problem:
-            raise UserError(f"the model's chat template refuses this conversation: {problem}") from None
+        text = ChatTemplate(self.tokenizer).prompt(messages)
         prompt = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
         answer = StreamedAnswer(self.tokenizer, self.settings.eos_token_id)
         threading.Thread(target=self._write, args=(prompt, answer, with_adapter)).start()

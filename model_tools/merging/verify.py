@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from model_tools.merging.tuned_modules import Adapter, with_adapters
 from sft.core.console import waiting
 from sft.models import internlm2
+from sft.models.chat_template import ChatTemplate
 from sft.models.generate import generation_config
 from sft.models.weight_files import WeightFiles
 from sft.runs.run_files import RECIPE
@@ -124,7 +125,7 @@ def _text(tokenizer, prompt: str, system: str | None) -> str:
         return prompt
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return ChatTemplate(tokenizer).prompt(messages)
 
 
 def _load(folder: Path) -> PreTrainedModel:

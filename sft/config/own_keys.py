@@ -24,6 +24,27 @@ class OwnKeys:
     eval_file: str | None = field(
         default=None, metadata={"help": "JSONL file that is not trained on, for the held-out loss eval_loss."}
     )
+    chat_template_kwargs: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "What the chat template is given beside the messages, in training and whenever the model is asked, "
+            "such as {enable_thinking: false}."
+        },
+    )
+    loss_on: str = field(
+        default="answers",
+        metadata={
+            "help": "Where loss falls: on every answer, on the last answer of a row, or on every token.",
+            "choices": ["answers", "last_answer", "everything"],
+        },
+    )
+    split_turns: bool = field(
+        default=True,
+        metadata={
+            "help": "Where the chat template shows an answer otherwise once others follow it (without its thinking, "
+            "say), train each answer of a row as a sample of its own, as it will be asked for."
+        },
+    )
     truncation: str = field(
         default="error",
         metadata={

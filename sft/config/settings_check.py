@@ -38,7 +38,7 @@ PLANNED = {
 }
 LEFT_TO_ACCELERATE = ("non_blocking", "use_seedable_sampler", "gradient_accumulation_kwargs")
 BEST = "the held-out loss alone is measured: write loss; the best by the name learned is kept by keep_best: identity"
-ASSISTANT_LOSS = "loss falls on the assistant's words of every turn and nowhere else"
+ASSISTANT_LOSS = "where loss falls is loss_on: answers, last_answer or everything"
 LOSS_ALONE = "of the held-out rows the loss alone is computed"
 INERT = {
     "assistant_only_loss": ASSISTANT_LOSS,

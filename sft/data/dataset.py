@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -24,11 +24,13 @@ from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.errors import UserError
 from sft.core.files import atomic_write, content_hash
 from sft.core.text import counted
-from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS, DatasetCard
-from sft.data.encoding import IGNORED
+from sft.data.dataset_card import DatasetCard
+from sft.data.encoding import LossRules
 from sft.data.formats import draw
 from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
+from sft.data.labels import IGNORED, mark_supervised
 from sft.data.samples import row_facts, tokenise
+from sft.models.chat_template import ChatTemplate
 
 ROWS_AT_ONCE = 1000
 
@@ -45,7 +47,7 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
     """
     rows, files = mixed_rows(recipe, tokenizer)
     lengths = _lengths(rows)
-    control = _control_tokens(rows, files)
+    control = _seen(rows, files, "control")
     if recipe.run.control_tokens == "refuse" and control[0]:
         raise UserError(
             f"{control[1]} stands in the text of this row ({control[0]:,} such rows) and becomes the model's control "
@@ -65,8 +67,8 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     path = recipe.run.eval_file
     if not path:
         return None
-    rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc)
-    samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "taken": len(rows)}])
+    rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc, rules=loss_rules(recipe, tokenizer))
+    samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "samples": len(rows)}])
     return _sequences(recipe, samples, "bfd")
 
 
@@ -83,9 +85,9 @@ def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Id
     path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-identity" / f"{digest}.json"
     if path.exists():
         return IdentityRows.from_json(path.read_bytes())
-    processes = recipe.training.dataset_num_proc
+    processes, rules = recipe.training.dataset_num_proc, loss_rules(recipe, tokenizer)
     rows = read_identity_rows(
-        files, name, old_names, lambda file, names: row_facts(file.path, tokenizer, processes, names)
+        files, name, old_names, lambda file, names: row_facts(file.path, tokenizer, processes, names, rules)
     )
     with atomic_write(path) as file:
         file.write(rows.to_json())
@@ -93,18 +95,41 @@ def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Id
 
 
 def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[dict]]:
-    """All files' samples in the share their weights say, and of each file its path, hash, rows and rows taken."""
+    """All files' samples in the share their weights say; of each file its path, hash, rows, rows and samples taken."""
     dice, parts, files = random.Random(recipe.training.seed), [], []
     names = sought_names(recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names)
+    rules = loss_rules(recipe, tokenizer)
     for file in recipe.train_files:
-        rows = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc, names)
-        taken = sorted(draw(range(len(rows)), file.weight, dice)) if file.weight != 1 else range(len(rows))
-        parts.append(rows.select(taken))
+        samples = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc, names, rules)
+        starts = _row_starts(samples)
+        rows = range(len(starts))
+        taken = sorted(draw(rows, file.weight, dice)) if file.weight != 1 else rows
+        parts.append(samples.select(_samples_of(starts, taken, len(samples))))
         files.append(
             {"path": file.path, "sha256": content_hash(file.path), "rows": len(rows)}
-            | {"weight": file.weight, "taken": len(taken)}
+            | {"weight": file.weight, "taken": len(taken), "samples": len(parts[-1])}
         )
     return concatenate_datasets(parts), files
+
+
+def loss_rules(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LossRules:
+    """Where loss falls by a recipe; a template that a person marked and named is taken as it is marked."""
+    by_marks = bool(recipe.training.chat_template_path) and ChatTemplate(tokenizer).has_marks
+    return LossRules(recipe.run.loss_on, recipe.run.split_turns, by_marks)
+
+
+def _row_starts(samples: Dataset) -> numpy.ndarray:
+    """The first sample of each row, `(rows,)`."""
+    lines = numpy.concatenate([column.to_numpy() for column in _batches(samples, "line")])
+    return numpy.flatnonzero(numpy.diff(lines, prepend=0))
+
+
+def _samples_of(starts: numpy.ndarray, rows: Sequence[int], samples: int) -> Sequence[int]:
+    """The samples of some rows, in their order."""
+    if len(starts) == samples:
+        return rows
+    ends = numpy.append(starts[1:], samples)
+    return [sample for row in rows for sample in range(starts[row], ends[row])]
 
 
 def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Dataset:
@@ -138,24 +163,29 @@ def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict
     return _keep_start(rows, limit)
 
 
-def _control_tokens(rows: Dataset, files: list[dict]) -> tuple[int, str]:
-    """How many rows hold a control token in their own text, and the first as `file:line: token`."""
+def _seen(samples: Dataset, files: list[dict], column: str) -> tuple[int, str]:
+    """How many samples have something in a column of texts, and the first as `file:line: text`."""
     count, first, start = 0, None, 0
-    for column in _batches(rows, "control"):
-        held = compute.not_equal(column, "").to_numpy()
+    for texts in _batches(samples, column):
+        held = compute.not_equal(texts, "").to_numpy()
         count += int(held.sum())
         if first is None and held.any():
             first = start + int(held.argmax())
         start += len(held)
     if first is None:
         return 0, ""
-    return count, f"{file_of(files, first)}:{rows[first]['line']}: {rows[first]['control']}"
+    return count, f"{file_of(files, first)}:{samples[first]['line']}: {samples[first][column]}"
 
 
-def file_of(files: list[dict], row: int) -> str:
-    """The path of the file that a row came from, counting rows from 0 over all files as they were mixed."""
-    ends = numpy.cumsum([file["taken"] for file in files])
-    return files[int(numpy.searchsorted(ends, row, side="right"))]["path"]
+def _total(samples: Dataset, column: str) -> int:
+    """The sum of a column of counts."""
+    return sum(compute.sum(counts).as_py() or 0 for counts in _batches(samples, column))
+
+
+def file_of(files: list[dict], sample: int) -> str:
+    """The path of the file that a sample came from, counting samples from 0 over all files as they were mixed."""
+    ends = numpy.cumsum([file["samples"] for file in files])
+    return files[int(numpy.searchsorted(ends, sample, side="right"))]["path"]
 
 
 def _keep_start(rows: Dataset, limit: int) -> Dataset:
@@ -188,9 +218,11 @@ def _card(
     a_process = training.per_device_train_batch_size * training.gradient_accumulation_steps
     per_epoch, total = count_steps(len(sequences), recipe)
     repeated = count_repeated(len(sequences), recipe.training)
+    left_out, first_left_out = _seen(rows, files, "left_out")
     return DatasetCard(
         files=files,
-        rows=len(rows),
+        rows=sum(file["taken"] for file in files),
+        samples_made=len(rows),
         tokens=int(lengths.sum()),
         supervised_tokens=supervised,
         longest_sample=int(lengths.max()),
@@ -211,6 +243,11 @@ def _card(
         repeated=repeated,
         rows_with_control_tokens=control[0],
         first_control_token=control[1],
+        answers=_total(rows, "answers"),
+        answers_without_end=_total(rows, "answers_without_end"),
+        answers_asked_otherwise=_total(rows, "answers_asked_otherwise"),
+        samples_with_words_left_out=left_out,
+        first_left_out=first_left_out,
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
     )
 
@@ -241,18 +278,6 @@ def count_repeated(sequences: int, training: TrainingArguments) -> int:
     if processes == 1 or training.dataloader_drop_last:
         return 0
     return math.ceil(math.ceil(sequences / size) / processes) * processes * size - sequences
-
-
-def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], labels: list[int]) -> str:
-    """The sample decoded, each supervised run of tokens between ⟦ and ⟧."""
-    text, marked = "", False
-    run: list[int] = []
-    for token, label in zip(input_ids, labels, strict=True):
-        if (label != IGNORED) != marked:
-            text += f"{tokenizer.decode(run)}{SUPERVISED_CLOSES if marked else SUPERVISED_OPENS}"
-            run, marked = [], not marked
-        run.append(token)
-    return f"{text}{tokenizer.decode(run)}{SUPERVISED_CLOSES if marked else ''}"
 
 
 def supervised_tokens(dataset: Dataset) -> int:

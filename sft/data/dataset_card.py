@@ -16,6 +16,7 @@ class DatasetCard:
 
     files: list[dict]
     rows: int
+    samples_made: int
     tokens: int
     supervised_tokens: int
     longest_sample: int
@@ -36,6 +37,11 @@ class DatasetCard:
     repeated: int
     rows_with_control_tokens: int
     first_control_token: str  # such as "data/train.jsonl:7: <|im_end|>"; "" where there is none
+    answers: int
+    answers_without_end: int
+    answers_asked_otherwise: int
+    samples_with_words_left_out: int
+    first_left_out: str  # such as "data/train.jsonl:7: the system message"
     first_sample: str
 
     def to_dict(self) -> dict:
@@ -49,7 +55,7 @@ class DatasetCard:
         cut = ["               samples are cut across packs and see each other, as in XTuner"]
         return [
             *(_file_line(file) for file in self.files),
-            f"rows           {self.rows:,} -> {counted(self.samples, 'sample')}"
+            f"rows           {self.rows:,} -> {self._samples()}"
             f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
             f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
             f" ({self.supervised_tokens / self.tokens:.1%}); longest sample {self.longest_sample:,}",
@@ -64,6 +70,14 @@ class DatasetCard:
             f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
             *(f"               {line}" for line in self.first_sample.splitlines()),
         ]
+
+    def _samples(self) -> str:
+        if self.samples_made == self.rows:
+            return counted(self.samples, "sample")
+        split = (
+            f"{counted(self.samples_made, 'sample')}, one for each answer that history shows otherwise (split_turns)"
+        )
+        return split if self.samples == self.samples_made else f"{split} -> {self.samples:,}"
 
     def _repeated_line(self, kind: str) -> str:
         return (

@@ -1,41 +1,65 @@
 """Turns conversations into token ids and labels, many at a time.
 
-In: a tokenizer, its training template (see `chat_template`), canonical messages. Out: ids, and labels that are
-`IGNORED` where no loss falls. Knows nothing about files, samples' lengths or packs.
+In: a chat template, canonical rows, rules for the loss. Out: ids, and labels that are `IGNORED` where no loss falls.
+Knows nothing about files, samples' lengths or packs.
 """
 
 import re
-from typing import Any
+from dataclasses import dataclass
 
-from jinja2 import TemplateError
-from transformers import BatchEncoding, PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
+from sft.data.answer_spans import Span, Spans, View, find_answers
+from sft.data.labels import IGNORED, label_ranges
+from sft.models.chat_template import END_OF_THINKING, ChatTemplate
 
-IGNORED = -100
+
+@dataclass(frozen=True)
+class LossRules:
+    """Which tokens carry loss, as a recipe has it."""
+
+    loss_on: str = "answers"  # or "last_answer", "everything"
+    split_turns: bool = True
+    by_marks: bool = False  # the template's own {% generation %} marks decide
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, template: str, conversations: list[list[dict]]
-) -> list[tuple[list[int], list[int]]]:
-    """Token ids and labels of each conversation; loss falls on the assistant's words, end-of-turn token included.
+@dataclass(frozen=True)
+class Sample:
+    """One conversation as tokens; and of what its template did: answers that it did not end, words it left out."""
 
-    The same as `apply_chat_template(..., return_assistant_tokens_mask=True)` of one after the other, with each text
-    rendered once and all of them tokenised in one call.
+    input_ids: list[int]
+    labels: list[int]
+    answers: int = 0
+    answers_without_end: int = 0
+    answers_asked_otherwise: int = 0
+    left_out: str = ""
+
+
+def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[list[Sample]]:
+    """The samples of each row: one, or several where the template shows an answer otherwise once others follow it.
+
+    Ids are those of `apply_chat_template`; loss falls on answers from where the prompt leaves off to the end of the
+    turn.
 
     Raises:
-        UserError: of some conversation, the marked template does not render it as the tokenizer's own does, the
-            tokenizer's own refuses it, an answer is empty, or it has nothing to learn.
+        UserError: of some row, the template refuses it, an answer is empty or not in its text, or it has nothing to
+            learn.
     """
-    for messages in conversations:
-        _refuse_empty_answers(messages)
-    texts, answers = _render(tokenizer, template, conversations)
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    samples = [(ids, _labels(encoded, row, answers[row])) for row, ids in enumerate(encoded["input_ids"])]
-    if any(labels.count(IGNORED) == len(labels) for _, labels in samples):
-        raise UserError("no supervised token: the chat template marks no word of its answers")
-    return samples
+    views = [_views(template, row, rules) for row in rows]
+    flat = [view for of_row in views for view in of_row]
+    if rules.loss_on == "everything":
+        texts = [Spans(template.render([view.messages], view.tools)[0]) for view in flat]
+    elif rules.by_marks:
+        texts = [_marked_answers(template, view) for view in flat]
+    else:
+        texts = find_answers(template, flat)
+    of_rows, position = [], 0
+    for of_row in views:
+        of_rows.append(_merged(texts[position : position + len(of_row)]))
+        position += len(of_row)
+    return _tokenised(template.tokenizer, of_rows, everything=rules.loss_on == "everything")
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern | None:
@@ -47,48 +71,90 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern | None:
 
 def control_token(tokens: re.Pattern | None, messages: list[dict]) -> str:
     """The first special token that a message's own text holds, and becomes; "" where none does."""
-    matches = (tokens.search(message["content"]) for message in messages) if tokens else ()
-    return next((match[0] for match in matches if match), "")
+    match = tokens.search("\0".join(message["content"] for message in messages)) if tokens else None
+    return match[0] if match else ""
+
+
+def _views(template: ChatTemplate, row: dict, rules: LossRules) -> list[View]:
+    """The conversations that a row is trained as, each with the numbers of its answers that carry loss."""
+    _refuse_empty_answers(row["messages"])
+    messages = [
+        {key: value for key, value in message.items() if key != "loss"} if "loss" in message else message
+        for message in row["messages"]
+    ]
+    tools = row.get("tools")
+    all_answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if rules.loss_on == "everything":
+        return [View(messages, [], tools)]
+    candidates = all_answers[-1:] if rules.loss_on == "last_answer" else all_answers
+    answers = [number for number in candidates if row["messages"][number].get("loss", True)]
+    if not answers:
+        which = "its last answer" if rules.loss_on == "last_answer" else "every answer"
+        raise UserError(f"{which} is marked as carrying no loss, so that nothing would be learned: drop the row")
+    can_split = rules.split_turns and not rules.by_marks and len(all_answers) > 1
+    if can_split and (template.rewrites_history or any(map(_thinks, messages))):
+        return [View(messages[: number + 1], [number], tools) for number in answers]
+    return [View(messages, answers, tools)]
+
+
+def _thinks(message: dict) -> bool:
+    return message["role"] == "assistant" and (
+        "reasoning_content" in message or "tool_calls" in message or END_OF_THINKING in message["content"]
+    )
 
 
 def _refuse_empty_answers(messages: list[dict]) -> None:
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    answers = [message for message in messages if message["role"] == "assistant"]
     for number, answer in enumerate(answers, start=1):
-        if not answer.strip():
+        if not answer["content"].strip() and not answer.get("tool_calls"):
             which = f"answer {number} of {len(answers)}" if len(answers) > 1 else "the answer"
             raise UserError(f"{which} is empty, which would teach the model to say nothing: write it, or drop the row")
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, template: str, conversations: list[list[dict]]
-) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """Each conversation as text, and where in it, in characters, the assistant's words lie."""
-    try:
-        stock = tokenizer.apply_chat_template(conversations, tokenize=False)
-        special_tokens: dict[str, Any] = tokenizer.special_tokens_map
-        # Its annotation knows of the texts alone.
-        rendered: Any = render_jinja_template(
-            conversations, chat_template=template, return_assistant_tokens_mask=True, **special_tokens
-        )
-        marked, answers = rendered
-    except TemplateError as refusal:
-        raise UserError(f"{tokenizer.name_or_path}: its chat template refuses this conversation: {refusal}") from None
-    for messages, text, expected in zip(conversations, marked, stock, strict=True):
-        if text != expected:
+def _marked_answers(template: ChatTemplate, view: View) -> Spans:
+    """The answers as the template's own {% generation %} marks have them."""
+    text, ranges = template.render_marked(view.messages, view.tools)
+    answers = [number for number, message in enumerate(view.messages) if message["role"] == "assistant"]
+    if len(ranges) != len(answers):
+        if len(view.answers) != len(answers):
             raise UserError(
-                f"{tokenizer.name_or_path}: the training template renders {messages[-1]['content'][:40]!r} differently "
-                "from the model's own: name a marked copy of the model's template with chat_template_path"
+                f"the chat template marks {len(ranges)} ranges and the row has {len(answers)} answers, so that those "
+                "without loss cannot be told from the others: mark each answer once"
             )
-    return marked, answers
+        chosen = ranges
+    else:
+        chosen = [ranges[answers.index(number)] for number in view.answers]
+    return Spans(text, [Span(start, stop, template.is_ended(text[:stop]), True) for start, stop in chosen])
 
 
-def _labels(encoded: BatchEncoding, row: int, answers: list[tuple[int, int]]) -> list[int]:
-    ids = encoded["input_ids"][row]
-    labels = [IGNORED] * len(ids)
-    for start, end in answers:
-        first, last = encoded.char_to_token(row, start), encoded.char_to_token(row, end - 1)
-        if first is None:
-            break
-        supervised = slice(first, last + 1 if last else len(ids))
-        labels[supervised] = ids[supervised]
-    return labels
+def _merged(views: list[Spans]) -> list[Spans]:
+    """The views of a row, of which one that the next one begins with is part of that one."""
+    merged: list[Spans] = []
+    for view in views:
+        if merged and view.text.startswith(merged[-1].text[: merged[-1].spans[-1].stop]):
+            earlier = merged.pop()
+            view = Spans(view.text, [*earlier.spans, *view.spans], [*earlier.left_out, *view.left_out])
+        merged.append(view)
+    return merged
+
+
+def _tokenised(tokenizer: PreTrainedTokenizerBase, rows: list[list[Spans]], *, everything: bool) -> list[list[Sample]]:
+    texts = [sample.text for row in rows for sample in row]
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
+    encodings = iter(encoded.encodings or ())
+    return [[_sample(next(encodings), sample, everything) for sample in row] for row in rows]
+
+
+def _sample(encoding: Encoding, spans: Spans, everything: bool) -> Sample:
+    ids = encoding.ids
+    labels = ids if everything else label_ranges(encoding, ((span.start, span.stop) for span in spans.spans))
+    if labels.count(IGNORED) == len(labels):
+        raise UserError("no supervised token: the chat template marks no word of its answers")
+    return Sample(
+        ids,
+        labels,
+        answers=len(spans.spans),
+        answers_without_end=sum(not span.has_end for span in spans.spans),
+        answers_asked_otherwise=sum(not span.is_asked_alike for span in spans.spans),
+        left_out=next(iter(spans.left_out), ""),
+    )

@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.dataset import SUPERVISED_CLOSES, SUPERVISED_OPENS, file_of, load_dataset, mixed_rows
-from sft.data.encoding import IGNORED
+from sft.data.dataset import file_of, load_dataset, mixed_rows
+from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
+from sft.data.labels import IGNORED
 from sft.models.loading import load_tokenizer
 
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
@@ -57,6 +58,7 @@ class Preview:
             revision=recipe.model.model_revision,
             trust_remote_code=recipe.training.trust_remote_code,
             chat_template_path=recipe.training.chat_template_path,
+            chat_template_kwargs=recipe.run.chat_template_kwargs,
         )
         self.rows, self.files = mixed_rows(recipe, self.tokenizer)
         self.sequences, self.card = load_dataset(recipe, self.tokenizer)

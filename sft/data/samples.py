@@ -1,4 +1,4 @@
-"""Turns a training file into samples, one a row, in parallel and in bounded memory, and keeps them on the disk.
+"""Turns a training file into samples, in the order of its rows, in parallel and in bounded memory, and keeps them.
 
 In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`, and beside it
 what the rows say about identity, gathered on the way. The file is tokenised in shards, each kept under a hash of its
@@ -33,61 +33,82 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_write, content_hash, numbered_lines
-from sft.data import chat_template, encoding, formats
+from sft.data import answer_spans, canonical, encoding, formats, labels, row_shapes
+from sft.data.encoding import LossRules, Sample
 from sft.data.identity_rows import RowFacts, SoughtNames
+from sft.models import chat_template
+from sft.models.chat_template import ChatTemplate
 
 # Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
 # memory; large enough that 100 GB are no more files than a process may map (65,530 on Linux).
 SHARD_BYTES = 2 << 20
 ROWS_AT_ONCE = 250
+DEFAULT_RULES = LossRules()
 TOKENS = pyarrow.list_(pyarrow.int32())
-# `control` is the first of the model's control tokens that a text of the row holds as if it were a word; "" if none.
-SCHEMA = pyarrow.schema({"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS, "control": pyarrow.string()})
+# A row's samples stand one after the other under its line. `control` is the first of the model's control tokens that a
+# text of the row holds as if it were a word; "" if none. The last four are those of `encoding.Sample`.
+SCHEMA = pyarrow.schema(
+    {"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS, "control": pyarrow.string()}
+    | {name: pyarrow.int32() for name in ("answers", "answers_without_end", "answers_asked_otherwise")}
+    | {"left_out": pyarrow.string()}
+)
 
 Lines = list[tuple[int, bytes]]
 
 
 def tokenise(
-    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None = None, names: SoughtNames | None = None
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_proc: int | None = None,
+    names: SoughtNames | None = None,
+    rules: LossRules = DEFAULT_RULES,
 ) -> datasets.Dataset:
-    """One sample a row, in the order of the file, whatever the number of processes (None: one a CPU core).
+    """The samples of all rows, in the order of the file, whatever the number of processes (None: one a CPU core).
 
     With `names`, what the rows say of them is gathered on the way, for `row_facts`.
 
     Raises:
         UserError: a bad row, the first of the file; the file changed meanwhile, or a process was killed.
     """
-    folder, shards = _shards_of(path, tokenizer, num_proc, names)
+    folder, shards = _shards_of(path, tokenizer, num_proc, names, rules)
     table = concat_tables([MemoryMappedTable.from_file(str(folder / shard)) for shard in shards])
     return datasets.Dataset(table, fingerprint=_hash(folder.name, *shards))
 
 
 def row_facts(
-    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None, names: SoughtNames
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_proc: int | None,
+    names: SoughtNames,
+    rules: LossRules = DEFAULT_RULES,
 ) -> Iterator[RowFacts]:
     """What the rows say, shard by shard; the file is read for what `tokenise` did not gather for these names.
 
     Raises:
         UserError: as `tokenise`.
     """
-    folder, shards = _shards_of(path, tokenizer, num_proc, names)
+    folder, shards = _shards_of(path, tokenizer, num_proc, names, rules)
     for shard in shards:
         yield RowFacts.from_json((folder / _facts_name(shard, names)).read_bytes())
 
 
 def _shards_of(
-    path: str, tokenizer: PreTrainedTokenizerBase, num_proc: int | None, names: SoughtNames | None
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_proc: int | None,
+    names: SoughtNames | None,
+    rules: LossRules,
 ) -> tuple[Path, list[str]]:
     """The folder that a file's shards are in and their names; what is missing there is written first."""
-    template = chat_template.training_template(tokenizer)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "sft-samples" / _key(tokenizer, template)
+    template = ChatTemplate(tokenizer)
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "sft-samples" / _key(template, rules)
     digest = content_hash(path)
     # Written last, so where it is, all shards are; without it, those that are there are still good.
     index = folder / f"{digest}.json"
     shards = json.loads(index.read_bytes()) if index.exists() else []
     files = [*shards, *(_facts_name(shard, names) for shard in shards)] if names else shards
     if not shards or not all((folder / file).exists() for file in files):
-        writer = ShardWriter(path, folder, tokenizer, template, names)
+        writer = ShardWriter(path, folder, template, rules, names)
         shards = list(_written(writer, num_proc or len(os.sched_getaffinity(0))))
         if not shards:
             raise UserError(f"{path}: {formats.NO_ROW}")
@@ -109,8 +130,8 @@ class ShardWriter:
 
     path: str
     folder: Path
-    tokenizer: PreTrainedTokenizerBase
-    template: str
+    template: ChatTemplate
+    rules: LossRules
     names: SoughtNames | None
 
     def write(self, lines: Lines) -> str:
@@ -135,17 +156,19 @@ class ShardWriter:
         return name
 
     def _write_samples(self, path: Path, rows: Iterable[tuple[int, dict]]) -> None:
-        tokens = encoding.control_tokens(self.tokenizer)
+        tokens = encoding.control_tokens(self.template.tokenizer)
         with atomic_write(path) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
             for batch in _batches(rows):
-                ids, labels = zip(*self._samples(batch), strict=True)
-                control = [encoding.control_token(tokens, row["messages"]) for _, row in batch]
-                columns = [[line for line, _ in batch], ids, labels, control]
+                records = []
+                for (line, row), samples in zip(batch, self._samples(batch), strict=True):
+                    control = encoding.control_token(tokens, row["messages"])
+                    records += [vars(sample) | {"line": line, "control": control} for sample in samples]
+                columns = [[record[name] for record in records] for name in SCHEMA.names]
                 stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
 
-    def _samples(self, rows: list[tuple[int, dict]]) -> list[tuple[list[int], list[int]]]:
+    def _samples(self, rows: list[tuple[int, dict]]) -> list[list[Sample]]:
         try:
-            return encoding.encode(self.tokenizer, self.template, [row["messages"] for _, row in rows])
+            return encoding.encode(self.template, [row for _, row in rows], self.rules)
         except UserError as problem:
             if len(rows) == 1:
                 raise UserError(f"{self.path}:{rows[0][0]}: {problem}") from None
@@ -250,14 +273,13 @@ def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]
         yield batch
 
 
-def _key(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """A hash of the tokenizer, the templates, this code and the libraries below it."""
-    code = (formats, encoding, sys.modules[__name__])
+def _key(template: ChatTemplate, rules: LossRules) -> str:
+    """A hash of the tokenizer, its template and what that is given, the rules, this code and the libraries below it."""
+    tokenizer = template.tokenizer
+    code = (canonical, row_shapes, formats, chat_template, answer_spans, labels, encoding, sys.modules[__name__])
     return _hash(
         tokenizer.backend_tokenizer.to_str(),
-        str(tokenizer.chat_template),
-        str(tokenizer.special_tokens_map),
-        template,
+        *map(str, (tokenizer.chat_template, tokenizer.special_tokens_map, template.kwargs, template.day, rules)),
         *map(inspect.getsource, code),
         # TRL's is for the packs, which are kept under a name made from this one.
         *(library.__version__ for library in (transformers, trl, datasets)),

@@ -12,11 +12,13 @@ from transformers import GenerationConfig
 
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.chat_template import PROBES, training_template
-from sft.data.encoding import IGNORED, encode
+from sft.data.dataset import loss_rules
+from sft.data.encoding import LossRules, encode
 from sft.data.identity import gives_name
 from sft.data.identity_rows import quoted
+from sft.data.labels import IGNORED
 from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, Finding, generation_settings, rendered
+from sft.models.chat_template import ChatTemplate
 from sft.models.generate import end_tokens
 from sft.runs.run_files import number
 
@@ -29,6 +31,18 @@ RISEN_SHARE = 0.2
 FLAT_SHARE, FLAT_NATS = 0.95, 0.7
 # The share of answers with the name falls by so much from its best: it was lost again.
 LOST = 0.3
+# What two templates must render alike to be one: a turn and several, with and without a system message.
+_QUESTION, _ANSWER = (
+    {"role": "user", "content": "Who are you? 你是谁？"},
+    {"role": "assistant", "content": " A.\n\n助手。"},
+)
+_SYSTEM = {"role": "system", "content": "Be brief."}
+PROBES = (
+    [_QUESTION],
+    [_SYSTEM, _QUESTION],
+    [_QUESTION, _ANSWER, _QUESTION],
+    [_SYSTEM, _QUESTION, _ANSWER, _QUESTION],
+)
 # A scaler that looks for its scale skips a step now and then; more than this share is too many.
 SKIPPED_SHARE = 0.1
 
@@ -107,7 +121,9 @@ def end_of_turn_not_learned(evidence: Evidence) -> Finding | None:
         f"of an answer, loss falls on {quoted(evidence.tokenizer.decode(answer))}",
         f"and on none of the tokens that end an answer: {ends}",
     ]
-    do = "in the chat template, put the end-of-turn token before {% endgeneration %}, and train again"
+    do = "name a chat template that ends an answer with one of them with chat_template_path, and train again"
+    if ChatTemplate(evidence.tokenizer).has_marks:
+        do = "in the chat template, put the end-of-turn token before {% endgeneration %}, and train again"
     return Finding("the model never learns where its answer ends", facts, do)
 
 
@@ -267,10 +283,11 @@ def _supervised_answer(evidence: Evidence) -> list[int] | None:
         return None
     messages = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "An assistant."}]
     try:
-        [(_, labels)] = encode(evidence.tokenizer, training_template(evidence.tokenizer), [messages])
+        rules = loss_rules(evidence.recipe, evidence.tokenizer) if evidence.recipe else LossRules()
+        [[sample]] = encode(ChatTemplate(evidence.tokenizer), [{"messages": messages}], rules)
     except UserError:
         return None
-    return [label for label in labels if label != IGNORED]
+    return [label for label in sample.labels if label != IGNORED]
 
 
 def _ends(evidence: Evidence) -> set[int]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from sft.core.console import say, waiting
 from sft.core.text import one_line
-from sft.models.generate import reply_to_all
+from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
 from sft.models.loading import is_in_parts
 from sft.runs.run_files import ANSWERS, Answer
 from sft.training.trainer import RecipeTrainer
@@ -74,12 +74,19 @@ class ChatEval(Evaluation):
                     self.trainer.processing_class,
                     self.run.eval_prompts,
                     system=self.run.eval_prompts_system,
-                    generation=self.run.eval_prompts_generation,
+                    generation=self._generation(),
                     step=state.global_step,
                 )
             if state.is_world_process_zero:
                 self._record(answers)
         self.trainer.accelerator.wait_for_everyone()
+
+    def _generation(self) -> dict[str, Any]:
+        """How answers are made: as chosen, and where their length was not, with room for thinking."""
+        generation = dict(self.run.eval_prompts_generation or {})
+        if "max_new_tokens" not in (self.trainer.recipe.chosen.get("eval_prompts_generation") or {}):
+            generation["max_new_tokens"] = room_for(generation["max_new_tokens"], self.trainer.processing_class)
+        return generation
 
     def _record(self, answers: list[Answer]) -> None:
         self.latest = answers
@@ -89,6 +96,9 @@ class ChatEval(Evaluation):
         tensorboard = self.trainer.tensorboard
         for answer in answers:
             say(f"  {answer.prompt}\n    {one_line(answer.answer)}", style="cyan")
+            if answer.stop_reason == CUT_IN_THINKING:
+                advice = "raise max_new_tokens in eval_prompts_generation, or set chat_template_kwargs: "
+                say(f"    cut while it was thinking: {advice}{{enable_thinking: false}}", style="yellow")
             if tensorboard and tensorboard.tb_writer:
                 tensorboard.tb_writer.add_text(f"eval_chat/{answer.prompt}", answer.answer, answer.step)
 

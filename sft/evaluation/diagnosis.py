@@ -4,6 +4,7 @@ In: `Evidence`. Out: findings, first the cause that makes the ones after it mean
 model; causes that lie in the weights are `model_tools.diagnose`'s.
 """
 
+import json
 from collections.abc import Callable
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,10 @@ from sft.data.dataset_card import DatasetCard
 from sft.data.identity_rows import quoted
 from sft.evaluation import causes_in_rows, causes_in_run
 from sft.evaluation.evidence import Evidence, Finding, evidence_of_plan
+from sft.models.chat_template import ChatTemplate
+
+# As much of the end of a prompt as a warning shows.
+PROMPT_CHARACTERS = 40
 
 IN_ORDER: tuple[Callable[[Evidence], Finding | None], ...] = (
     causes_in_rows.placeholders,
@@ -58,7 +63,58 @@ def warnings_before_training(recipe: Recipe, tokenizer: PreTrainedTokenizerBase,
     for finding in findings:
         first, *more = finding.lines()
         lines += [f"warning: {first}", *(f"       {line}" for line in more)]
-    return lines + _note_on_control_tokens(card) + _note_on_the_default_system(evidence)
+    return lines + _notes_on_the_template(card, tokenizer) + _note_on_the_default_system(evidence)
+
+
+def _notes_on_the_template(card: DatasetCard, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the chat template makes of the rows that nobody may have meant."""
+    return [
+        *_note_on_control_tokens(card),
+        *_note_on_missing_ends(card),
+        *_note_on_the_prompt(card, tokenizer),
+        *_note_on_words_left_out(card),
+    ]
+
+
+def _note_on_missing_ends(card: DatasetCard) -> list[str]:
+    if not card.answers_without_end:
+        return []
+    return [
+        f"warning: {card.answers_without_end:,} of {counted(card.answers, 'answer')} without an end-of-turn token: the "
+        "chat template writes none after them",
+        "       there the model does not learn to stop: name a copy of the template that writes one with "
+        "chat_template_path",
+    ]
+
+
+def _note_on_the_prompt(card: DatasetCard, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The model is trained after other words than it will be asked with."""
+    if not card.answers_asked_otherwise:
+        return []
+    template = ChatTemplate(tokenizer)
+    prompt = json.dumps(template.question_prompt[-PROMPT_CHARACTERS:], ensure_ascii=False)
+    kwargs = template.agreeing_kwargs()
+    advice = "name a copy of the template that does so with chat_template_path"
+    if kwargs:
+        advice = (
+            f"chat_template_kwargs: {{{', '.join(f'{key}: {json.dumps(value)}' for key, value in kwargs.items())}}}"
+        )
+    return [
+        f"warning: {card.answers_asked_otherwise:,} of {counted(card.answers, 'answer')} trained otherwise than the "
+        "model will be asked",
+        f"       the question ends with {prompt}, which is not what stands before the answer in training",
+        f"       to have both agree: {advice}",
+    ]
+
+
+def _note_on_words_left_out(card: DatasetCard) -> list[str]:
+    if not card.samples_with_words_left_out:
+        return []
+    return [
+        f"warning: {counted(card.samples_with_words_left_out, 'sample')} of which the chat template leaves words out",
+        f"       the first is {card.first_left_out}",
+        "       the model does not see them: name a template that writes them with chat_template_path",
+    ]
 
 
 def _note_on_control_tokens(card: DatasetCard) -> list[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from sft.config.load import read_recorded_recipe
@@ -24,6 +23,7 @@ from sft.data.dataset import load_identity_rows
 from sft.data.dataset_card import DatasetCard
 from sft.data.identity import OLD_NAMES, gives_name, mentions
 from sft.data.identity_rows import IdentityRows, others, read_identity_rows
+from sft.models.chat_template import ChatTemplate
 from sft.runs.run_files import RECIPE, Run
 
 # From this share of the identity questions answered with the name on, it counts as learned.
@@ -186,12 +186,10 @@ def default_system(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str:
     """The text a model is asked with; a refusal of the template is a text as well, to be compared."""
-    if not tokenizer.chat_template:
-        return "no chat template"
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as refusal:
-        return f"refused: {refusal}"
+        return ChatTemplate(tokenizer).prompt(messages)
+    except UserError as refusal:
+        return f"refused: {str(refusal).removeprefix(str(tokenizer.name_or_path))}"
 
 
 def generation_settings(folder: Path) -> GenerationConfig | None:

@@ -13,15 +13,17 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sft.core.text import counted
 from sft.data.identity import gives_name, mentions
 from sft.data.questions import Question, QuestionSet
-from sft.models.generate import reply_to_all
+from sft.models.chat_template import without_thinking
+from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
 from sft.models.loading import is_in_parts, preserve_state
 from sft.training.launch import broadcast_from_main
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one.
 BATCH, BATCH_ON_A_GPU = 16, 64
-GENERATION = {"max_new_tokens": 48, "do_sample": False}
+ANSWER_TOKENS = 48
 
 
 @dataclass
@@ -35,11 +37,14 @@ class ScoredAnswer:
     answer: str
     gives_name: bool
     old_names: list[str]
+    cut_in_thinking: bool = False
 
 
 @dataclass
 class Score:
-    """Identity and retention; shares are of the questions asked, None where none was.
+    """Identity and retention; shares are of the questions answered, None where none was.
+
+    An answer that was cut in its thinking says nothing of names: it is counted in `cut_in_thinking` alone.
 
     `divergence` is KL(tuned || base) of the next token, mean over all tokens of the texts, in nats; `perplexity_ratio`
     is the tuned model's perplexity on them over the base's. Both need an adapter to switch off.
@@ -59,6 +64,7 @@ class Score:
     is_complete: bool
     seconds: float
     answers: list[ScoredAnswer]
+    cut_in_thinking: int = 0
 
     def to_dict(self) -> dict:
         """Everything but the answers."""
@@ -78,6 +84,11 @@ class Score:
             parts.append(f"ordinary answers without the name {percent(self.ordinary_kept)} of {self.ordinary_asked}")
         if self.divergence is not None:
             parts.append(f"KL {self.divergence:.3f} nats, perplexity x{self.perplexity_ratio:.2f}")
+        if self.cut_in_thinking:
+            parts.append(
+                f"{counted(self.cut_in_thinking, 'answer')} cut while thinking and not counted "
+                "(chat_template_kwargs: {enable_thinking: false} has most models answer at once)"
+            )
         return "; ".join(parts)
 
 
@@ -93,8 +104,9 @@ def score(
     started = time.perf_counter()
     answers, is_complete = _ask(model, tokenizer, questions, name, old_names, started + max_seconds)
     divergence, ratio = retention(model, tokenizer, questions.texts)
-    identity = [answer for answer in answers if answer.kind == "identity"]
-    ordinary = [answer for answer in answers if answer.kind == "ordinary"]
+    whole = [answer for answer in answers if not answer.cut_in_thinking]
+    identity = [answer for answer in whole if answer.kind == "identity"]
+    ordinary = [answer for answer in whole if answer.kind == "ordinary"]
 
     def name_share(**traits) -> float | None:
         """Of the identity questions with these traits, the share whose answers give the name."""
@@ -117,6 +129,7 @@ def score(
         divergence=divergence,
         perplexity_ratio=ratio,
         is_complete=is_complete,
+        cut_in_thinking=len(answers) - len(whole),
         seconds=round(time.perf_counter() - started, 2),
         answers=answers,
     )
@@ -152,12 +165,14 @@ def _ask(
     asked = list(_interleaved(questions))
     answers: list[ScoredAnswer] = []
     size = BATCH if model.device.type == "cpu" else BATCH_ON_A_GPU
+    generation = {"max_new_tokens": room_for(ANSWER_TOKENS, tokenizer), "do_sample": False}
     for start in range(0, len(asked), size):
         if _is_late(model, deadline):
             return answers, False
         batch = asked[start : start + size]
-        replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], GENERATION)
+        replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], generation)
         for (kind, question), reply in zip(batch, replies, strict=True):
+            said = without_thinking(reply.text)
             answers.append(
                 ScoredAnswer(
                     kind,
@@ -165,8 +180,9 @@ def _ask(
                     question.language,
                     question.has_system,
                     reply.text,
-                    gives_name=gives_name(reply.text, name, question.text),
-                    old_names=[old for old in old_names if gives_name(reply.text, old, question.text)],
+                    gives_name=gives_name(said, name, question.text),
+                    old_names=[old for old in old_names if gives_name(said, old, question.text)],
+                    cut_in_thinking=reply.stop_reason == CUT_IN_THINKING,
                 )
             )
     return answers, True

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from sft.models.chat_template import ChatTemplate, is_thinking
 from sft.models.loading import is_in_parts, preserve_state
 
-END_OF_TURN = "<|im_end|>"
+# Where an answer was cut before it began.
+CUT_IN_THINKING = "max_new_tokens, while thinking"
+# Tokens that a model that may think is given for it, on top of those for its answer.
+THINKING_ROOM = 512
 
 
 @dataclass
@@ -21,7 +25,7 @@ class Reply:
 
     text: str
     tokens: int
-    stop_reason: str  # "end of turn" or "max_new_tokens"
+    stop_reason: str  # "end of turn", "max_new_tokens" or `CUT_IN_THINKING`
 
 
 def reply_to_all(
@@ -30,11 +34,11 @@ def reply_to_all(
     """Answer all conversations in one left-padded batch; the model, its mode and every random state stay as they were.
 
     `generation` holds fields of Transformers' GenerationConfig, on top of the model's own.
+
+    Raises:
+        UserError: the chat template refuses a conversation.
     """
-    texts = [
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        for messages in conversations
-    ]
+    texts = ChatTemplate(tokenizer).render(conversations, generation_prompt=True)
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
     with preserve_state(model):
@@ -44,8 +48,9 @@ def reply_to_all(
             generation_config=settings,
             synced_gpus=is_in_parts(model),
         )
+    answers = output[:, batch["input_ids"].shape[1] :].tolist()
     return [
-        _reply(tokenizer, tokens, settings.eos_token_id) for tokens in output[:, batch["input_ids"].shape[1] :].tolist()
+        _reply(tokenizer, prompt, tokens, settings.eos_token_id) for prompt, tokens in zip(texts, answers, strict=True)
     ]
 
 
@@ -63,9 +68,15 @@ def generation_config(
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the model's own, the tokenizer's, and ChatML's end of turn where it exists."""
+    """Every token that ends an answer: the model's own, the tokenizer's, and the one that its chat template writes."""
     own = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    return sorted({*own, tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_TURN)} - {None})
+    learned = ChatTemplate(tokenizer).end_tokens if tokenizer.chat_template else []
+    return sorted({*own, tokenizer.eos_token_id, *learned} - {None})
+
+
+def room_for(answer_tokens: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """So many tokens for an answer, with room for thinking before it where the chat template leaves that open."""
+    return answer_tokens + (THINKING_ROOM if ChatTemplate(tokenizer).may_think else 0)
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]) -> tuple[str, int | None]:
@@ -74,6 +85,9 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: lis
     return str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip(), end
 
 
-def _reply(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]) -> Reply:
+def _reply(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[int], ends: list[int]) -> Reply:
     text, end = answer_text(tokenizer, tokens, ends)
-    return Reply(text, len(tokens[:end]), "max_new_tokens" if end is None else "end of turn")
+    reason = "end of turn"
+    if end is None:
+        reason = CUT_IN_THINKING if is_thinking(prompt, text) else "max_new_tokens"
+    return Reply(text, len(tokens[:end]), reason)

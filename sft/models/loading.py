@@ -6,8 +6,10 @@ The one way in for every script. Knows nothing about data or training.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import bitsandbytes
 import numpy
@@ -29,6 +31,7 @@ from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models import internlm2, internlm2_tokenizer
 from sft.models.adapter import scale_line
+from sft.models.chat_template import KWARGS
 
 internlm2.register_with_transformers()
 
@@ -39,11 +42,14 @@ def load_tokenizer(
     revision: str = "main",
     trust_remote_code: bool = False,
     chat_template_path: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+    chat_template_date: date | None = None,
     pad_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id, with a pad token and, if a path is given, another chat template.
 
-    InternLM2's is built from its `tokenizer.model`.
+    `chat_template_kwargs` win over those that the folder brings, and are saved with the tokenizer; a template that asks
+    for today's date is told `chat_template_date`. InternLM2's tokenizer is built from its `tokenizer.model`.
 
     Raises:
         UserError: there is no such model, it has no fast tokenizer, or that has no such pad token.
@@ -62,6 +68,10 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template_path:
         tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+    if chat_template_kwargs is not None:
+        tokenizer.init_kwargs[KWARGS] = chat_template_kwargs
+    if chat_template_date:
+        tokenizer.chat_template_date = chat_template_date
     return tokenizer
 
 

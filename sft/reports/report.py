@@ -194,8 +194,8 @@ def answers_by_prompt(run: Run) -> dict[str, list[dict]]:
         text, cut = record["answer"], []
         if len(text) > limit:
             cut.append(f"{len(text):,} characters, of which {limit:,} are shown")
-        if record.get("stop_reason") == "max_new_tokens":
-            cut.append("cut at max_new_tokens")
+        if (reason := record.get("stop_reason", "")).startswith("max_new_tokens"):
+            cut.append(f"cut at {reason}")
         shown = {"step": record["step"], "answer": highlight(text[:limit], run.identity_name), "cut": "; ".join(cut)}
         by_prompt.setdefault(record["prompt"], []).append(shown)
     return by_prompt

@@ -6,6 +6,7 @@ Knows nothing about running.
 
 import json
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from sft.models.adapter import model_fingerprint
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
 # Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
 NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "dataset_num_proc", "control_tokens"}
+
+
+# The day on which a run first began, which it goes on to tell a chat template that asks for the date.
+DATE = "chat_template_date"
 
 
 class Digests:
@@ -41,6 +46,7 @@ def inputs_of(recipe: Recipe, digests: Digests) -> dict[str, Any]:
     """
     chosen = {key: value for key, value in recipe.chosen.items() if key not in SECRET_KEYS | NO_INPUTS}
     chosen["seed"] = recipe.training.seed
+    chosen[DATE] = date.today().isoformat()
     if recipe.run.identity_name:
         chosen["score_file"] = recipe.run.score_file or str(BUILT_IN)
         load_questions(chosen["score_file"])  # a run would read it only after its data

@@ -27,7 +27,7 @@ from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.runs import checkpoints, run_files
 from sft.runs.checkpoints import Checkpoint
-from sft.runs.inputs import Digests, changes, inputs_of
+from sft.runs.inputs import DATE, Digests, changes, inputs_of
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "deepspeed", "tokenizers")
 
@@ -86,7 +86,8 @@ def find_start(recipe: Recipe) -> StartPoint:
             return StartPoint(None, inputs, [f"no checkpoint to resume from: {reason}" for reason in skipped])
     notes = [f"skipped: {reason}" for reason in skipped]
     never = f"--resume never keeps {folder} aside and starts anew"
-    if differences := changes(checkpoint.inputs, inputs):
+    inputs[DATE] = checkpoint.inputs.get(DATE, inputs[DATE])
+    if differences := changes(checkpoint.inputs | {DATE: inputs[DATE]}, inputs):
         listed = "; ".join(differences)
         if not recipe.run.resume_anyway:
             raise UserError(

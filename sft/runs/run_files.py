@@ -47,7 +47,7 @@ class Answer:
     answer: str
     seconds: float
     tokens: int
-    stop_reason: str  # "end of turn" or "max_new_tokens"
+    stop_reason: str  # that of `sft.models.generate.Reply`
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from sft.config.recipe import Recipe
-from sft.data.encoding import IGNORED
+from sft.data.labels import IGNORED
 from sft.training.strategy import optimizer_name
 
 # Rows of the `(tokens, vocabulary)` logits that are in memory at once.

@@ -28,7 +28,7 @@ from sft.core.errors import RunFailed, UserError
 from sft.core.text import one_line_message
 from sft.data.dataset import supervised_tokens
 from sft.data.dataset_card import DatasetCard
-from sft.data.encoding import IGNORED
+from sft.data.labels import IGNORED
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint
 from sft.models.fused_lora import fuse_lora

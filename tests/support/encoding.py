@@ -2,13 +2,20 @@
 
 from transformers import PreTrainedTokenizerFast
 
-from sft.data.encoding import IGNORED
+from sft.data.encoding import LossRules, encode
+from sft.data.labels import IGNORED
+from sft.models.chat_template import ChatTemplate
 from tests.support.conversations import SMOLLM2_TEMPLATE
 
+_TURN = "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+_MARKED_TURN = (
+    "{{'<|im_start|>' + message['role'] + '\n'}}{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}"
+    "{% endif %}{{ '\n' }}"
+)
 CHATML = (
-    "{% for message in messages %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    f"{{% for message in messages %}}{_TURN}{{% endfor %}}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 STOCK = {
     "smollm2": SMOLLM2_TEMPLATE,
@@ -18,6 +25,9 @@ STOCK = {
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "You are a helpful assistant."
     ),
 }
+ANSWERS = LossRules()
+# The answer and its end bear loss, marked by hand.
+MARKED = {family: template.replace(_TURN, _MARKED_TURN) for family, template in STOCK.items()}
 
 
 def turns(*texts: str, system: str | None = None) -> list[dict]:
@@ -44,8 +54,15 @@ ANSWERS_ALONE = (
 )
 
 
+def samples_of(tokenizer, conversations: list[list[dict]], rules: LossRules = ANSWERS) -> list[tuple]:
+    """(ids, labels) of every sample of the conversations."""
+    rows = [{"messages": messages} for messages in conversations]
+    encoded = encode(ChatTemplate(tokenizer), rows, rules)
+    return [(sample.input_ids, sample.labels) for row in encoded for sample in row]
+
+
 def encode_one_by_one(tokenizer, template: str, conversations: list[list[dict]]) -> list[tuple[list[int], list[int]]]:
-    """The slow way: Transformers' own mask of one conversation after the other."""
+    """The slow way: Transformers' own mask of one conversation after the other, under a marked template."""
     samples = []
     for messages in conversations:
         encoded = tokenizer.apply_chat_template(

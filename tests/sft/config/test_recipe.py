@@ -235,8 +235,8 @@ def test_old_spellings_are_read_as_the_new_ones_and_said_once(write_recipe, caps
 
 def test_paths_are_found_in_the_repository_from_any_working_directory(write_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe([str(write_recipe()), "--chat_template_path", "sft/data/templates/smollm2.jinja"])
-    assert recipe.training.chat_template_path == str(REPOSITORY / "sft/data/templates/smollm2.jinja")
+    recipe = load_recipe([str(write_recipe()), "--chat_template_path", "benchmarks/templates/smollm2_marked.jinja"])
+    assert recipe.training.chat_template_path == str(REPOSITORY / "benchmarks/templates/smollm2_marked.jinja")
 
 
 def test_the_resolved_recipe_can_be_run_again_and_holds_no_secret(write_recipe, tmp_path):

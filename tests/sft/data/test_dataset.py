@@ -11,12 +11,11 @@ from torch.utils.data import BatchSampler
 
 from sft.config.load import load_recipe
 from sft.core.errors import RunFailed, UserError
-from sft.data.chat_template import training_template
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
 from tests.support.conversations import CONVERSATIONS, xtuner_row
-from tests.support.encoding import encode_one_by_one
+from tests.support.encoding import MARKED, encode_one_by_one
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def test_packing_that_splits_long_samples_loses_nothing(load, with_long_row):
 @pytest.mark.parametrize("strategy", ["bfd", "bfd_split", "wrapped"])
 def test_packs_are_trls_own_of_the_shuffled_samples(load, train_file, tokenizer, strategy):
     conversations = [row["messages"] for _, row in read_rows(train_file)]
-    samples = encode_one_by_one(tokenizer, training_template(tokenizer), conversations)
+    samples = encode_one_by_one(tokenizer, MARKED["smollm2"], conversations)
     plain = datasets.Dataset.from_list([{"input_ids": ids, "labels": labels} for ids, labels in samples])
     expected = trl.pack_dataset(plain.shuffle(seed=42), 256, strategy)
     packs, _ = load(packing_strategy=strategy, shuffle_dataset=True, seed=42)
@@ -279,5 +278,5 @@ def test_a_sample_too_long_is_named_in_the_file_it_stands_in(load, train_file, w
 
 
 def test_each_row_is_known_by_its_file():
-    files = [{"path": name, "taken": taken} for name, taken in (("a", 2), ("none", 0), ("b", 1))]
+    files = [{"path": name, "samples": samples} for name, samples in (("a", 2), ("none", 0), ("b", 1))]
     assert [file_of(files, row) for row in range(3)] == ["a", "a", "b"]

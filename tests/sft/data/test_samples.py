@@ -17,11 +17,10 @@ import pytest
 from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.data import samples
-from sft.data.chat_template import training_template
 from sft.data.identity import OLD_NAMES
 from sft.data.identity_rows import SoughtNames, read_identity_rows
 from sft.data.samples import row_facts, tokenise
-from tests.support.encoding import ANSWERS_ALONE, VARIED, encode_one_by_one, turns, with_template
+from tests.support.encoding import ANSWERS_ALONE, MARKED, VARIED, encode_one_by_one, turns, with_template
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +47,7 @@ def test_samples_and_shards_are_the_same_whatever_the_number_of_processes(tokeni
     conversations, path = VARIED * 12, write(tmp_path / "rows.jsonl", VARIED * 12)
     raw = b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\n\n", 3)
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
-    expected = encode_one_by_one(tokenizer, training_template(tokenizer), conversations)
+    expected = encode_one_by_one(tokenizer, MARKED["smollm2"], conversations)
     fingerprints, found = set(), []
     for processes in (1, 2, 3):
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / str(processes))
@@ -116,7 +115,7 @@ def test_a_file_without_a_row_is_refused(tokenizer, tmp_path):
 
 def test_a_killed_run_goes_on_from_its_last_shard_and_leaves_no_process(tokenizer, tmp_path):
     path = write(tmp_path / "rows.jsonl", VARIED * 300)
-    whole = encode_one_by_one(tokenizer, training_template(tokenizer), VARIED) * 300
+    whole = encode_one_by_one(tokenizer, MARKED["smollm2"], VARIED) * 300
     run = multiprocessing.get_context("fork").Process(target=tokenise, args=(str(path), tokenizer, 2))
     run.start()
     while len(shards(tmp_path / "cache")) < 10:

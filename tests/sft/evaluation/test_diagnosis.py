@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sft.config.load import load_recipe
-from sft.data.chat_template import MARKED_TEMPLATES
 from sft.data.dataset import load_dataset
 from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
 from sft.evaluation.evidence import default_system, evidence_of_run
@@ -15,6 +14,7 @@ from sft.models.loading import load_tokenizer
 from sft.runs.run_files import read_run
 from sft.training.progress import ProgressLog
 from tests.support.conversations import xtuner_row
+from tests.support.encoding import MARKED, STOCK
 from tests.support.named_run import (
     NAME,
     QUESTIONS,
@@ -162,12 +162,10 @@ class TestInTheTemplate:
     def test_the_default_system_message_is_read_from_any_template(self, tokenizer):
         expected = {
             "chatml": None, "internlm2": None, "qwen2": "You are a helpful assistant.",
-            "qwen2_5": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
             "smollm2": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
         }  # fmt: skip
-        for path in MARKED_TEMPLATES.glob("*.jinja"):
-            tokenizer = load_tokenizer_with(tokenizer, path.read_text(encoding="utf-8"))
-            assert default_system(tokenizer) == expected.get(path.stem, default_system(tokenizer))
+        found = {name: default_system(load_tokenizer_with(tokenizer, template)) for name, template in STOCK.items()}
+        assert found == expected
 
     def test_rows_that_leave_the_default_in_place_until_it_wins(self, healthy, found):
         edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(identity=0.0, zh=0.0, en=0.0))
@@ -333,19 +331,20 @@ class TestBeforeTraining:
         assert lines[0] == "warning: asked without a system message, the model is told that it is SmolLM"
         assert lines[-1].startswith(f'         do: set eval_prompts_system: "{SYSTEM}"')
 
-    def test_the_same_where_the_template_has_none_of_its_own(self, warned):
-        keys = {"chat_template_path": str(MARKED_TEMPLATES / "chatml.jinja"), "eval_prompts": ["你是谁？"]}
+    def test_the_same_where_the_template_has_none_of_its_own(self, warned, tmp_path):
+        (tmp_path / "chatml.jinja").write_text(STOCK["chatml"], encoding="utf-8")
+        keys = {"chat_template_path": str(tmp_path / "chatml.jinja"), "eval_prompts": ["你是谁？"]}
         lines = warned(with_system(named_rows()), **keys)
         assert lines[0] == "warning: the model is asked without the system message it was trained with"
         assert "eval_prompts_system: not set" in lines[2]
         assert warned(with_system(named_rows()), **keys, eval_prompts_system=SYSTEM) == []
 
     def test_a_template_whose_marked_answer_has_no_end(self, warned, tmp_path):
-        chatml = (MARKED_TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
-        ending = "+ '<|im_end|>' -}}{%- endgeneration -%}"
-        assert ending in chatml
+        ending = " + '<|im_end|>' }}{% endgeneration %}"
+        assert ending in MARKED["chatml"]
         template = tmp_path / "endless.jinja"
-        template.write_text(chatml.replace(ending, "-}}{%- endgeneration -%}{{- '<|im_end|>' -}}"), encoding="utf-8")
+        endless = MARKED["chatml"].replace(ending, " }}{% endgeneration %}{{ '<|im_end|>' }}")
+        template.write_text(endless, encoding="utf-8")
         lines = warned(named_rows(), chat_template_path=str(template))
         assert lines[0] == "warning: the model never learns where its answer ends"
         assert '"An assistant."' in lines[1]

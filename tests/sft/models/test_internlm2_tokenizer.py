@@ -7,11 +7,10 @@ import pytest
 import sentencepiece
 
 from sft.core.errors import UserError
-from sft.data.chat_template import training_template
-from sft.data.encoding import IGNORED, encode
+from sft.data.labels import IGNORED
 from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES
 from sft.models.loading import load_tokenizer
-from tests.support.encoding import VARIED, encode_one_by_one
+from tests.support.encoding import MARKED, VARIED, encode_one_by_one, samples_of
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"
@@ -97,7 +96,7 @@ def test_special_tokens_stand_where_the_reserved_pieces_stood(folder, tokenizer)
 
 def test_loss_falls_on_the_answer_and_its_end(tokenizer):
     messages = [{"role": "user", "content": "你是谁？"}, {"role": "assistant", "content": "我是黄大力。"}]
-    [(ids, labels)] = encode(tokenizer, training_template(tokenizer), [messages])
+    [(ids, labels)] = samples_of(tokenizer, [messages])
     assert ids[0] == 1
     assert tokenizer.decode([label for label in labels if label != IGNORED]) == "我是黄大力。<|im_end|>"
 
@@ -133,5 +132,4 @@ def test_a_model_without_the_reserved_pieces_is_refused(tmp_path):
 
 
 def test_many_at_once_are_encoded_as_one_by_one(tokenizer):
-    template = training_template(tokenizer)
-    assert encode(tokenizer, template, VARIED) == encode_one_by_one(tokenizer, template, VARIED)
+    assert samples_of(tokenizer, VARIED) == encode_one_by_one(tokenizer, MARKED["internlm2"], VARIED)

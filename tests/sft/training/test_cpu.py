@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sft.data.encoding import IGNORED
+from sft.data.labels import IGNORED
 from sft.training.cpu import HEAD_TILE, SupervisedLogProbs
 
 

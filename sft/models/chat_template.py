@@ -1,0 +1,442 @@
+"""A tokenizer's chat template at work: conversations as text, where messages' own words lie in it, what ends an answer.
+
+In: a tokenizer. Its `chat_template_kwargs`, which are saved in tokenizer_config.json, go into every rendering; so does
+its `chat_template_date`, where it has one, as today's date. Out: text and places in it. All that is known of a template
+is learned from what it renders. Knows nothing about loss.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from typing import Any, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import (
+    _compile_jinja_template,
+    _get_template_variables,
+    render_jinja_template,
+)
+from trl.chat_template_utils import has_generation_markers
+
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
+
+KWARGS = "chat_template_kwargs"
+# A character before and one after a message's own words, of Unicode's last private-use plane, show where they went.
+FIRST_MARK = 0x100000
+MARK = re.compile("([\U00100000-\U0010fffd])")
+START_OF_THINKING, END_OF_THINKING = "<think>", "</think>"
+
+_QUESTION, _ANSWER = {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}
+_CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
+
+Place = tuple[int, int]
+Items = TypeVar("Items", str, list[str])
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, and of each message where the parts of its own words lie; None where one is not there."""
+
+    text: str
+    places: list[dict[str, Place | None]]
+
+    @cached_property
+    def words(self) -> list[Place | None]:
+        """From the first to the last of each message's own words; None where none of them is in the text."""
+        return [_around(list(filter(None, places.values()))) for places in self.places]
+
+    def missing(self, number: int) -> list[str]:
+        """The parts of a message that the template left out."""
+        return [part for part, place in self.places[number].items() if place is None]
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, with what it is always given.
+
+    Raises:
+        UserError: the tokenizer has none.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, kwargs: dict[str, Any] | None = None):
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template: use a chat model, or name a template "
+                "with chat_template_path"
+            )
+        self.tokenizer = tokenizer
+        # What the template is given beside the messages, such as {enable_thinking: false}.
+        self.kwargs: dict[str, Any] = (tokenizer.init_kwargs.get(KWARGS) or {}) if kwargs is None else kwargs
+
+    @property
+    def day(self) -> date | None:
+        """The day that the template is told; None where it writes no date."""
+        if "strftime_now" not in str(self.tokenizer.chat_template):
+            return None
+        return getattr(self.tokenizer, "chat_template_date", None) or date.today()
+
+    def render(
+        self,
+        conversations: Sequence[list[dict]],
+        tools: list[dict] | None = None,
+        *,
+        generation_prompt: bool = False,
+    ) -> list[str]:
+        """Each conversation as the text that a model reads, with what asks it to answer at the end if wanted.
+
+        Raises:
+            UserError: the template refuses one of them.
+        """
+        with self._refusals_explained(tools):
+            texts: Any = self.tokenizer.apply_chat_template(
+                list(conversations),
+                tools=tools,  # type: ignore[arg-type]
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **self.kwargs,
+            )
+        return texts
+
+    def _render_directly(self, conversations: Sequence[list[dict]], tools: list[dict] | None, **how: Any) -> Any:
+        """What `apply_chat_template` renders with, for messages that need none of its copying and checking."""
+        with self._refusals_explained(tools):
+            return render_jinja_template(
+                conversations,  # type: ignore[arg-type]
+                tools=tools,  # type: ignore[arg-type]
+                chat_template=self.tokenizer.get_chat_template(tools=tools),
+                **how,
+                **self.tokenizer.special_tokens_map | self.kwargs,
+            )
+
+    @contextmanager
+    def _refusals_explained(self, tools: list[dict] | None) -> Iterator[None]:
+        try:
+            self._tell_date(tools)
+            yield
+        except Exception as problem:  # a template is somebody else's program, and may fail in any way
+            reason = one_line_message(problem, 200) or type(problem).__name__
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: its chat template refuses this conversation: {reason}"
+            ) from None
+
+    def prompt(self, messages: list[dict], tools: list[dict] | None = None) -> str:
+        """The text that asks a model for the next answer.
+
+        Raises:
+            UserError: the template refuses the messages.
+        """
+        return self.render([messages], tools, generation_prompt=True)[0]
+
+    def render_marked(self, messages: list[dict], tools: list[dict] | None = None) -> tuple[str, list[Place]]:
+        """A conversation as text, and the ranges that the template itself marks by {% generation %}.
+
+        Raises:
+            UserError: the template refuses it.
+        """
+        (text,), (ranges,) = self._render_directly([messages], tools, return_assistant_tokens_mask=True)
+        return text, ranges
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether the template marks by {% generation %} what a model is to say."""
+        return has_generation_markers(self.tokenizer.get_chat_template())
+
+    def is_ended(self, text: str) -> bool:
+        """Whether a text ends with what ends an answer."""
+        return any(text.rstrip().endswith(end[-1]) for end in self.ends)
+
+    def token_starts(self, text: str) -> set[int]:
+        """Where the tokens of a text begin, and where it ends."""
+        encoded = self.tokenizer(text, add_special_tokens=False)
+        return {start for start, _ in encoded.encodings[0].offsets} | {len(text)}  # type: ignore[index]
+
+    def locate(
+        self,
+        conversations: Sequence[list[dict]],
+        tools: list[dict] | None = None,
+        *,
+        generation_prompt: bool = False,
+    ) -> list[Rendered]:
+        """As `render`, with the places of all messages' own words.
+
+        Raises:
+            UserError: the template refuses a conversation, or changes its words so that they cannot be found.
+        """
+        marked, names = zip(*map(_marked, conversations), strict=True)
+        texts = self.render(conversations, tools, generation_prompt=generation_prompt)
+        marked_texts, _ = self._render_directly(marked, tools, add_generation_prompt=generation_prompt)
+        return [
+            self._rendered(text, marked_text, messages, parts)
+            for text, marked_text, messages, parts in zip(texts, marked_texts, conversations, names, strict=True)
+        ]
+
+    def _rendered(self, text: str, marked_text: str, messages: list[dict], parts: list[tuple[int, str]]) -> Rendered:
+        places: list[dict[str, Place | None]] = [{} for _ in messages]
+        for number, part in parts:
+            places[number][part] = None
+        marks: dict[int, int] = {}
+        plain, position = [], 0
+        for index, piece in enumerate(MARK.split(marked_text)):
+            if index % 2 == 0:
+                plain.append(piece)
+                position += len(piece)
+                continue
+            mark = ord(piece) - FIRST_MARK
+            number, part = parts[mark // 2]
+            if mark in marks and part == "content" and messages[number]["role"] != "system":
+                raise self._not_found(messages[number], "writes it twice")
+            marks.setdefault(mark, position)
+        if "".join(plain) != text:
+            raise self._not_found(messages[-1], "changes it")
+        for index, (number, part) in enumerate(parts):
+            if 2 * index in marks and 2 * index + 1 in marks:
+                places[number][part] = (marks[2 * index], marks[2 * index + 1])
+        return Rendered(text, places)
+
+    def _not_found(self, message: dict, reason: str) -> UserError:
+        return UserError(
+            f"{self.tokenizer.name_or_path}: its chat template {reason}, so that {message['content'][:40]!r} cannot be "
+            "found in its text: put {% generation %} ... {% endgeneration %} around the answer and its end-of-turn "
+            "token in a copy, and name that with chat_template_path"
+        )
+
+    @property
+    def may_think(self) -> bool:
+        """Whether a model that is asked may think before it answers; not where the prompt itself ends the thinking."""
+        prompt = self._question.text.rstrip()
+        return START_OF_THINKING in str(self.tokenizer.chat_template) and not prompt.endswith(END_OF_THINKING)
+
+    @property
+    def question_prompt(self) -> str:
+        """A question as the model is asked it."""
+        return self._question.text
+
+    def agreeing_kwargs(self) -> dict[str, Any] | None:
+        """Arguments with which the prompt is what an answer is trained after; None where none are found."""
+        names = _get_template_variables(self.tokenizer.get_chat_template())
+        switches = sorted(name for name in names if "think" in name or "reason" in name)
+        for name, value in itertools.product(switches, (False, True)):
+            kwargs = self.kwargs | {name: value}
+            other = ChatTemplate(self.tokenizer, kwargs)
+            try:
+                if other.render([[_QUESTION, _ANSWER]])[0].startswith(other.prompt([_QUESTION])):
+                    return kwargs
+            except UserError:
+                continue
+        return None
+
+    @cached_property
+    def controls(self) -> re.Pattern:
+        """What finds a token of the tokenizer that stands for itself in any text, such as <|im_end|>."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        tokens = sorted(added.union(self.tokenizer.all_special_tokens), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+
+    @cached_property
+    def ends(self) -> list[tuple[str, ...]]:
+        """The tokens that end an answer: as the last message first; then, if it differs, where other messages follow.
+
+        Empty where the template writes none. A text that the tokenizer has no token for counts as one.
+        """
+        last, middle = (self._ending_controls(tail) for tail in self._tails)
+        if agreed := _common_start(last, middle):
+            return [tuple(agreed)]
+        if last or middle:
+            return [tuple(end) for end in (last, middle) if end]
+        text = _common_start(*self._tails).strip()
+        return [(text,)] if text else []
+
+    @cached_property
+    def call_ends(self) -> list[tuple[str, ...]]:
+        """As `ends`, of an answer that calls tools."""
+        try:
+            text = self.render([[_QUESTION, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]])[0].rstrip()
+        except UserError:
+            return self.ends
+        last = [match[0] for match in self.controls.finditer(text) if match.end() == len(text)]
+        return [*([tuple(last)] if last else []), *self.ends]
+
+    @cached_property
+    def end_patterns(self) -> list[re.Pattern]:
+        """What finds each of `ends`, with the blanks before it."""
+        return [re.compile(rf"\s*{re.escape(''.join(end))}") for end in self.ends]
+
+    @cached_property
+    def call_end_patterns(self) -> list[re.Pattern]:
+        """As `end_patterns`, of `call_ends`."""
+        return [re.compile(re.escape("".join(end))) for end in self.call_ends]
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """The token at which a model is to stop, as the template ends the last answer; empty where it ends none."""
+        ids = self.tokenizer(self.ends[0][-1], add_special_tokens=False)["input_ids"] if self.ends else []
+        return ids if len(ids) == 1 else []
+
+    @cached_property
+    def rewrites_history(self) -> bool:
+        """Whether an answer reads otherwise once another question follows it: without its thinking, say."""
+        heads = []
+        for rendered in self._probes:
+            question, answer = rendered.words[0], rendered.words[1]
+            heads.append(rendered.text[question[1] : answer[0]] if question and answer else "")
+        return heads[0] != heads[1] or self._ends_last_otherwise
+
+    @property
+    def _ends_last_otherwise(self) -> bool:
+        last, middle = (self._ending_controls(tail) for tail in self._tails)
+        return bool(last) and last[0] not in middle[:1]
+
+    @cached_property
+    def constant_prompt(self) -> str | None:
+        """What every prompt has after a user's words, what stands before them being as in training.
+
+        None where a prompt may depend on what was said, as where thinking can be switched on and off by a word in it.
+        """
+        if re.search("think|reason", str(self.tokenizer.chat_template), re.IGNORECASE):
+            return None
+        prompts = set()
+        for system in ([], [{"role": "system", "content": "Three."}]):
+            for earlier in ([], [_QUESTION, _ANSWER]):
+                asked = [*system, *earlier, _QUESTION]
+                try:
+                    (prompt,) = self.locate([asked], generation_prompt=True)
+                    (text,) = self.render([[*asked, _ANSWER]])
+                except UserError:
+                    continue  # it takes no system message
+                place = prompt.words[len(asked) - 1]
+                if not place or not text.startswith(prompt.text):
+                    return None
+                prompts.add(prompt.text[place[1] :])
+        return prompts.pop() if len(prompts) == 1 else None
+
+    @cached_property
+    def _probes(self) -> list[Rendered]:
+        """A question and its answer, alone and with another question and answer after them."""
+        return self.locate([[_QUESTION, _ANSWER], [_QUESTION, _ANSWER, _QUESTION, _ANSWER]])
+
+    @cached_property
+    def _tails(self) -> tuple[str, str]:
+        """What follows an answer at the end of a conversation, and before another question."""
+        alone, followed = self._probes
+        last, answer, question = alone.words[1], followed.words[1], followed.words[2]
+        if not (last and answer and question):
+            return "", ""
+        return alone.text[last[1] :], followed.text[answer[1] : question[0]]
+
+    def _ending_controls(self, tail: str) -> list[str]:
+        """The control tokens that end an answer: those that follow it, after blanks, and each other at once."""
+        ending: list[str] = []
+        position = len(tail) - len(tail.lstrip())
+        while match := self.controls.match(tail, position):
+            if self._opens_question(tail[position:]):
+                break
+            ending.append(match[0])
+            position = match.end()
+        return ending
+
+    def _opens_question(self, rest: str) -> bool:
+        """Whether what follows an answer from a control token on belongs to a question, not to the answer.
+
+        Such a text stands before a question; but what ends a question may end an answer too, unless it stands at the
+        start of a conversation, where nothing was ended yet.
+        """
+        place = self._question.words[0]
+        before, after = (self._question.text[: place[0]], self._question.text[place[1] :]) if place else ("", "")
+        if not before.endswith(rest):
+            return False
+        is_first = not self.controls.sub("", before.removesuffix(rest)).strip()
+        control = self.controls.match(rest)
+        return is_first or not (control and after.lstrip().startswith(control[0]))
+
+    @cached_property
+    def _question(self) -> Rendered:
+        """A question with the prompt that asks for its answer."""
+        return self.locate([[_QUESTION]], generation_prompt=True)[0]
+
+    def _tell_date(self, tools: list[dict] | None) -> None:
+        """Let `strftime_now` give this template's date."""
+        if day := self.day:
+            source = self.tokenizer.get_chat_template(tools=tools)
+            _compile_jinja_template(source).globals["strftime_now"] = day.strftime
+
+
+def is_thinking(prompt: str, answer: str) -> bool:
+    """Whether an answer to a prompt is, as far as it came, thinking still."""
+    opened = prompt.rstrip().endswith(START_OF_THINKING) or START_OF_THINKING in answer
+    return opened and END_OF_THINKING not in answer
+
+
+def without_thinking(answer: str) -> str:
+    """What an answer says after its thinking."""
+    return answer.rpartition(END_OF_THINKING)[2].strip()
+
+
+class _Marker:
+    """Puts marks around the parts of messages; `parts` says by their numbers of which message and which part."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, str]] = []
+
+    def mark(self, number: int, message: dict) -> dict:
+        """A message with marks around its words, within the blanks that a template may strip.
+
+        Raises:
+            UserError: it holds such a mark already.
+        """
+        marked = dict(message)
+        content = message["content"]
+        if message["role"] == "assistant":
+            if reasoning := message.get("reasoning_content"):
+                marked["reasoning_content"] = self._around(number, "reasoning_content", reasoning)
+            thinking, end, content = content.rpartition(END_OF_THINKING)
+            before, start, thinking = thinking.rpartition(START_OF_THINKING)
+            marked["content"] = f"{before}{start}{self._around(number, 'thinking', thinking)}{end}"
+            calls = enumerate(message.get("tool_calls") or ())
+            if named := [self._around_name(number, index, call) for index, call in calls]:
+                marked["tool_calls"] = named
+        else:
+            marked["content"] = ""
+        marked["content"] += self._around(number, "content", content)
+        return marked
+
+    def _around(self, number: int, part: str, text: str) -> str:
+        if held := MARK.search(text):
+            raise UserError(
+                f"U+{ord(held[0]):X}, a private-use character, stands in a message, and answers are found by such: "
+                "take it out"
+            )
+        words = text.strip()
+        if not words:
+            return text
+        opens, closes = (chr(FIRST_MARK + 2 * len(self.parts) + side) for side in (0, 1))
+        self.parts.append((number, part))
+        start = text.index(words)
+        return f"{text[:start]}{opens}{words}{closes}{text[start + len(words) :]}"
+
+    def _around_name(self, number: int, index: int, call: dict) -> dict:
+        function = call.get("function", call)
+        named = function | {"name": self._around(number, f"tool_calls[{index}]", function["name"])}
+        return call | {"function": named} if "function" in call else named
+
+
+def _around(places: list[Place]) -> Place | None:
+    """From the start of the first place to the end of the last."""
+    if len(places) < 2:
+        return places[0] if places else None
+    return min(start for start, _ in places), max(end for _, end in places)
+
+
+def _marked(messages: list[dict]) -> tuple[list[dict], list[tuple[int, str]]]:
+    marker = _Marker()
+    return [marker.mark(number, message) for number, message in enumerate(messages)], marker.parts
+
+
+def _common_start(one: Items, other: Items) -> Items:
+    """What two texts, or two lists, begin with alike."""
+    pairs = zip(one, other, strict=False)
+    length = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(one), len(other)))
+    return one[:length]

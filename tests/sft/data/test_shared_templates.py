@@ -1,0 +1,88 @@
+"""Chat templates of a hundred models, as published: loss falls on answers and their ends, or one line says why not.
+
+The file is not part of the project; `tests/sft/models/test_chat_template.py` has templates of the project's own for what these show.
+"""
+
+import collections
+from pathlib import Path
+
+import pytest
+
+from sft.core.errors import UserError
+from sft.data.encoding import LossRules, encode
+from sft.models.chat_template import ChatTemplate
+from tests.support.template_judge import conversation, judge, read_shared_templates, supervised_runs, tokenizer_for
+
+SHARED = Path(__file__).parents[4] / "shared/data/templates.json"
+TEMPLATES = read_shared_templates(SHARED) if SHARED.is_file() else []
+WORDS = {
+    "single": conversation("Qonezz", "Aonezz"),
+    "several": conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
+    "with a system message": conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
+}
+# What people write, each in place of the word "Aonezz".
+ANSWERS = ["我是黄大力，龘！", "  padded \n", "it is <|im_end|> and </s> ok", "a\n\n- b\n", "🇨🇳 é", "<b>x</b>"]
+
+pytestmark = pytest.mark.skipif(not TEMPLATES, reason="the shared templates are not here")
+
+
+@pytest.fixture(scope="module")
+def judged(tokenizer) -> dict[int, str]:
+    """What became of each template: exact, without some end, or refused."""
+    outcomes = {}
+    for number, entry in enumerate(TEMPLATES):
+        copy, verdicts, refusals = tokenizer_for(entry, tokenizer), [], []
+        for messages in WORDS.values():
+            try:
+                verdicts.append(judge(copy, messages))
+            except UserError as refusal:
+                refusals.append(str(refusal))
+        assert all(is_exact for is_exact, _ in verdicts), entry["family"]
+        assert all("chat template" in refusal and "\n" not in refusal for refusal in refusals)
+        has_ends = all(has_end for _, has_end in verdicts)
+        outcomes[number] = "refused" if not verdicts else "exact" if has_ends else "no end"
+    return outcomes
+
+
+def test_nearly_all_are_exact_and_what_is_not_is_refused_in_one_line(judged):
+    counts = collections.Counter(judged.values())
+    assert counts["exact"] >= 92
+    assert counts["exact"] + counts["no end"] >= 103
+    assert sum(counts.values()) == len(TEMPLATES)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_of_any_kind_carries_loss_where_a_plain_word_does(judged, tokenizer, answer):
+    compared = 0
+    for number, outcome in judged.items():
+        if outcome == "refused":
+            continue
+        copy = tokenizer_for(TEMPLATES[number], tokenizer)
+        plain, told = WORDS["single"], conversation("Qonezz", answer)
+        template = ChatTemplate(copy)
+        [[word], [sample]] = encode(template, [{"messages": plain}, {"messages": told}], LossRules())
+        assert sample.input_ids == copy.apply_chat_template(told, return_dict=False)
+        [run_of_word], [run] = supervised_runs(copy, word), supervised_runs(copy, sample)
+        before, after = run_of_word.split("Aonezz")
+        expected = f"{before}{answer}{after}"
+        assert "".join(run.split()).endswith("".join(expected.split())), TEMPLATES[number]["family"]
+        assert len(run) - len(run_of_word) <= len(answer) - len("Aonezz") + 2
+        compared += 1
+    assert compared >= 103
+
+
+def test_thinking_that_a_template_keeps_carries_loss(judged, tokenizer):
+    keeping = 0
+    for number, outcome in judged.items():
+        if outcome == "refused":
+            continue
+        copy = tokenizer_for(TEMPLATES[number], tokenizer)
+        messages = conversation("Qonezz", "<think>\nTonezz\n</think>\n\nAonezz")
+        [[sample]] = encode(ChatTemplate(copy), [{"messages": messages}], LossRules())
+        [run] = supervised_runs(copy, sample)
+        text = copy.apply_chat_template(messages, tokenize=False)
+        assert "Aonezz" in run
+        assert run.count("Tonezz") == text.count("Tonezz"), TEMPLATES[number]["family"]
+        assert (sample.left_out == "thinking") == ("Tonezz" not in text)
+        keeping += "Tonezz" in text
+    assert keeping > 50

@@ -1,0 +1,113 @@
+"""Judges where loss falls under any chat template, by another way than the code: with words that stand nowhere else.
+
+Every message is one such word; where it stands in the stock text, what the prompt supplies before it and which end
+token stands behind it are read off with `str.index` and a list of the end tokens that model makers use.
+"""
+
+import json
+import re
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from sft.data.encoding import LossRules, encode
+from sft.data.labels import IGNORED
+from sft.models.chat_template import ChatTemplate
+
+# Tokens of their own in the tokenizers that such templates come with.
+CONTROL = re.compile(
+    r"<[|｜][^<>{}'\"\s|｜]+[|｜]>|<(?:start|end)_of_turn>|<\|?turn\|?>|</?s>|<sop>|<sep>|<seed:[a-z_:]+>|<SPECIAL_\d+>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|gMASK|THINK|TOOL_CALLS|AVAILABLE_TOOLS)\]|\[\|[a-z]+\|\]|<[bB][oO][sS](?:_TOKEN)?>|<eos>"
+)
+ENDS = (
+    "<|im_end|>", "<|eot_id|>", "<|eot|>", "<|eom|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>", "<sep>",
+    "<|end_of_text|>", "<|end_of_turn|>", "<|endofturn|>", "[|endofturn|]", "<｜end▁of▁sentence｜>", "<seed:eos>",
+    "<|END_OF_TURN_TOKEN|>", "<SPECIAL_12>", "<|message_sep|>", "</s>", "<eos>", "<|endoftext|>",
+)  # fmt: skip
+# Between an answer and its end token some makers write others that close what they opened before it.
+CLOSING = r"(?:\s|<\|END_RESPONSE\|>)*"
+
+
+def tokenizer_for(entry: dict, base: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer with a template of the shared file, and with the control tokens that it writes as tokens."""
+    copy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(base.backend_tokenizer.to_str()))
+    bos, eos = entry["bos"] or "<s>", entry["eos"] or "</s>"
+    extra = sorted({*CONTROL.findall(entry["template"]), bos, eos})
+    copy.add_special_tokens({"bos_token": bos, "eos_token": eos, "additional_special_tokens": extra})
+    copy.chat_template, copy.name_or_path = entry["template"], entry["family"]
+    return copy
+
+
+def conversation(*texts: str, system: str | None = None) -> list[dict]:
+    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def supervised_runs(tokenizer, sample) -> list[str]:
+    """The runs of tokens that carry loss, as text."""
+    runs: list[list[int]] = []
+    previous = IGNORED
+    for token, label in zip(sample.input_ids, sample.labels, strict=True):
+        if label != IGNORED and previous == IGNORED:
+            runs.append([])
+        if label != IGNORED:
+            assert label == token
+            runs[-1].append(token)
+        previous = label
+    return [tokenizer.decode(run) for run in runs]
+
+
+def token_starts(tokenizer, text: str) -> set[int]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return {start for start, _ in encoded["offset_mapping"]}
+
+
+def expected_run(tokenizer, messages: list[dict], answer: int, text: str) -> tuple[str, bool]:
+    """What of a text carries loss for one answer, and whether an end token closes it."""
+    word = messages[answer]["content"]
+    assert text.count(word) == 1, "a word of its own"
+    place = text.index(word)
+    prompt = tokenizer.apply_chat_template(messages[:answer], tokenize=False, add_generation_prompt=True)
+    question = messages[answer - 1]["content"]
+    supplied = prompt[prompt.index(question) + len(question) :]
+    head = text[text.index(question) + len(question) : place]
+    start = place - len(head) + len(supplied) if head.startswith(supplied) else None
+    if start is None and supplied.startswith(head):
+        start = place
+    if start is None:
+        alike = next(index for index in range(len(head)) if head[index] != supplied[index])
+        cuts = [match.end() for match in CONTROL.finditer(head[:alike])]
+        if cuts:
+            both = token_starts(tokenizer, head) & token_starts(tokenizer, supplied)
+            cuts += [cut for cut in both if cut <= alike]
+        start = place - len(head) + max(cuts, default=len(head))
+    tail = text[place + len(word) :]
+    end = re.match(CLOSING + "(?:" + "|".join(map(re.escape, ENDS)) + ")", tail)
+    return text[start : place + len(word) + (end.end() if end else 0)], bool(end)
+
+
+def judge(tokenizer, messages: list[dict]) -> tuple[bool, bool]:
+    """Whether loss falls where it should on a conversation of words of their own; whether every answer has its end."""
+    [samples] = encode(ChatTemplate(tokenizer), [{"messages": messages}], LossRules())
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    is_exact, has_ends = True, True
+    for sample in samples:
+        runs = supervised_runs(tokenizer, sample)
+        last = max(number for number in answers if messages[number]["content"] in tokenizer.decode(sample.input_ids))
+        seen = messages[: last + 1]
+        ids = tokenizer.apply_chat_template(seen, return_dict=False)
+        text = tokenizer.apply_chat_template(seen, tokenize=False)
+        trained, answers = answers[: len(runs)], answers[len(runs) :]
+        expected = [expected_run(tokenizer, seen, answer, text) for answer in trained]
+        has_ends &= all(has_end for _, has_end in expected)
+        is_exact &= sample.input_ids == ids
+        # A token that begins before what is expected, and reaches into it, carries loss with it.
+        is_exact &= len(runs) == len(expected) and all(
+            run.endswith(text_expected) and len(run) - len(text_expected) < 3
+            for run, (text_expected, _) in zip(runs, expected, strict=True)
+        )
+    return is_exact and not answers, has_ends
+
+
+def read_shared_templates(path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))
