@@ -159,10 +159,9 @@ def _shared(template: ChatTemplate, head: str, supplied: str) -> int:
         return len(head)
     alike = next(index for index, (a, b) in enumerate(zip(head, supplied, strict=False)) if a != b)
     controls = [match.end() for match in template.controls.finditer(head[:alike])]
-    if not controls:
-        return len(head)
     both = template.token_starts(head) & template.token_starts(supplied)
-    return max([*controls, *(start for start in both if start <= alike)])
+    # Where they have nothing in common, the prompt is not made for such a place.
+    return max([*controls, *(start for start in both if start <= alike)]) or len(head)
 
 
 def _end(template: ChatTemplate, tail: str, *, has_calls: bool) -> int | None:

@@ -272,8 +272,14 @@ class ChatTemplate:
 
     @cached_property
     def end_tokens(self) -> list[int]:
-        """The token at which a model is to stop, as the template ends the last answer; empty where it ends none."""
-        ids = self.tokenizer(self.ends[0][-1], add_special_tokens=False)["input_ids"] if self.ends else []
+        """The token at which a model is to stop, as the template ends the last answer; empty where it ends none.
+
+        Empty too where the template takes no plain question, as one that must be given tools.
+        """
+        try:
+            ids = self.tokenizer(self.ends[0][-1], add_special_tokens=False)["input_ids"] if self.ends else []
+        except UserError:
+            return []
         return ids if len(ids) == 1 else []
 
     @cached_property

@@ -10,6 +10,7 @@ import pytest
 
 from data_tools.__main__ import main
 from data_tools.inspect import BAR, bars, histogram
+from tests.support.encoding import with_template
 
 TUTORIAL = Path(__file__).parents[3] / "shared" / "data" / "assistant_Tuner.jsonl"
 
@@ -130,8 +131,7 @@ def test_rows_with_tools_are_measured_with_all_they_say(inspect, tiny_model):
 
 
 def test_a_row_that_the_models_template_refuses_is_named(tmp_path, capsys, tokenizer):
-    tokenizer.chat_template = "{{ raise_exception('no such role') }}"
-    tokenizer.save_pretrained(tmp_path / "model")
+    with_template(tokenizer, "{{ raise_exception('no such role') }}").save_pretrained(tmp_path / "model")
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps(xtuner("q", "a")), encoding="utf-8")
     assert main(["inspect", str(path), "--tokenizer", str(tmp_path / "model")]) == 2

@@ -76,11 +76,9 @@ def expected_run(tokenizer, messages: list[dict], answer: int, text: str) -> tup
         start = place
     if start is None:
         alike = next(index for index in range(len(head)) if head[index] != supplied[index])
-        cuts = [match.end() for match in CONTROL.finditer(head[:alike])]
-        if cuts:
-            both = token_starts(tokenizer, head) & token_starts(tokenizer, supplied)
-            cuts += [cut for cut in both if cut <= alike]
-        start = place - len(head) + max(cuts, default=len(head))
+        both = token_starts(tokenizer, head) & token_starts(tokenizer, supplied)
+        cuts = [match.end() for match in CONTROL.finditer(head[:alike])] + [cut for cut in both if cut <= alike]
+        start = place - len(head) + (max(cuts) or len(head))
     tail = text[place + len(word) :]
     end = re.match(CLOSING + "(?:" + "|".join(map(re.escape, ENDS)) + ")", tail)
     return text[start : place + len(word) + (end.end() if end else 0)], bool(end)

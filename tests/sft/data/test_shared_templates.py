@@ -1,6 +1,7 @@
 """Chat templates of a hundred models, as published: loss falls on answers and their ends, or one line says why not.
 
-The file is not part of the project; `tests/sft/models/test_chat_template.py` has templates of the project's own for what these show.
+The file is not part of the project; `tests/sft/models/test_chat_template.py` has templates of its own for what these
+show.
 """
 
 import collections
