@@ -14,6 +14,7 @@ from sft.core.errors import RunFailed, UserError
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
+from tests.support.chat_templates import THINKING, with_controls
 from tests.support.conversations import CONVERSATIONS, xtuner_row
 from tests.support.encoding import MARKED, encode_one_by_one
 
@@ -280,3 +281,31 @@ def test_a_sample_too_long_is_named_in_the_file_it_stands_in(load, train_file, w
 def test_each_row_is_known_by_its_file():
     files = [{"path": name, "samples": samples} for name, samples in (("a", 2), ("none", 0), ("b", 1))]
     assert [file_of(files, row) for row in range(3)] == ["a", "a", "b"]
+
+
+def test_a_row_of_several_samples_is_counted_and_weighed_as_a_row(write_recipe, tokenizer, tmp_path):
+    def messages(answers: int) -> list[dict]:
+        return [
+            {"role": role, "content": f"{role} {number}"} for number in range(answers) for role in ("user", "assistant")
+        ]
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages(1 + number % 3)}) + "\n" for number in range(30)))
+    copy = with_controls(tokenizer, THINKING, {})
+
+    def card_of(**keys):
+        return load_dataset(load_recipe([str(write_recipe(**keys))]), copy)[1]
+
+    card = card_of(train_file=str(path))
+    assert (card.rows, card.samples_made, card.samples, card.answers) == (30, 60, 60, 60)
+    assert (
+        "rows           30 -> 60 samples, one for each answer that history shows otherwise (split_turns)"
+        in "\n".join(card.lines())
+    )
+    assert card_of(train_file=str(path), split_turns=False).samples_made == 30
+    assert card_of(train_file=str(path), loss_on="last_answer").samples_made == 30
+    half = card_of(train_file=[{"path": str(path), "weight": 0.5}])
+    assert (half.rows, half.files[0]["rows"], half.files[0]["taken"]) == (15, 30, 15)
+    assert half.files[0]["samples"] == half.samples_made == half.answers
+    twice = card_of(train_file=[{"path": str(path), "weight": 2}])
+    assert (twice.rows, twice.samples_made) == (60, 120)

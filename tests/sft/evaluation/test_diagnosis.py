@@ -13,6 +13,7 @@ from sft.evaluation.evidence import default_system, evidence_of_run
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import read_run
 from sft.training.progress import ProgressLog
+from tests.support.chat_templates import ENDLESS, INST, OPENED
 from tests.support.conversations import xtuner_row
 from tests.support.encoding import MARKED, STOCK
 from tests.support.named_run import (
@@ -58,7 +59,9 @@ def warned(write_recipe, tmp_path):
         planned = {"train_file": write_rows(tmp_path / "rows.jsonl", rows), "max_length": 128, "max_steps": 60}
         recipe = load_recipe([str(write_recipe(**planned | keys))])
         tokenizer = load_tokenizer(
-            recipe.model.model_name_or_path, chat_template_path=recipe.training.chat_template_path
+            recipe.model.model_name_or_path,
+            chat_template_path=recipe.training.chat_template_path,
+            chat_template_kwargs=recipe.run.chat_template_kwargs,
         )
         _, card = load_dataset(recipe, tokenizer)
         return warnings_before_training(recipe, tokenizer, card)
@@ -349,6 +352,22 @@ class TestBeforeTraining:
         assert lines[0] == "warning: the model never learns where its answer ends"
         assert '"An assistant."' in lines[1]
         assert "<|im_end|>" in lines[2]
+
+    def test_what_the_template_makes_of_rows_that_nobody_may_have_meant(self, warned, tmp_path):
+        rows = [xtuner_row([("What is 2 + 2?", "4")])] * 20
+
+        def said(template: str, rows: list[dict] = rows, **keys) -> str:
+            (tmp_path / "mine.jinja").write_text(template, encoding="utf-8")
+            return "\n".join(warned(rows, chat_template_path=str(tmp_path / "mine.jinja"), **keys))
+
+        assert "warning: 20 of 20 answers without an end-of-turn token" in said(ENDLESS)
+        opened = said(OPENED.replace("endfor %}{% if add", "endfor %}{% if thinking is not defined and add"))
+        assert "warning: 20 of 20 answers trained otherwise than the model will be asked" in opened
+        assert 'One? [/INST]<think>\\n", which is not what stands before the answer in training' in opened
+        assert "to have both agree: chat_template_kwargs: {thinking: false}" in opened
+        left_out = said(INST, with_system(rows))
+        assert "warning: 20 samples of which the chat template leaves words out" in left_out
+        assert "rows.jsonl:1: the system message" in left_out
 
     def test_too_few_steps_and_how_to_have_more(self, warned):
         lines = warned(named_rows(), max_steps=-1, num_train_epochs=1, max_length=2048)
