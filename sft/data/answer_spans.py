@@ -112,13 +112,13 @@ def _span(
 ) -> Span:
     message, text = view.messages[answer], rendered.text
     start, stop = rendered.words[answer]  # type: ignore[misc]
-    head = text[_words_before(rendered, answer) : _first_word(message, text, start)]
-    head = _after_blanks_of(view.messages[answer - 1], head)
+    first_word = _first_word(message, text, start)
+    head = _after_blanks_of(view.messages[answer - 1], text[_words_before(rendered, answer) : first_word])
     following = (place for number in range(answer + 1, len(view.messages)) if (place := rendered.words[number]))
     tail = text[stop : next((place[0] for place in following if place[0] >= stop), len(text))]
     end = _end(template, tail, has_calls=bool(message.get("tool_calls")))
     return Span(
-        start=min(start, _first_word(message, text, start) - len(head) + _shared(template, head, supplied)),
+        start=first_word - len(head) + _shared(template, head, supplied),
         stop=stop + (end or 0),
         has_end=end is not None,
         is_asked_alike=is_alike and head.startswith(supplied),

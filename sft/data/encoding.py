@@ -4,6 +4,7 @@ In: a chat template, canonical rows, rules for the loss. Out: ids, and labels th
 Knows nothing about files, samples' lengths or packs.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from sft.core.errors import UserError
 from sft.data.answer_spans import Span, Spans, View, find_answers
 from sft.data.labels import IGNORED, label_ranges
-from sft.models.chat_template import END_OF_THINKING, ChatTemplate
+from sft.models.chat_template import END_OF_THINKING, ChatTemplate, token_pattern
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,20 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
         texts = [_marked_answers(template, view) for view in flat]
     else:
         texts = find_answers(template, flat)
-    of_rows, position = [], 0
-    for of_row in views:
-        of_rows.append(_merged(texts[position : position + len(of_row)]))
-        position += len(of_row)
+    in_order = iter(texts)
+    of_rows = [_merged(list(itertools.islice(in_order, len(of_row)))) for of_row in views]
     return _tokenised(template.tokenizer, of_rows, everything=rules.loss_on == "everything")
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern | None:
-    """What finds the special tokens of a tokenizer in a text, the longest first; None where it has none."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    tokens = sorted(added.union(tokenizer.all_special_tokens), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, tokens))) if tokens else None
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """What finds the special tokens of a tokenizer in a text."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return token_pattern([*added, *tokenizer.all_special_tokens])
 
 
-def control_token(tokens: re.Pattern | None, messages: list[dict]) -> str:
+def control_token(tokens: re.Pattern, messages: list[dict]) -> str:
     """The first special token that a message's own text holds, and becomes; "" where none does."""
-    match = tokens.search("\0".join(message["content"] for message in messages)) if tokens else None
+    match = tokens.search("\0".join(message["content"] for message in messages))
     return match[0] if match else ""
 
 

@@ -7,7 +7,7 @@ is learned from what it renders. Knows nothing about loss.
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -232,9 +232,8 @@ class ChatTemplate:
     @cached_property
     def controls(self) -> re.Pattern:
         """What finds a token of the tokenizer that stands for itself in any text, such as <|im_end|>."""
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-        tokens = sorted(added.union(self.tokenizer.all_special_tokens), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values())
+        return token_pattern([*added, *self.tokenizer.all_special_tokens])
 
     @cached_property
     def ends(self) -> list[tuple[str, ...]]:
@@ -242,7 +241,7 @@ class ChatTemplate:
 
         Empty where the template writes none. A text that the tokenizer has no token for counts as one.
         """
-        last, middle = (self._ending_controls(tail) for tail in self._tails)
+        last, middle = self._endings
         if agreed := _common_start(last, middle):
             return [tuple(agreed)]
         if last or middle:
@@ -289,12 +288,9 @@ class ChatTemplate:
         for rendered in self._probes:
             question, answer = rendered.words[0], rendered.words[1]
             heads.append(rendered.text[question[1] : answer[0]] if question and answer else "")
-        return heads[0] != heads[1] or self._ends_last_otherwise
-
-    @property
-    def _ends_last_otherwise(self) -> bool:
-        last, middle = (self._ending_controls(tail) for tail in self._tails)
-        return bool(last) and last[0] not in middle[:1]
+        last, middle = self._endings
+        ends_last_otherwise = bool(last) and last[0] not in middle[:1]
+        return heads[0] != heads[1] or ends_last_otherwise
 
     @cached_property
     def constant_prompt(self) -> str | None:
@@ -333,6 +329,12 @@ class ChatTemplate:
             return "", ""
         return alone.text[last[1] :], followed.text[answer[1] : question[0]]
 
+    @cached_property
+    def _endings(self) -> tuple[list[str], list[str]]:
+        """The control tokens that end an answer, at the end of a conversation and before another question."""
+        last, middle = self._tails
+        return self._ending_controls(last), self._ending_controls(middle)
+
     def _ending_controls(self, tail: str) -> list[str]:
         """The control tokens that end an answer: those that follow it, after blanks, and each other at once."""
         ending: list[str] = []
@@ -368,6 +370,12 @@ class ChatTemplate:
         if day := self.day:
             source = self.tokenizer.get_chat_template(tools=tools)
             _compile_jinja_template(source).globals["strftime_now"] = day.strftime
+
+
+def token_pattern(tokens: Iterable[str]) -> re.Pattern:
+    """What finds any of the tokens in a text, the longest first; nothing where there are none."""
+    longest_first = sorted(set(tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def is_thinking(prompt: str, answer: str) -> bool:
