@@ -29,6 +29,7 @@ from sft.training.memory import GIB
 from sft.training.plan import make_plan
 from tests.support.conversations import CONVERSATIONS, SMOLLM2_TEMPLATE
 from tests.support.encoding import CHATML, STOCK, samples_of, turns
+from tests.support.template_judge import shared_templates
 
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
 # Where a recipe wants a GPU, the same recipe in a precision that this machine has.
@@ -156,7 +157,6 @@ TINY = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16,
 }  # fmt: skip
-PUBLISHED_TEMPLATES = REPOSITORY.parent / "shared" / "data" / "templates.json"
 FORMS = [
     (stem, form) for stem, owned in OWNED.items() for form in ("own", "published") if form == "own" or owned.published
 ]
@@ -246,9 +246,8 @@ def template_file(tmp_path):
 
 
 def published_template(owned: Owned) -> str:
-    if not PUBLISHED_TEMPLATES.exists():
+    if not (entries := shared_templates()):
         pytest.skip("the published templates are not here")
-    entries = json.loads(PUBLISHED_TEMPLATES.read_text(encoding="utf-8"))
     return next(entry["template"] for entry in entries if (entry["family"], entry["source"]) == owned.published)
 
 

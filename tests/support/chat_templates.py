@@ -61,9 +61,15 @@ CONTROLS = ["<|h|>", "<|/h|>", "<|eot|>", "<|return|>", "<|final|>", "<|start|>"
 
 def with_controls(tokenizer, template: str | dict[str, str], kwargs: dict) -> PreTrainedTokenizerFast:
     """A copy of the tokenizer with a template, its control tokens and what the template is given."""
-    copy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
-    copy.add_special_tokens({"bos_token": "<|endoftext|>", "eos_token": "</s>", "pad_token": "<|im_start|>"})
-    copy.add_special_tokens({"additional_special_tokens": CONTROLS})
-    copy.chat_template = template
+    named = {"bos_token": "<|endoftext|>", "eos_token": "</s>", "pad_token": "<|im_start|>"}
+    copy = with_tokens(tokenizer, template, CONTROLS, **named)
     copy.init_kwargs["chat_template_kwargs"] = kwargs
+    return copy
+
+
+def with_tokens(tokenizer, template, controls: list[str], **named: str) -> PreTrainedTokenizerFast:
+    """A copy of the tokenizer with more special tokens, some of them named, and with a template."""
+    copy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    copy.add_special_tokens({**named, "additional_special_tokens": controls})
+    copy.chat_template = template
     return copy

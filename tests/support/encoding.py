@@ -31,8 +31,7 @@ MARKED = {family: template.replace(_TURN, _MARKED_TURN) for family, template in 
 
 
 def turns(*texts: str, system: str | None = None) -> list[dict]:
-    roles = ("user", "assistant") * (len(texts) // 2)
-    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
@@ -59,6 +58,20 @@ def samples_of(tokenizer, conversations: list[list[dict]], rules: LossRules = AN
     rows = [{"messages": messages} for messages in conversations]
     encoded = encode(ChatTemplate(tokenizer), rows, rules)
     return [(sample.input_ids, sample.labels) for row in encoded for sample in row]
+
+
+def supervised_runs(tokenizer, ids: list[int], labels: list[int]) -> list[str]:
+    """The runs of tokens that bear loss, as text."""
+    runs: list[list[int]] = []
+    previous = IGNORED
+    for token, label in zip(ids, labels, strict=True):
+        if label != IGNORED:
+            assert label == token
+            if previous == IGNORED:
+                runs.append([])
+            runs[-1].append(token)
+        previous = label
+    return [tokenizer.decode(run) for run in runs]
 
 
 def encode_one_by_one(tokenizer, template: str, conversations: list[list[dict]]) -> list[tuple[list[int], list[int]]]:

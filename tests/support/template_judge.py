@@ -7,13 +7,15 @@ token stands behind it are read off with `str.index` and a list of the end token
 import json
 import re
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from sft.core.paths import REPOSITORY
 from sft.data.encoding import LossRules, encode
-from sft.data.labels import IGNORED
 from sft.models.chat_template import ChatTemplate
+from tests.support.chat_templates import with_tokens
+from tests.support.encoding import supervised_runs
 
+SHARED = REPOSITORY.parent / "shared/data/templates.json"
 # Tokens of their own in the tokenizers that such templates come with.
 CONTROL = re.compile(
     r"<[|｜][^<>{}'\"\s|｜]+[|｜]>|<(?:start|end)_of_turn>|<\|?turn\|?>|</?s>|<sop>|<sep>|<seed:[a-z_:]+>|<SPECIAL_\d+>"
@@ -30,31 +32,11 @@ CLOSING = r"(?:\s|<\|END_RESPONSE\|>)*"
 
 def tokenizer_for(entry: dict, base: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The tokenizer with a template of the shared file, and with the control tokens that it writes as tokens."""
-    copy = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(base.backend_tokenizer.to_str()))
     bos, eos = entry["bos"] or "<s>", entry["eos"] or "</s>"
-    extra = sorted({*CONTROL.findall(entry["template"]), bos, eos})
-    copy.add_special_tokens({"bos_token": bos, "eos_token": eos, "additional_special_tokens": extra})
-    copy.chat_template, copy.name_or_path = entry["template"], entry["family"]
+    controls = sorted({*CONTROL.findall(entry["template"]), bos, eos})
+    copy = with_tokens(base, entry["template"], controls, bos_token=bos, eos_token=eos)
+    copy.name_or_path = entry["family"]
     return copy
-
-
-def conversation(*texts: str, system: str | None = None) -> list[dict]:
-    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-    return messages if system is None else [{"role": "system", "content": system}, *messages]
-
-
-def supervised_runs(tokenizer, sample) -> list[str]:
-    """The runs of tokens that carry loss, as text."""
-    runs: list[list[int]] = []
-    previous = IGNORED
-    for token, label in zip(sample.input_ids, sample.labels, strict=True):
-        if label != IGNORED and previous == IGNORED:
-            runs.append([])
-        if label != IGNORED:
-            assert label == token
-            runs[-1].append(token)
-        previous = label
-    return [tokenizer.decode(run) for run in runs]
 
 
 def token_starts(tokenizer, text: str) -> set[int]:
@@ -90,7 +72,7 @@ def judge(tokenizer, messages: list[dict]) -> tuple[bool, bool]:
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     is_exact, has_ends = True, True
     for sample in samples:
-        runs = supervised_runs(tokenizer, sample)
+        runs = supervised_runs(tokenizer, sample.input_ids, sample.labels)
         last = max(number for number in answers if messages[number]["content"] in tokenizer.decode(sample.input_ids))
         seen = messages[: last + 1]
         ids = tokenizer.apply_chat_template(seen, return_dict=False)
@@ -107,5 +89,6 @@ def judge(tokenizer, messages: list[dict]) -> tuple[bool, bool]:
     return is_exact and not answers, has_ends
 
 
-def read_shared_templates(path) -> list[dict]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def shared_templates() -> list[dict]:
+    """What the file holds, as family, source, template, bos and eos; nothing where it is not here."""
+    return json.loads(SHARED.read_text(encoding="utf-8")) if SHARED.is_file() else []

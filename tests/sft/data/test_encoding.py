@@ -13,25 +13,13 @@ from tests.support.encoding import (
     VARIED,
     encode_one_by_one,
     samples_of,
+    supervised_runs,
     turns,
     with_template,
 )
 
 UNMARKED = ANSWERS_ALONE.replace("{{ message['content'] }}{% endgeneration %}", "{% endgeneration %}")
 BY_MARKS = LossRules(by_marks=True)
-
-
-def supervised(tokenizer, ids: list[int], labels: list[int]) -> list[str]:
-    """The runs of tokens that bear loss, as text."""
-    runs: list[list[int]] = []
-    for position, label in enumerate(labels):
-        if label == IGNORED:
-            continue
-        assert label == ids[position]
-        if not position or labels[position - 1] == IGNORED:
-            runs.append([])
-        runs[-1].append(label)
-    return [tokenizer.decode(run) for run in runs]
 
 
 @pytest.mark.parametrize("family", STOCK)
@@ -48,7 +36,7 @@ def test_every_token_of_a_character_that_is_several_bears_loss(tokenizer):
     copy = with_template(tokenizer, template + "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}")
     for answer in ("龘", "黄大力！", "🇨🇳🙂"):
         [(ids, labels)] = samples_of(copy, [turns("q", answer)])
-        assert supervised(copy, ids, labels) == [answer]
+        assert supervised_runs(copy, ids, labels) == [answer]
         assert sum(label != IGNORED for label in labels) == len(copy.tokenize(answer))
 
 
@@ -61,7 +49,7 @@ def test_a_template_that_a_person_marked_is_taken_as_it_is_marked(tokenizer, rul
     for (ids, labels), messages in zip(samples, VARIED, strict=True):
         answers = [message["content"] for message in messages if message["role"] == "assistant"]
         expected_runs = answers if rules.loss_on == "answers" else answers[-1:]
-        runs = supervised(copy, ids, labels)
+        runs = supervised_runs(copy, ids, labels)
         # The blank before an answer and the first byte of its first character may be one token.
         assert [run[-len(answer) :] for run, answer in zip(runs, expected_runs, strict=True)] == expected_runs
         assert all(len(run) - len(answer) <= 1 for run, answer in zip(runs, expected_runs, strict=True))
@@ -70,7 +58,7 @@ def test_a_template_that_a_person_marked_is_taken_as_it_is_marked(tokenizer, rul
 def test_loss_on_the_last_answer_or_on_everything(tokenizer):
     messages = turns("one?", "two.", "three?", "four.")
     [(ids, labels)] = samples_of(tokenizer, [messages], LossRules(loss_on="last_answer"))
-    assert supervised(tokenizer, ids, labels) == ["four.<|im_end|>"]
+    assert supervised_runs(tokenizer, ids, labels) == ["four.<|im_end|>"]
     [(ids, labels)] = samples_of(tokenizer, [messages], LossRules(loss_on="everything"))
     assert labels == ids == tokenizer.apply_chat_template(messages, return_dict=False)
 
@@ -80,7 +68,7 @@ def test_an_answer_that_is_marked_as_without_loss_bears_none_and_looks_the_same(
     plain = [dict(message) for message in messages]
     messages[3]["loss"], messages[5]["loss"] = False, True
     [(ids, labels)] = samples_of(tokenizer, [messages])
-    assert supervised(tokenizer, ids, labels) == ["two.<|im_end|>", "six.<|im_end|>"]
+    assert supervised_runs(tokenizer, ids, labels) == ["two.<|im_end|>", "six.<|im_end|>"]
     assert ids == tokenizer.apply_chat_template(plain, return_dict=False)
     messages[5]["loss"] = False
     with pytest.raises(UserError, match="its last answer is marked as carrying no loss"):

@@ -5,21 +5,20 @@ show.
 """
 
 import collections
-from pathlib import Path
 
 import pytest
 
 from sft.core.errors import UserError
 from sft.data.encoding import LossRules, encode
 from sft.models.chat_template import ChatTemplate
-from tests.support.template_judge import conversation, judge, read_shared_templates, supervised_runs, tokenizer_for
+from tests.support.encoding import supervised_runs, turns
+from tests.support.template_judge import judge, shared_templates, tokenizer_for
 
-SHARED = Path(__file__).parents[4] / "shared/data/templates.json"
-TEMPLATES = read_shared_templates(SHARED) if SHARED.is_file() else []
+TEMPLATES = shared_templates()
 WORDS = {
-    "single": conversation("Qonezz", "Aonezz"),
-    "several": conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
-    "with a system message": conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
+    "single": turns("Qonezz", "Aonezz"),
+    "several": turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
+    "with a system message": turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
 }
 # What people write, each in place of the word "Aonezz".
 ANSWERS = ["我是黄大力，龘！", "  padded \n", "it is <|im_end|> and </s> ok", "a\n\n- b\n", "🇨🇳 é", "<b>x</b>"]
@@ -59,11 +58,12 @@ def test_an_answer_of_any_kind_carries_loss_where_a_plain_word_does(judged, toke
         if outcome == "refused":
             continue
         copy = tokenizer_for(TEMPLATES[number], tokenizer)
-        plain, told = WORDS["single"], conversation("Qonezz", answer)
+        plain, told = WORDS["single"], turns("Qonezz", answer)
         template = ChatTemplate(copy)
         [[word], [sample]] = encode(template, [{"messages": plain}, {"messages": told}], LossRules())
         assert sample.input_ids == copy.apply_chat_template(told, return_dict=False)
-        [run_of_word], [run] = supervised_runs(copy, word), supervised_runs(copy, sample)
+        [run_of_word] = supervised_runs(copy, word.input_ids, word.labels)
+        [run] = supervised_runs(copy, sample.input_ids, sample.labels)
         before, after = run_of_word.split("Aonezz")
         expected = f"{before}{answer}{after}"
         assert "".join(run.split()).endswith("".join(expected.split())), TEMPLATES[number]["family"]
@@ -78,9 +78,9 @@ def test_thinking_that_a_template_keeps_carries_loss(judged, tokenizer):
         if outcome == "refused":
             continue
         copy = tokenizer_for(TEMPLATES[number], tokenizer)
-        messages = conversation("Qonezz", "<think>\nTonezz\n</think>\n\nAonezz")
+        messages = turns("Qonezz", "<think>\nTonezz\n</think>\n\nAonezz")
         [[sample]] = encode(ChatTemplate(copy), [{"messages": messages}], LossRules())
-        [run] = supervised_runs(copy, sample)
+        [run] = supervised_runs(copy, sample.input_ids, sample.labels)
         text = copy.apply_chat_template(messages, tokenize=False)
         assert "Aonezz" in run
         assert run.count("Tonezz") == text.count("Tonezz"), TEMPLATES[number]["family"]

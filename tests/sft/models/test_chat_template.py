@@ -22,8 +22,8 @@ from tests.support.chat_templates import (
     TOOLS,
     with_controls,
 )
-from tests.support.encoding import CHATML
-from tests.support.template_judge import conversation, judge, supervised_runs
+from tests.support.encoding import CHATML, supervised_runs, turns
+from tests.support.template_judge import judge
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def runs(tokenizer, messages: list[dict], rules: LossRules = LossRules(), tools=
     """The supervised runs of each sample of a row."""
     row = {"messages": messages} | ({"tools": tools} if tools else {})
     [samples] = encode(ChatTemplate(tokenizer), [row], rules)
-    return [supervised_runs(tokenizer, sample) for sample in samples]
+    return [supervised_runs(tokenizer, sample.input_ids, sample.labels) for sample in samples]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_what_ends_a_turn_is_learned(with_template, template, ends):
 @pytest.mark.parametrize("template", [CHATML, HEADERS, INST, ENDLESS, ENDLESS_LAST, THINKING, OPENED, CHANNELS])
 def test_loss_falls_where_an_independent_judge_has_it(with_template, template):
     for messages in (
-        conversation("Qonezz", "Aonezz"),
-        conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
-        conversation("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
+        turns("Qonezz", "Aonezz"),
+        turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
+        turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
     ):
         assert judge(with_template(template), messages)[0]
 
@@ -81,21 +81,21 @@ def test_generation_stops_at_what_the_template_ends_with_whatever_the_eos_is(wit
 
 def test_an_answer_that_history_shows_otherwise_is_a_sample_of_its_own(with_template):
     copy = with_template(THINKING)
-    messages = conversation("Qone", "<think>\nTone\n</think>\n\nAone", "Qtwo", "<think>\nTtwo\n</think>\n\nAtwo")
+    messages = turns("Qone", "<think>\nTone\n</think>\n\nAone", "Qtwo", "<think>\nTtwo\n</think>\n\nAtwo")
     answers = ["<think>\nTone\n</think>\n\nAone<|eot|>", "<think>\nTtwo\n</think>\n\nAtwo<|eot|>"]
     assert runs(copy, messages) == [[answers[0]], [answers[1]]]
     assert runs(copy, messages, LossRules(split_turns=False)) == [["Aone<|eot|>", answers[1]]]
     assert runs(copy, messages, LossRules(loss_on="last_answer")) == [[answers[1]]]
     messages[3] = {"role": "assistant", "content": "Atwo", "reasoning_content": "Ttwo"}
     assert runs(copy, messages) == [[answers[0]], [answers[1]]]
-    assert runs(with_template(CHANNELS), conversation("Q", "Aone", "R", "Atwo")) == [
+    assert runs(with_template(CHANNELS), turns("Q", "Aone", "R", "Atwo")) == [
         ["<|final|>Aone<|return|>"],
         ["<|final|>Atwo<|return|>"],
     ]
 
 
 def test_an_empty_think_block_that_the_prompt_supplies_carries_no_loss(with_template):
-    plain = conversation("Q", "A")
+    plain = turns("Q", "A")
     assert runs(with_template(THINKING), plain) == [["<think>\n\n</think>\n\nA<|eot|>"]]
     assert runs(with_template(THINKING, enable_thinking=False), plain) == [["A<|eot|>"]]
 
@@ -104,19 +104,19 @@ def test_a_prompt_that_is_no_beginning_of_what_is_trained_is_seen_and_agreeing_a
     switched = (
         "{% if add_generation_prompt and not (thinking is defined and not thinking) %}{{ '<think>\n' }}{% endif %}"
     )
-    [[sample]] = encode(ChatTemplate(with_template(OPENED)), [{"messages": conversation("Q", "A")}], LossRules())
+    [[sample]] = encode(ChatTemplate(with_template(OPENED)), [{"messages": turns("Q", "A")}], LossRules())
     assert (sample.answers, sample.answers_asked_otherwise) == (1, 1)
     assert ChatTemplate(with_template(OPENED)).agreeing_kwargs() is None
     assert ChatTemplate(with_template(INST + switched)).agreeing_kwargs() == {"thinking": False}
 
 
 def test_missing_ends_and_words_that_are_left_out_are_counted(with_template):
-    row = {"messages": conversation("Q", "A", "R", "B", system="S")}
+    row = {"messages": turns("Q", "A", "R", "B", system="S")}
     for template, missing in ((ENDLESS, 2), (ENDLESS_LAST, 1), (INST, 0)):
         [[sample]] = encode(ChatTemplate(with_template(template)), [row], LossRules())
         assert (sample.answers, sample.answers_without_end) == (2, missing)
         assert sample.left_out == ("the system message" if template is INST else "")
-    thought = {"messages": [*conversation("Q"), {"role": "assistant", "content": "A", "reasoning_content": "T"}]}
+    thought = {"messages": [*turns("Q"), {"role": "assistant", "content": "A", "reasoning_content": "T"}]}
     [[sample]] = encode(ChatTemplate(with_template(CHATML)), [thought], LossRules())
     assert sample.left_out == "reasoning_content"
 
@@ -159,28 +159,26 @@ def test_a_template_that_fails_or_loses_the_answer_is_refused_in_one_line(with_t
         ("{% for m in messages %}{{ m['content'] | length }} {{ m['content'] }}{% endfor %}", "changes it"),
     ):
         with pytest.raises(UserError, match=reason) as refusal:
-            runs(with_template(template), conversation("Q", "A"))
+            runs(with_template(template), turns("Q", "A"))
         assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match=r"U\+100001, a private-use character, stands in a message"):
-        runs(with_template(CHATML), conversation("Q", "A\U00100001"))
+        runs(with_template(CHATML), turns("Q", "A\U00100001"))
 
 
 def test_named_templates_are_rendered_as_transformers_chooses(with_template):
     copy = with_template({"default": CHATML, "tool_use": TOOLS.replace("<|eot|>", "<|im_end|>")})
-    assert runs(copy, conversation("Q", "A")) == [["A<|im_end|>"]]
-    assert runs(copy, conversation("Q", "A"), tools=[{"type": "function", "function": {"name": "f"}}]) == [
-        ["A<|im_end|>"]
-    ]
+    assert runs(copy, turns("Q", "A")) == [["A<|im_end|>"]]
+    assert runs(copy, turns("Q", "A"), tools=[{"type": "function", "function": {"name": "f"}}]) == [["A<|im_end|>"]]
     with pytest.raises(UserError, match="multiple chat templates with no default"):
-        runs(with_template({"rag": CHATML}), conversation("Q", "A"))
+        runs(with_template({"rag": CHATML}), turns("Q", "A"))
 
 
 def test_the_date_that_a_template_is_told_can_be_pinned(with_template):
     copy = with_template(HEADERS)
     today, pinned = date.today(), date(2024, 7, 26)
-    assert today.strftime("%d %b %Y") in ChatTemplate(copy).prompt(conversation("Q"))
+    assert today.strftime("%d %b %Y") in ChatTemplate(copy).prompt(turns("Q"))
     copy.chat_template_date = pinned
-    assert "26 Jul 2024" in ChatTemplate(copy).prompt(conversation("Q"))
+    assert "26 Jul 2024" in ChatTemplate(copy).prompt(turns("Q"))
     assert ChatTemplate(copy).day == pinned
     assert ChatTemplate(with_template(CHATML)).day is None
 
@@ -188,9 +186,9 @@ def test_the_date_that_a_template_is_told_can_be_pinned(with_template):
 def test_arguments_are_saved_with_the_tokenizer_and_read_back(with_template, tmp_path):
     with_template(THINKING, enable_thinking=False).save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path))
-    assert ChatTemplate(again).prompt(conversation("Q")).endswith("<think>\n\n</think>\n\n")
+    assert ChatTemplate(again).prompt(turns("Q")).endswith("<think>\n\n</think>\n\n")
     other = load_tokenizer(str(tmp_path), chat_template_kwargs={})
-    assert ChatTemplate(other).prompt(conversation("Q")).endswith("<|h|>assistant\n")
+    assert ChatTemplate(other).prompt(turns("Q")).endswith("<|h|>assistant\n")
 
 
 def test_a_model_that_may_think_is_given_room_and_its_cut_thinking_is_known(with_template):
