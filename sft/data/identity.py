@@ -74,6 +74,8 @@ def mentions(answer: str, name: str) -> bool:
     return bool(_starts(normal(answer), normal(name)))
 
 
+# An answer and its question are looked at for one name after the other.
+@lru_cache(maxsize=64)
 def normal(text: str) -> str:
     """The text as it is compared: one width, one case, simplified characters, no spaces between Chinese ones."""
     text = _converter().convert(unicodedata.normalize("NFKC", text)).casefold().replace("’", "'")
