@@ -5,7 +5,6 @@ Knows nothing about files, samples' lengths or packs.
 """
 
 import itertools
-import re
 from dataclasses import dataclass
 
 from tokenizers import Encoding
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from sft.core.errors import UserError
 from sft.data.answer_spans import Span, Spans, View, find_answers
 from sft.data.labels import IGNORED, label_ranges
-from sft.models.chat_template import END_OF_THINKING, ChatTemplate, token_pattern
+from sft.models.chat_template import END_OF_THINKING, ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,9 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
     return _tokenised(template.tokenizer, of_rows, everything=rules.loss_on == "everything")
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """What finds the special tokens of a tokenizer in a text."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return token_pattern([*added, *tokenizer.all_special_tokens])
-
-
-def control_token(tokens: re.Pattern, messages: list[dict]) -> str:
+def control_token(template: ChatTemplate, messages: list[dict]) -> str:
     """The first special token that a message's own text holds, and becomes; "" where none does."""
-    match = tokens.search("\0".join(message["content"] for message in messages))
+    match = template.special_tokens.search("\0".join(message["content"] for message in messages))
     return match[0] if match else ""
 
 
@@ -139,13 +132,12 @@ def _merged(views: list[Spans]) -> list[Spans]:
 def _tokenised(tokenizer: PreTrainedTokenizerBase, rows: list[list[Spans]], *, everything: bool) -> list[list[Sample]]:
     texts = [sample.text for row in rows for sample in row]
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    encodings = iter(encoded.encodings or ())
-    return [[_sample(next(encodings), sample, everything) for sample in row] for row in rows]
+    tokens = zip(encoded.encodings or (), encoded["input_ids"], strict=True)
+    return [[_sample(*next(tokens), sample, everything) for sample in row] for row in rows]
 
 
-def _sample(encoding: Encoding, spans: Spans, everything: bool) -> Sample:
-    ids = encoding.ids
-    labels = ids if everything else label_ranges(encoding, ((span.start, span.stop) for span in spans.spans))
+def _sample(encoding: Encoding, ids: list[int], spans: Spans, everything: bool) -> Sample:
+    labels = ids if everything else label_ranges(encoding, ids, ((span.start, span.stop) for span in spans.spans))
     if labels.count(IGNORED) == len(labels):
         raise UserError("no supervised token: the chat template marks no word of its answers")
     return Sample(

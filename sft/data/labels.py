@@ -15,9 +15,11 @@ from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
 IGNORED = -100
 
 
-def label_ranges(encoding: Encoding, ranges: Iterable[tuple[int, int]]) -> list[int]:
-    """The ids of all tokens that have a character in common with a range; a character may be several tokens."""
-    ids = encoding.ids
+def label_ranges(encoding: Encoding, ids: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """The ids of all tokens that have a character in common with a range; a character may be several tokens.
+
+    `ids` are the encoding's, which builds a new list of them whenever it is asked.
+    """
     labels = [IGNORED] * len(ids)
     for start, stop in ranges:
         tokens = _tokens_of(encoding, start, stop)

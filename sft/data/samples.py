@@ -156,12 +156,11 @@ class ShardWriter:
         return name
 
     def _write_samples(self, path: Path, rows: Iterable[tuple[int, dict]]) -> None:
-        tokens = encoding.control_tokens(self.template.tokenizer)
         with atomic_write(path) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
             for batch in _batches(rows):
                 records = []
                 for (line, row), samples in zip(batch, self._samples(batch), strict=True):
-                    control = encoding.control_token(tokens, row["messages"])
+                    control = encoding.control_token(self.template, row["messages"])
                     records += [vars(sample) | {"line": line, "control": control} for sample in samples]
                 columns = [[record[name] for record in records] for name in SCHEMA.names]
                 stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))

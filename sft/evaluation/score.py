@@ -16,7 +16,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sft.core.text import counted
 from sft.data.identity import gives_name, mentions
 from sft.data.questions import Question, QuestionSet
-from sft.models.chat_template import without_thinking
 from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
 from sft.models.loading import is_in_parts, preserve_state
 from sft.training.launch import broadcast_from_main
@@ -34,8 +33,9 @@ class ScoredAnswer:
     question: str
     language: str
     has_system: bool
-    answer: str
+    answer: str  # with its thinking, which is not looked at for names
     gives_name: bool
+    mentions_name: bool
     old_names: list[str]
     cut_in_thinking: bool = False
 
@@ -124,7 +124,7 @@ def score(
         with_system=name_share(has_system=True),
         without_system=name_share(has_system=False),
         identity_asked=len(identity),
-        ordinary_kept=_mean(not mentions(answer.answer, name) for answer in ordinary),
+        ordinary_kept=_mean(not answer.mentions_name for answer in ordinary),
         ordinary_asked=len(ordinary),
         divergence=divergence,
         perplexity_ratio=ratio,
@@ -172,7 +172,6 @@ def _ask(
         batch = asked[start : start + size]
         replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], generation)
         for (kind, question), reply in zip(batch, replies, strict=True):
-            said = without_thinking(reply.text)
             answers.append(
                 ScoredAnswer(
                     kind,
@@ -180,8 +179,9 @@ def _ask(
                     question.language,
                     question.has_system,
                     reply.text,
-                    gives_name=gives_name(said, name, question.text),
-                    old_names=[old for old in old_names if gives_name(said, old, question.text)],
+                    gives_name=gives_name(reply.answer, name, question.text),
+                    mentions_name=mentions(reply.answer, name),
+                    old_names=[old for old in old_names if gives_name(reply.answer, old, question.text)],
                     cut_in_thinking=reply.stop_reason == CUT_IN_THINKING,
                 )
             )

@@ -205,12 +205,6 @@ class ChatTemplate:
         )
 
     @property
-    def may_think(self) -> bool:
-        """Whether a model that is asked may think before it answers; not where the prompt itself ends the thinking."""
-        prompt = self._question.text.rstrip()
-        return START_OF_THINKING in str(self.tokenizer.chat_template) and not prompt.endswith(END_OF_THINKING)
-
-    @property
     def question_prompt(self) -> str:
         """A question as the model is asked it."""
         return self._question.text
@@ -236,18 +230,29 @@ class ChatTemplate:
         return token_pattern([*added, *self.tokenizer.all_special_tokens])
 
     @cached_property
+    def special_tokens(self) -> re.Pattern:
+        """What finds a special token, which is left out of a text for people; <think> is often none."""
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return token_pattern([*added, *self.tokenizer.all_special_tokens])
+
+    @cached_property
     def ends(self) -> list[tuple[str, ...]]:
         """The tokens that end an answer: as the last message first; then, if it differs, where other messages follow.
 
         Empty where the template writes none. A text that the tokenizer has no token for counts as one.
         """
         last, middle = self._endings
-        if agreed := _common_start(last, middle):
-            return [tuple(agreed)]
+        if agreed := common_start(last, middle):
+            return [tuple(self._whole_tail or agreed)]
         if last or middle:
             return [tuple(end) for end in (last, middle) if end]
-        text = _common_start(*self._tails).strip()
+        text = self._common_tail.strip()
         return [(text,)] if text else []
+
+    @cached_property
+    def closing_words(self) -> str:
+        """What of the end of an answer is words, which a text without special tokens still shows."""
+        return self.special_tokens.sub("", "".join(self.ends[0])) if self.ends else ""
 
     @cached_property
     def call_ends(self) -> list[tuple[str, ...]]:
@@ -332,8 +337,30 @@ class ChatTemplate:
     @cached_property
     def _endings(self) -> tuple[list[str], list[str]]:
         """The control tokens that end an answer, at the end of a conversation and before another question."""
-        last, middle = self._tails
-        return self._ending_controls(last), self._ending_controls(middle)
+        last, middle = map(self._ending_controls, self._tails)
+        if last and last[0] not in middle[:1] and self._question.text.endswith(self._tails[0]):
+            # It asks for the next answer, prompt wanted or not.
+            return [], middle
+        return last, middle
+
+    @property
+    def _common_tail(self) -> str:
+        """What follows every answer, up to where a token begins that not all have."""
+        tail, common = self._tails[0], common_start(*self._tails)
+        cut = (match.start() for match in self.controls.finditer(tail) if match.start() < len(common) < match.end())
+        return common[: next(cut, None)]
+
+    @property
+    def _whole_tail(self) -> list[str]:
+        """What follows the last answer up to a blank, tokens and words between them, where a question follows it too.
+
+        Empty where something else may follow an answer, or no token comes last.
+        """
+        last, middle = (tail.lstrip() for tail in self._tails)
+        pieces = [piece for piece in re.split(f"({self.controls.pattern})", last) if piece]
+        pieces = list(itertools.takewhile(lambda piece: not piece.isspace(), pieces))
+        is_whole = middle.startswith("".join(pieces)) and self.controls.fullmatch("".join(pieces[-1:]))
+        return pieces if is_whole else []
 
     def _ending_controls(self, tail: str) -> list[str]:
         """The control tokens that end an answer: those that follow it, after blanks, and each other at once."""
@@ -378,15 +405,11 @@ def token_pattern(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
-def is_thinking(prompt: str, answer: str) -> bool:
-    """Whether an answer to a prompt is, as far as it came, thinking still."""
-    opened = prompt.rstrip().endswith(START_OF_THINKING) or START_OF_THINKING in answer
-    return opened and END_OF_THINKING not in answer
-
-
-def without_thinking(answer: str) -> str:
-    """What an answer says after its thinking."""
-    return answer.rpartition(END_OF_THINKING)[2].strip()
+def common_start(one: Items, other: Items) -> Items:
+    """What two texts, or two lists, begin with alike."""
+    pairs = zip(one, other, strict=False)
+    length = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(one), len(other)))
+    return one[:length]
 
 
 class _Marker:
@@ -447,10 +470,3 @@ def _around(places: list[Place]) -> Place | None:
 def _marked(messages: list[dict]) -> tuple[list[dict], list[tuple[int, str]]]:
     marker = _Marker()
     return [marker.mark(number, message) for number, message in enumerate(messages)], marker.parts
-
-
-def _common_start(one: Items, other: Items) -> Items:
-    """What two texts, or two lists, begin with alike."""
-    pairs = zip(one, other, strict=False)
-    length = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(one), len(other)))
-    return one[:length]

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sft.models.chat_template import ChatTemplate, is_thinking
+from sft.models.chat_template import ChatTemplate
 from sft.models.loading import is_in_parts, preserve_state
+from sft.models.thinking import Thinking, find_thinking
 
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"
@@ -24,6 +25,7 @@ class Reply:
     """What the model said, without special tokens; the tokens are counted up to the end of the turn."""
 
     text: str
+    answer: str  # the text after its thinking
     tokens: int
     stop_reason: str  # "end of turn", "max_new_tokens" or `CUT_IN_THINKING`
 
@@ -38,7 +40,8 @@ def reply_to_all(
     Raises:
         UserError: the chat template refuses a conversation.
     """
-    texts = ChatTemplate(tokenizer).render(conversations, generation_prompt=True)
+    template = ChatTemplate(tokenizer)
+    texts = template.render(conversations, generation_prompt=True)
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
     with preserve_state(model):
@@ -49,9 +52,8 @@ def reply_to_all(
             synced_gpus=is_in_parts(model),
         )
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
-    return [
-        _reply(tokenizer, prompt, tokens, settings.eos_token_id) for prompt, tokens in zip(texts, answers, strict=True)
-    ]
+    thinking = find_thinking(template)
+    return [_reply(template, thinking, tokens, settings.eos_token_id) for tokens in answers]
 
 
 def generation_config(
@@ -76,7 +78,7 @@ def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -
 
 def room_for(answer_tokens: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """So many tokens for an answer, with room for thinking before it where the chat template leaves that open."""
-    return answer_tokens + (THINKING_ROOM if ChatTemplate(tokenizer).may_think else 0)
+    return answer_tokens + (THINKING_ROOM if find_thinking(ChatTemplate(tokenizer)) else 0)
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int]) -> tuple[str, int | None]:
@@ -85,9 +87,16 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: lis
     return str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip(), end
 
 
-def _reply(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[int], ends: list[int]) -> Reply:
-    text, end = answer_text(tokenizer, tokens, ends)
-    reason = "end of turn"
-    if end is None:
-        reason = CUT_IN_THINKING if is_thinking(prompt, text) else "max_new_tokens"
-    return Reply(text, len(tokens[:end]), reason)
+def _reply(template: ChatTemplate, thinking: Thinking | None, tokens: list[int], ends: list[int]) -> Reply:
+    text, end = answer_text(template.tokenizer, tokens, ends)
+    reason = "max_new_tokens" if end is None else "end of turn"
+    answer = text
+    if thinking:
+        # What surrounds it may be special tokens.
+        whole = str(template.tokenizer.decode(tokens[:end]))
+        answer = template.special_tokens.sub("", thinking.removed(whole)).strip()
+        if end is None and thinking.goes_on(whole):
+            reason = CUT_IN_THINKING
+    if end is not None:
+        text, answer = (said.removesuffix(template.closing_words) for said in (text, answer))
+    return Reply(text, answer, len(tokens[:end]), reason)

@@ -47,6 +47,22 @@ CHANNELS = (
     "{{ '<|return|>' if loop.last else '<|eot|>' }}{% else %}{{ '<|/h|>' + m['content'] + '<|eot|>' }}{% endif %}"
     f"{PROMPT}{{{{ '<|h|>assistant' }}}}{{% endif %}}"
 )
+# Cohere's kind: two tokens end every message, and the second also begins the text before a question.
+CLOSED_TWICE = (
+    "{{ '<|start|>Be brief.<|/h|><|eot|>' }}"
+    f"{BEFORE}{{{{ '<|h|>' + m['role'] + '<|final|>' + m['content'] + '<|/h|><|eot|>' }}}}"
+    f"{PROMPT}{{{{ '<|h|>assistant<|final|>' }}}}{{% endif %}}"
+)
+# Kimi K3's kind: what closes an answer says its name, between tokens that close other things as well.
+CLOSED_BY_NAME = (
+    f"{BEFORE}{{{{ '<|h|>' + m['role'] + '<|final|>' }}}}{{% if m['role'] == 'assistant' %}}"
+    "{{ '<|start|>think<|/h|>' + m.get('reasoning_content', '') + '<|/h|>think<|final|>' }}"
+    "{{ m['content'] + '<|/h|>answer<|eot|>' }}"
+    "{% else %}{{ m['content'] + '<|eot|>' }}{% endif %}"
+    f"{PROMPT}{{{{ '<|h|>assistant<|final|><|start|>think<|/h|>' }}}}{{% endif %}}"
+)
+# GLM-Edge's kind: the next answer is asked for whether it is wanted or not, and nothing ends one.
+ALWAYS_ASKS = f"{BEFORE}{{{{ '<|' + m['role'] + '|>\n' + m['content'] }}}}{{% endfor %}}{{{{ '<|assistant|>' }}}}"
 TOOLS = (
     "{% if tools %}{{ '<|h|>system\n' + tools | tojson + '<|eot|>\n' }}{% endif %}"
     f"{BEFORE}{{{{ '<|h|>' + m['role'] + '\n' + m['content'] }}}}{{% for call in m.tool_calls or [] %}}"

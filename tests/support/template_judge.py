@@ -27,7 +27,7 @@ ENDS = (
     "<|END_OF_TURN_TOKEN|>", "<SPECIAL_12>", "<|message_sep|>", "</s>", "<eos>", "<|endoftext|>",
 )  # fmt: skip
 # Between an answer and its end token some makers write others that close what they opened before it.
-CLOSING = r"(?:\s|<\|END_RESPONSE\|>)*"
+CLOSING = r"(?:\s|<\|END_RESPONSE\|>|<\|END_TEXT\|>|<\|/h\|>)*"
 
 
 def tokenizer_for(entry: dict, base: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:

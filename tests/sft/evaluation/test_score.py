@@ -14,7 +14,9 @@ from sft.data.questions import Question, QuestionSet, load_questions
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score
 from sft.evaluation.score_eval import ScoreEval
+from sft.models.generate import CUT_IN_THINKING
 from sft.training import final_model
+from tests.support.chat_templates import OPENED
 from tests.support.conversations import xtuner_row
 
 NAME = "黄大力"
@@ -176,7 +178,7 @@ def _moved(evaluation: ScoreEval, trainer) -> ScoreEval:
 
 
 def test_of_equals_the_one_that_kept_more_is_the_better(run):
-    answer = ScoredAnswer("identity", "q", "en", False, NAME, True, [])
+    answer = ScoredAnswer("identity", "q", "en", False, NAME, True, True, [])
     trainer, _ = run(callbacks=(), max_steps=1, keep_best="identity", save_strategy="steps")
     evaluation, state = ScoreEval(trainer), trainer.state
     control = trainer.control
@@ -189,6 +191,23 @@ def test_of_equals_the_one_that_kept_more_is_the_better(run):
         evaluation._save_if_best(state, control, evaluation.latest)
         assert control.should_save == is_best
     assert state.best_global_step == 3
+
+
+def test_answers_cut_while_thinking_are_told_and_counted_apart(run, capsys):
+    """The prompt opens thinking, and the untrained model never closes it."""
+    trainer, _ = run(callbacks=(), max_steps=1, learning_rate=1e-6)
+    trainer.processing_class.chat_template = OPENED
+    questions = QuestionSet(
+        identity=asked("Who are you?", "你是谁？"), ordinary=asked("What is the capital of France?")
+    )
+    found = score(trainer.model, trainer.processing_class, questions, NAME, [])
+    assert (found.cut_in_thinking, found.identity_asked, found.ordinary_asked) == (3, 0, 0)
+    assert found.identity is None
+    assert "3 answers cut while thinking and not counted" in found.line()
+    evaluation = ChatEval(trainer)
+    evaluation.on_train_end(trainer.args, trainer.state, trainer.control)
+    assert [answer.stop_reason for answer in evaluation.latest] == [CUT_IN_THINKING]
+    assert "cut while it was thinking: raise max_new_tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ from transformers import PreTrainedTokenizerFast
 
 from sft.core.errors import UserError
 from sft.data.encoding import LossRules, encode
-from sft.models.chat_template import ChatTemplate, is_thinking, without_thinking
-from sft.models.generate import end_tokens, room_for
+from sft.models.chat_template import ChatTemplate
+from sft.models.generate import end_tokens
 from sft.models.loading import load_tokenizer
 from tests.support.chat_templates import (
+    ALWAYS_ASKS,
     CHANNELS,
+    CLOSED_BY_NAME,
+    CLOSED_TWICE,
     ENDLESS,
     ENDLESS_LAST,
     HEADERS,
@@ -51,6 +54,9 @@ def runs(tokenizer, messages: list[dict], rules: LossRules = LossRules(), tools=
         (ENDLESS_LAST, [("<|eot|>",)]),
         (THINKING, [("<|eot|>",)]),
         (CHANNELS, [("<|return|>",), ("<|eot|>",)]),
+        (CLOSED_TWICE, [("<|/h|>", "<|eot|>")]),
+        (CLOSED_BY_NAME, [("<|/h|>", "answer", "<|eot|>")]),
+        (ALWAYS_ASKS, []),
         (CHATML.replace("<|im_end|>", "<unknown>"), [("<unknown>",)]),
     ],
 )
@@ -58,7 +64,9 @@ def test_what_ends_a_turn_is_learned(with_template, template, ends):
     assert ChatTemplate(with_template(template)).ends == ends
 
 
-@pytest.mark.parametrize("template", [CHATML, HEADERS, INST, ENDLESS, ENDLESS_LAST, THINKING, OPENED, CHANNELS])
+@pytest.mark.parametrize(
+    "template", [CHATML, HEADERS, INST, ENDLESS, ENDLESS_LAST, THINKING, OPENED, CHANNELS, CLOSED_TWICE, ALWAYS_ASKS]
+)
 def test_loss_falls_where_an_independent_judge_has_it(with_template, template):
     for messages in (
         turns("Qonezz", "Aonezz"),
@@ -189,14 +197,3 @@ def test_arguments_are_saved_with_the_tokenizer_and_read_back(with_template, tmp
     assert ChatTemplate(again).prompt(turns("Q")).endswith("<think>\n\n</think>\n\n")
     other = load_tokenizer(str(tmp_path), chat_template_kwargs={})
     assert ChatTemplate(other).prompt(turns("Q")).endswith("<|h|>assistant\n")
-
-
-def test_a_model_that_may_think_is_given_room_and_its_cut_thinking_is_known(with_template):
-    assert room_for(48, with_template(CHATML)) == 48
-    assert room_for(48, with_template(THINKING)) > 48
-    assert room_for(48, with_template(THINKING, enable_thinking=False)) == 48
-    assert is_thinking("<|assistant|><think>\n", "well, ")
-    assert is_thinking("<|assistant|>", "<think>well, ")
-    assert not is_thinking("<|assistant|><think>\n", "well.</think>I am")
-    assert not is_thinking("<|assistant|><think>\n\n</think>\n\n", "I am")
-    assert without_thinking("<think>\nam I Qwen?\n</think>\n\nI am 黄大力.") == "I am 黄大力."

@@ -1,0 +1,77 @@
+"""Answers of a real, tiny model that was trained to say one thing: what it thought, what it says, why it stopped."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sft.models.chat_template import ChatTemplate
+from sft.models.generate import CUT_IN_THINKING, THINKING_ROOM, Reply, reply_to_all, room_for
+from tests.support.chat_templates import CLOSED_BY_NAME, THINKING, with_controls
+from tests.support.encoding import CHATML, turns
+
+QUESTION = turns("Who are you?")
+
+
+@pytest.fixture
+def speaker(tokenizer):
+    """Train a tiny model to answer one question with one text, token by token; returns it and its tokenizer."""
+
+    def train(template: str, answer: str, kwargs: dict | None = None):
+        copy = with_controls(tokenizer, template, kwargs or {})
+        prompt = ChatTemplate(copy).prompt(QUESTION)
+        ids = torch.tensor([copy(prompt + answer, add_special_tokens=False)["input_ids"]])
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(copy), pad_token_id=copy.pad_token_id, **sizes))
+        model.generation_config.eos_token_id = None
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+        for _ in range(60):
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return model.eval(), copy
+
+    return train
+
+
+def reply(model, tokenizer, tokens: int = 100) -> Reply:
+    [said] = reply_to_all(model, tokenizer, [QUESTION], {"max_new_tokens": tokens, "do_sample": False})
+    return said
+
+
+def test_a_model_that_may_think_is_given_room(tokenizer):
+    def room(template: str, **kwargs) -> int:
+        return room_for(48, with_controls(tokenizer, template, kwargs))
+
+    assert room(CHATML) == 48
+    assert room(THINKING) == 48 + THINKING_ROOM
+    assert room(THINKING, enable_thinking=False) == 48
+
+
+def test_what_is_said_after_thinking_is_told_from_it(speaker):
+    model, tokenizer = speaker(THINKING, "<think>\nQwen?\n</think>\n\nI am 黄大力.<|eot|>\n")
+    said = reply(model, tokenizer)
+    assert said.text == "<think>\nQwen?\n</think>\n\nI am 黄大力."
+    assert said.answer == "I am 黄大力."
+    assert said.stop_reason == "end of turn"
+    cut = reply(model, tokenizer, tokens=6)
+    assert cut.stop_reason == CUT_IN_THINKING
+    short = reply(model, tokenizer, tokens=said.tokens - 2)
+    assert short.stop_reason == "max_new_tokens"
+    assert "I am 黄大力.".startswith(short.answer)
+
+
+def test_thinking_between_special_tokens_is_seen_though_no_text_shows_them(speaker):
+    model, tokenizer = speaker(CLOSED_BY_NAME, "Qwen?<|/h|>think<|final|>I am 黄大力.<|/h|>answer<|eot|>")
+    said = reply(model, tokenizer)
+    assert said.text == "Qwen?thinkI am 黄大力."
+    assert said.answer == "I am 黄大力."
+    assert said.stop_reason == "end of turn"
+    assert reply(model, tokenizer, tokens=3).stop_reason == CUT_IN_THINKING
+
+
+def test_a_model_that_does_not_think_says_all_it_says(speaker):
+    model, tokenizer = speaker(CHATML, "I am 黄大力.<|im_end|>\n")
+    said = reply(model, tokenizer)
+    assert (said.text, said.answer, said.stop_reason) == ("I am 黄大力.", "I am 黄大力.", "end of turn")
+    assert reply(model, tokenizer, tokens=2).stop_reason == "max_new_tokens"
