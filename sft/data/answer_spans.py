@@ -175,6 +175,8 @@ def _end(template: ChatTemplate, tail: str, *, has_calls: bool) -> int | None:
 
 def _left_out(view: View, rendered: Rendered) -> list[str]:
     """What the template does not show of the messages; of answers without loss, which are history, it may choose."""
+    if all(None not in places.values() for places in rendered.places):
+        return []
     return [
         f"the {message['role']} message" if part == "content" else part
         for number, message in enumerate(view.messages)

@@ -80,8 +80,10 @@ def text(value: object, field: str) -> str:
     """The value, which must be text that UTF-8 can hold."""
     if not isinstance(value, str):
         raise BadRow(f"{field} is {kind(value)}: it must be text")
-    if SURROGATE.search(value):
-        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character") from None
     return value
 
 

@@ -62,8 +62,9 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
 
 def control_token(template: ChatTemplate, messages: list[dict]) -> str:
     """The first special token that a message's own text holds, and becomes; "" where none does."""
-    match = template.special_tokens.search("\0".join(message["content"] for message in messages))
-    return match[0] if match else ""
+    search = template.special_tokens.search
+    matches = (search(message["content"]) for message in messages)
+    return next((match[0] for match in matches if match), "")
 
 
 def _views(template: ChatTemplate, row: dict, rules: LossRules) -> list[View]:
@@ -130,13 +131,21 @@ def _merged(views: list[Spans]) -> list[Spans]:
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, rows: list[list[Spans]], *, everything: bool) -> list[list[Sample]]:
-    texts = [sample.text for row in rows for sample in row]
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    tokens = zip(encoded.encodings or (), encoded["input_ids"], strict=True)
-    return [[_sample(*next(tokens), sample, everything) for sample in row] for row in rows]
+    encodings = iter(_encodings(tokenizer, [sample.text for row in rows for sample in row]))
+    return [[_sample(next(encodings), sample, everything) for sample in row] for row in rows]
 
 
-def _sample(encoding: Encoding, ids: list[int], spans: Spans, everything: bool) -> Sample:
+def _encodings(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoding]:
+    """Those that calling the tokenizer makes, without its lists of everything that is in them."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return backend.encode_batch(texts, add_special_tokens=False)
+
+
+def _sample(encoding: Encoding, spans: Spans, everything: bool) -> Sample:
+    ids = encoding.ids
     labels = ids if everything else label_ranges(encoding, ids, ((span.start, span.stop) for span in spans.spans))
     if labels.count(IGNORED) == len(labels):
         raise UserError("no supervised token: the chat template marks no word of its answers")

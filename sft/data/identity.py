@@ -34,7 +34,8 @@ _CHINESE = re.compile(
     r"([\w·][\w·-]{0,15}?)(?=的|就好|吧|[^\w·-]|$)"
 )
 _ENGLISH = re.compile(
-    r"(?:\b(?:I am|I'm|[Mm]y name is|[Mm]y name's|[Cc]all me)|\b(?:named|called))\s+"
+    # Places are told by their first letter sooner than by \b.
+    r"(?=[ICMcmn])\b(?:I am|I'm|[Mm]y name is|[Mm]y name's|[Cc]all me|named|called)\s+"
     r"((?:[A-Z][\w-]*(?:[ ](?=[A-Z]))?){1,3}|[\u4e00-\u9fff·]{1,10})"
 )
 # What follows 我是 or I am without being a name.
@@ -78,6 +79,8 @@ def mentions(answer: str, name: str) -> bool:
 @lru_cache(maxsize=64)
 def normal(text: str) -> str:
     """The text as it is compared: one width, one case, simplified characters, no spaces between Chinese ones."""
+    if text.isascii():
+        return text.casefold()
     text = _converter().convert(unicodedata.normalize("NFKC", text)).casefold().replace("’", "'")
     return re.sub(r"(?<=[\u4e00-\u9fff])[^\S\n]+(?=[\u4e00-\u9fff])", "", text)
 

@@ -55,18 +55,19 @@ class NameSpotter:
 
     def __init__(self, names: Iterable[str]):
         self._spellings = {name: _spellings(name) for name in names}
-        self._all = {spelling for spellings in self._spellings.values() for spelling in spellings}
+        spellings = sorted(spelling for spellings in self._spellings.values() for spelling in spellings)
+        self._any = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
 
     def given(self, answer: str, question: str = "") -> list[str]:
         """The names that the answer gives as the speaker's."""
+        return [name for name in self.held(answer) if gives_name(answer, name, question)]
+
+    def held(self, answer: str) -> list[str]:
+        """The names that stand in the answer in any spelling."""
         text = answer.lower()
-        if not any(map(text.__contains__, self._all)):
+        if not self._any.search(text):
             return []
-        return [
-            name
-            for name, spellings in self._spellings.items()
-            if any(spelling in text for spelling in spellings) and gives_name(answer, name, question)
-        ]
+        return [name for name, spellings in self._spellings.items() if any(map(text.__contains__, spellings))]
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class RowFacts:
             question, answer = user["content"], assistant["content"]
             for name in self._wanted.given(answer, question):
                 languages.setdefault(name, set()).add(language_of(question))
-            for name in self._old.given(answer, question):
-                if _is_said_of_itself(answer, name):
+            for name in self._old.held(answer):
+                if _is_said_of_itself(answer, name) and gives_name(answer, name, question):
                     self.old_names.setdefault(name, Tally()).add(f"{line}: {quoted(answer)}")
             if given := given_name(answer[:OPENING_CHARACTERS]):
                 names[given] = True
@@ -340,7 +341,7 @@ def open_placeholders(text: str) -> list[str]:
         placeholders += _BRACES.findall(text)
     if PLACEHOLDER.fullmatch(text):
         placeholders.append(text.strip())
-    elif "xxx" in text or "XXX" in text or "[" in text:
+    elif "xxx" in (lower := text.lower()) or "[name]" in lower or "[author]" in lower:
         placeholders += [match[1] for match in _PRESENTS_UNFILLED.finditer(text)]
     return placeholders
 

@@ -158,10 +158,12 @@ class ShardWriter:
     def _write_samples(self, path: Path, rows: Iterable[tuple[int, dict]]) -> None:
         with atomic_write(path) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
             for batch in _batches(rows):
-                records = []
-                for (line, row), samples in zip(batch, self._samples(batch), strict=True):
-                    control = encoding.control_token(self.template, row["messages"])
-                    records += [vars(sample) | {"line": line, "control": control} for sample in samples]
+                controls = [encoding.control_token(self.template, row["messages"]) for _, row in batch]
+                records = [
+                    vars(sample) | {"line": line, "control": control}
+                    for (line, _), control, samples in zip(batch, controls, self._samples(batch), strict=True)
+                    for sample in samples
+                ]
                 columns = [[record[name] for record in records] for name in SCHEMA.names]
                 stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
 
@@ -220,6 +222,8 @@ def _begin_worker(writer: ShardWriter) -> None:
     _worker = writer
     # What came from the main process is shared with it until somebody writes there, as collecting garbage would.
     gc.freeze()
+    # Rows and their tokens make no circles; looking for some after every 700 objects, as Python would, takes long.
+    gc.set_threshold(50_000)
     # An interrupt is the main process's to handle, and when that is killed, nobody else would end this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -6,6 +6,7 @@ is learned from what it renders. Knows nothing about loss.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -178,23 +179,20 @@ class ChatTemplate:
         places: list[dict[str, Place | None]] = [{} for _ in messages]
         for number, part in parts:
             places[number][part] = None
+        pieces = MARK.split(marked_text)
+        words, found = pieces[::2], pieces[1::2]
+        if "".join(words) != text:
+            _refuse_marks(messages)
+            raise self._not_found(messages[-1], "changes it")
         marks: dict[int, int] = {}
-        plain, position = [], 0
-        for index, piece in enumerate(MARK.split(marked_text)):
-            if index % 2 == 0:
-                plain.append(piece)
-                position += len(piece)
-                continue
-            mark = ord(piece) - FIRST_MARK
-            number, part = parts[mark // 2]
+        for mark, position in zip(map(ord, found), itertools.accumulate(map(len, words)), strict=False):
+            number, part = parts[(mark - FIRST_MARK) // 2]
             if mark in marks and part == "content" and messages[number]["role"] != "system":
                 raise self._not_found(messages[number], "writes it twice")
             marks.setdefault(mark, position)
-        if "".join(plain) != text:
-            raise self._not_found(messages[-1], "changes it")
-        for index, (number, part) in enumerate(parts):
-            if 2 * index in marks and 2 * index + 1 in marks:
-                places[number][part] = (marks[2 * index], marks[2 * index + 1])
+        for opens, (number, part) in zip(itertools.count(FIRST_MARK, 2), parts, strict=False):
+            if opens in marks and opens + 1 in marks:
+                places[number][part] = (marks[opens], marks[opens + 1])
         return Rendered(text, places)
 
     def _not_found(self, message: dict, reason: str) -> UserError:
@@ -419,11 +417,7 @@ class _Marker:
         self.parts: list[tuple[int, str]] = []
 
     def mark(self, number: int, message: dict) -> dict:
-        """A message with marks around its words, within the blanks that a template may strip.
-
-        Raises:
-            UserError: it holds such a mark already.
-        """
+        """A message with marks around its words, within the blanks that a template may strip."""
         marked = dict(message)
         content = message["content"]
         if message["role"] == "assistant":
@@ -441,18 +435,13 @@ class _Marker:
         return marked
 
     def _around(self, number: int, part: str, text: str) -> str:
-        if held := MARK.search(text):
-            raise UserError(
-                f"U+{ord(held[0]):X}, a private-use character, stands in a message, and answers are found by such: "
-                "take it out"
-            )
         words = text.strip()
         if not words:
             return text
-        opens, closes = (chr(FIRST_MARK + 2 * len(self.parts) + side) for side in (0, 1))
+        opens = FIRST_MARK + 2 * len(self.parts)
         self.parts.append((number, part))
-        start = text.index(words)
-        return f"{text[:start]}{opens}{words}{closes}{text[start + len(words) :]}"
+        before, _, after = text.partition(words)
+        return f"{before}{chr(opens)}{words}{chr(opens + 1)}{after}"
 
     def _around_name(self, number: int, index: int, call: dict) -> dict:
         function = call.get("function", call)
@@ -465,6 +454,14 @@ def _around(places: list[Place]) -> Place | None:
     if len(places) < 2:
         return places[0] if places else None
     return min(start for start, _ in places), max(end for _, end in places)
+
+
+def _refuse_marks(messages: list[dict]) -> None:
+    if held := MARK.search(json.dumps(messages, ensure_ascii=False)):
+        raise UserError(
+            f"U+{ord(held[0]):X}, a private-use character, stands in a message, and answers are found by such: take it "
+            "out"
+        )
 
 
 def _marked(messages: list[dict]) -> tuple[list[dict], list[tuple[int, str]]]:

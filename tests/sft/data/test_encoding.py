@@ -31,6 +31,16 @@ def test_ids_and_labels_are_those_that_hand_made_marks_give_one_by_one(tokenizer
     assert copy.chat_template == STOCK[family]
 
 
+def test_how_a_tokenizer_was_used_last_makes_no_difference(tokenizer):
+    copy = with_template(tokenizer, STOCK["smollm2"])
+    expected = samples_of(copy, VARIED)
+    copy(["a", "a b c"], padding="max_length", truncation=True, max_length=2)
+    assert copy.backend_tokenizer.padding
+    assert samples_of(copy, VARIED) == expected
+    copy("<|im_end|>", split_special_tokens=True)
+    assert samples_of(copy, VARIED) == expected
+
+
 def test_every_token_of_a_character_that_is_several_bears_loss(tokenizer):
     template = "{% for m in messages %}{{ m['role'] + ':\n' + m['content'] + '\n' }}{% endfor %}"
     copy = with_template(tokenizer, template + "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}")

@@ -8,18 +8,14 @@ import collections
 
 import pytest
 
-from sft.core.errors import UserError
+from sft.core.paths import REPOSITORY
 from sft.data.encoding import LossRules, encode
 from sft.models.chat_template import ChatTemplate
 from tests.support.encoding import supervised_runs, turns
-from tests.support.template_judge import judge, shared_templates, tokenizer_for
+from tests.support.template_judge import shared_templates, tokenizer_for
+from tests.support.template_table import CONVERSATIONS, EXACT, LOSES, NO_END, REFUSES, WRONG, outcome, table
 
 TEMPLATES = shared_templates()
-WORDS = {
-    "single": turns("Qonezz", "Aonezz"),
-    "several": turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", "Qthreezz", "Athreezz"),
-    "with a system message": turns("Qonezz", "Aonezz", "Qtwozz", "Atwozz", system="Szz"),
-}
 # What people write, each in place of the word "Aonezz".
 ANSWERS = ["我是黄大力，龘！", "  padded \n", "it is <|im_end|> and </s> ok", "a\n\n- b\n", "🇨🇳 é", "<b>x</b>"]
 
@@ -28,37 +24,34 @@ pytestmark = pytest.mark.skipif(not TEMPLATES, reason="the shared templates are 
 
 @pytest.fixture(scope="module")
 def judged(tokenizer) -> dict[int, str]:
-    """What became of each template: exact, without some end, or refused."""
+    """What became of each template."""
     outcomes = {}
     for number, entry in enumerate(TEMPLATES):
-        copy, verdicts, refusals = tokenizer_for(entry, tokenizer), [], []
-        for messages in WORDS.values():
-            try:
-                verdicts.append(judge(copy, messages))
-            except UserError as refusal:
-                refusals.append(str(refusal))
-        assert all(is_exact for is_exact, _ in verdicts), entry["family"]
+        outcomes[number], refusals = outcome(entry, tokenizer)
         assert all("chat template" in refusal and "\n" not in refusal for refusal in refusals)
-        has_ends = all(has_end for _, has_end in verdicts)
-        outcomes[number] = "refused" if not verdicts else "exact" if has_ends else "no end"
     return outcomes
 
 
 def test_nearly_all_are_exact_and_what_is_not_is_refused_in_one_line(judged):
     counts = collections.Counter(judged.values())
-    assert counts["exact"] >= 92
-    assert counts["exact"] + counts["no end"] >= 103
-    assert sum(counts.values()) == len(TEMPLATES)
+    assert counts[WRONG] == 0
+    assert counts[EXACT] >= 92
+    assert counts[EXACT] + counts[NO_END] >= 103
+
+
+@pytest.mark.parametrize("page", ["models.md", "models.zh-CN.md"])
+def test_the_documents_have_the_table_that_the_command_prints(tokenizer, page):
+    assert table(TEMPLATES, tokenizer) in (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_of_any_kind_carries_loss_where_a_plain_word_does(judged, tokenizer, answer):
     compared = 0
-    for number, outcome in judged.items():
-        if outcome == "refused":
+    for number, became in judged.items():
+        if became in (REFUSES, LOSES):
             continue
         copy = tokenizer_for(TEMPLATES[number], tokenizer)
-        plain, told = WORDS["single"], turns("Qonezz", answer)
+        plain, told = CONVERSATIONS[0], turns("Qonezz", answer)
         template = ChatTemplate(copy)
         [[word], [sample]] = encode(template, [{"messages": plain}, {"messages": told}], LossRules())
         assert sample.input_ids == copy.apply_chat_template(told, return_dict=False)
@@ -74,8 +67,8 @@ def test_an_answer_of_any_kind_carries_loss_where_a_plain_word_does(judged, toke
 
 def test_thinking_that_a_template_keeps_carries_loss(judged, tokenizer):
     keeping = 0
-    for number, outcome in judged.items():
-        if outcome == "refused":
+    for number, became in judged.items():
+        if became in (REFUSES, LOSES):
             continue
         copy = tokenizer_for(TEMPLATES[number], tokenizer)
         messages = turns("Qonezz", "<think>\nTonezz\n</think>\n\nAonezz")
