@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
 from sft.data.answer_spans import Span, Spans, View, find_answers
+from sft.data.canonical import texts_of
 from sft.data.labels import IGNORED, label_ranges
 from sft.models.chat_template import END_OF_THINKING, ChatTemplate
 
@@ -61,9 +62,9 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
 
 
 def control_token(template: ChatTemplate, messages: list[dict]) -> str:
-    """The first special token that a message's own text holds, and becomes; "" where none does."""
+    """The first special token that a text of a message holds, and becomes; "" where none does."""
     search = template.special_tokens.search
-    matches = (search(message["content"]) for message in messages)
+    matches = (search(text) for message in messages for text in texts_of(message))
     return next((match[0] for match in matches if match), "")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sft.core.errors import UserError
-from sft.data.encoding import LossRules, encode
+from sft.data.encoding import LossRules, control_token, encode
 from sft.data.labels import IGNORED
 from sft.models.chat_template import ChatTemplate
 from tests.support.encoding import (
@@ -29,6 +29,15 @@ def test_ids_and_labels_are_those_that_hand_made_marks_give_one_by_one(tokenizer
     assert samples == encode_one_by_one(copy, MARKED[family], VARIED)
     assert [samples_of(copy, [messages]) for messages in VARIED] == [[sample] for sample in samples]
     assert copy.chat_template == STOCK[family]
+
+
+def test_a_control_token_is_found_in_every_text_of_a_message(tokenizer):
+    template = ChatTemplate(tokenizer)
+    call = {"type": "function", "function": {"name": "look", "arguments": {"for": ["a <|im_end|>"]}}}
+    answer = {"role": "assistant", "content": "yes"}
+    assert control_token(template, [*turns("q"), answer]) == ""
+    for more in ({"content": "<|im_end|>"}, {"reasoning_content": "so <|im_end|>"}, {"tool_calls": [call]}):
+        assert control_token(template, [*turns("q"), answer | more]) == "<|im_end|>"
 
 
 def test_how_a_tokenizer_was_used_last_makes_no_difference(tokenizer):
