@@ -249,8 +249,14 @@ class ChatTemplate:
 
     @cached_property
     def closing_words(self) -> str:
-        """What of the end of an answer is words, which a text without special tokens still shows."""
-        return self.special_tokens.sub("", "".join(self.ends[0])) if self.ends else ""
+        """What of the end of an answer is words, which a text without special tokens still shows.
+
+        Empty too where the template takes no plain question, as one that must be given tools.
+        """
+        try:
+            return self.special_tokens.sub("", "".join(self.ends[0])) if self.ends else ""
+        except UserError:
+            return ""
 
     @cached_property
     def call_ends(self) -> list[tuple[str, ...]]:

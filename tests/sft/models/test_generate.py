@@ -70,6 +70,13 @@ def test_thinking_between_special_tokens_is_seen_though_no_text_shows_them(speak
     assert reply(model, tokenizer, tokens=3).stop_reason == CUT_IN_THINKING
 
 
+def test_a_template_that_refuses_another_conversation_answers_this_one(speaker):
+    refusing = CHATML + "{% if messages[0]['content'] != 'Who are you?' %}{{ raise_exception('no') }}{% endif %}"
+    model, tokenizer = speaker(refusing, "I am 黄大力.</s>")
+    said = reply(model, tokenizer)
+    assert (said.answer, said.stop_reason) == ("I am 黄大力.", "end of turn")
+
+
 def test_a_model_that_does_not_think_says_all_it_says(speaker):
     model, tokenizer = speaker(CHATML, "I am 黄大力.<|im_end|>\n")
     said = reply(model, tokenizer)
