@@ -222,7 +222,7 @@ def _begin_worker(writer: ShardWriter) -> None:
     _worker = writer
     # What came from the main process is shared with it until somebody writes there, as collecting garbage would.
     gc.freeze()
-    # Rows and their tokens hold no reference cycles; Python would look for some after every 700 objects, which takes long.
+    # Rows and their tokens hold no reference cycles, and to look for some after every 700 objects takes long.
     gc.set_threshold(50_000)
     # An interrupt is the main process's to handle, and when that is killed, nobody else would end this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

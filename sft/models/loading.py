@@ -52,16 +52,22 @@ def load_tokenizer(
     for today's date is told `chat_template_date`. InternLM2's tokenizer is built from its `tokenizer.model`.
 
     Raises:
-        UserError: there is no such model, it has no fast tokenizer, or that has no such pad token.
+        UserError: there is no such model, its tokenizer is damaged or not a fast one, or has no such pad token.
     """
     try:
         tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as problem:
+        if (Path(folder) / "config.json").is_file():
+            reason = one_line_message(problem, 200)
+            raise UserError(f"{folder}: its tokenizer cannot be loaded ({reason}): copy its files again") from None
         raise UserError(_cannot_load(folder, problem)) from None
     if not tokenizer.is_fast:
-        raise UserError(f"{folder}: has no fast tokenizer, and only that can mark the assistant's words")
+        raise UserError(
+            f"{folder}: has no fast tokenizer, and only that says where in a text a token stands: use a model with "
+            "a tokenizer.json"
+        )
     if pad_token and pad_token not in tokenizer.get_vocab():
         raise UserError(f"pad_token: {pad_token}: the tokenizer has no such token: leave it out")
     if tokenizer.pad_token is None:

@@ -1,8 +1,11 @@
 """Loading models: quantised as asked, the head left whole, and unharmed by being asked questions."""
 
+import shutil
+
 import bitsandbytes
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from sft.config.load import load_recipe
 from sft.core.errors import UserError
@@ -48,6 +51,18 @@ def test_parameters_are_counted_as_weights_however_they_are_stored(make_trainer,
     line = describe_parameters(trainer.model, trainer.recipe.model)
     assert f"{adapter:,} of {base + adapter:,} parameters" in line
     assert "scale alpha/r = 0.5" in line
+
+
+def test_a_tokenizer_that_is_damaged_or_slow_is_told_from_a_missing_model(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"model: its tokenizer cannot be loaded \(.*\): copy its files again"):
+        load_tokenizer(str(folder))
+    shutil.rmtree(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    with pytest.raises(UserError, match=r"has no fast tokenizer, .* with a tokenizer\.json"):
+        load_tokenizer(str(folder))
 
 
 def test_a_missing_model_says_how_to_get_one(write_recipe):
