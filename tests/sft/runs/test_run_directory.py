@@ -1,6 +1,7 @@
 """The run directory: it tells how a run was made, keeps earlier runs, and holds an adapter that loads."""
 
 import json
+from datetime import date
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sft.config.load import load_recipe
 from sft.core.errors import UserError
 from sft.data.dataset import load_dataset
 from sft.runs import run_directory
+from sft.runs.inputs import DATE
 from sft.runs.run_files import Answer
 from sft.training import final_model
 from sft.training.plan import make_plan
@@ -118,3 +120,16 @@ def test_an_unfinished_run_resumes_from_its_newest_checkpoint(make_trainer, tmp_
     assert start.checkpoint.folder == tmp_path / "run" / "checkpoint-4"
     final_model.save_final(trainer, card, [])
     assert run_directory.find_start(recipe).checkpoint is None  # it is finished
+
+
+def test_a_run_that_is_resumed_another_day_tells_its_template_the_day_it_began(make_trainer, write_recipe):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    recipe = load_recipe([str(write_recipe(**keys))])
+    trainer, _ = make_trainer(**keys)
+    began = run_directory.find_start(recipe).inputs
+    assert began[DATE] == date.today().isoformat()
+    trainer._inputs = began | {DATE: "2024-07-26"}
+    trainer.train()
+    start = run_directory.find_start(recipe)
+    assert start.checkpoint.step == 4
+    assert start.inputs == began | {DATE: "2024-07-26"}
