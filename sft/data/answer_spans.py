@@ -146,9 +146,11 @@ def _first_word(message: dict, text: str, start: int) -> int:
 
 def _words_before(rendered: Rendered, answer: int) -> int:
     """Where the words of the last message before an answer end in the text."""
-    places = (rendered.words[number] for number in reversed(range(answer)))
     start = rendered.words[answer][0]  # type: ignore[index]
-    return next((place[1] for place in places if place and place[1] <= start), 0)
+    for place in reversed(rendered.words[:answer]):
+        if place and place[1] <= start:
+            return place[1]
+    return 0
 
 
 def _shared(template: ChatTemplate, head: str, supplied: str) -> int:
@@ -170,7 +172,10 @@ def _end(template: ChatTemplate, tail: str, *, has_calls: bool) -> int | None:
         # After the name of the last tool there are its arguments still.
         ends = [match.end() for pattern in template.call_end_patterns if (match := pattern.search(tail))]
         return min(ends, default=None)
-    return next((match.end() for pattern in template.end_patterns if (match := pattern.match(tail))), None)
+    for pattern in template.end_patterns:
+        if match := pattern.match(tail):
+            return match.end()
+    return None
 
 
 def _left_out(view: View, rendered: Rendered) -> list[str]:

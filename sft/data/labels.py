@@ -29,9 +29,8 @@ def label_ranges(encoding: Encoding, ids: list[int], ranges: Iterable[tuple[int,
 
 def _tokens_of(encoding: Encoding, start: int, stop: int) -> slice:
     """The tokens of some characters; blanks that a tokenizer counts to no token lie between the others."""
-    characters = range(start, stop)
-    first = next((token for place in characters if (token := encoding.char_to_token(place)) is not None), None)
-    last = next((token for place in reversed(characters) if (token := encoding.char_to_token(place)) is not None), None)
+    first = _first_token(encoding, range(start, stop))
+    last = _first_token(encoding, range(stop - 1, start - 1, -1))
     if first is None or last is None:
         return slice(0)
     while first and (place := encoding.token_to_chars(first - 1)) and place[1] > start:
@@ -39,6 +38,13 @@ def _tokens_of(encoding: Encoding, start: int, stop: int) -> slice:
     while last + 1 < len(encoding) and (place := encoding.token_to_chars(last + 1)) and place[0] < stop:
         last += 1
     return slice(first, last + 1)
+
+
+def _first_token(encoding: Encoding, characters: range) -> int | None:
+    for place in characters:
+        if (token := encoding.char_to_token(place)) is not None:
+            return token
+    return None
 
 
 def mark_supervised(tokenizer: PreTrainedTokenizerBase, input_ids: list[int], labels: list[int]) -> str:

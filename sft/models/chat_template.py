@@ -176,9 +176,6 @@ class ChatTemplate:
         ]
 
     def _rendered(self, text: str, marked_text: str, messages: list[dict], parts: list[tuple[int, str]]) -> Rendered:
-        places: list[dict[str, Place | None]] = [{} for _ in messages]
-        for number, part in parts:
-            places[number][part] = None
         pieces = MARK.split(marked_text)
         words, found = pieces[::2], pieces[1::2]
         if "".join(words) != text:
@@ -186,13 +183,16 @@ class ChatTemplate:
             raise self._not_found(messages[-1], "changes it")
         marks: dict[int, int] = {}
         for mark, position in zip(map(ord, found), itertools.accumulate(map(len, words)), strict=False):
-            number, part = parts[(mark - FIRST_MARK) // 2]
-            if mark in marks and part == "content" and messages[number]["role"] != "system":
-                raise self._not_found(messages[number], "writes it twice")
-            marks.setdefault(mark, position)
+            if mark in marks:
+                number, part = parts[(mark - FIRST_MARK) // 2]
+                if part == "content" and messages[number]["role"] != "system":
+                    raise self._not_found(messages[number], "writes it twice")
+            else:
+                marks[mark] = position
+        places: list[dict[str, Place | None]] = [{} for _ in messages]
         for opens, (number, part) in zip(itertools.count(FIRST_MARK, 2), parts, strict=False):
-            if opens in marks and opens + 1 in marks:
-                places[number][part] = (marks[opens], marks[opens + 1])
+            is_whole = opens in marks and opens + 1 in marks
+            places[number][part] = (marks[opens], marks[opens + 1]) if is_whole else None
         return Rendered(text, places)
 
     def _not_found(self, message: dict, reason: str) -> UserError:
