@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from model_tools.chatting.conversation import load_named_model
     from sft.config.load import load_recipe
     from sft.core.console import console, waiting
-    from sft.data.identity import OLD_NAMES, mentions
+    from sft.data.identity import OLD_NAMES
     from sft.data.questions import load_questions
     from sft.evaluation.score import percent, score
 
@@ -50,9 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         markup=False,
     )
     for answer in scores.answers:
-        is_right = (
-            answer.gives_name if answer.kind == "identity" else not mentions(answer.answer, settings.identity_name)
-        )
+        is_right = answer.gives_name if answer.kind == "identity" else not answer.mentions_name
         if not is_right and not answer.cut_in_thinking:
             text = one_line(answer.answer)[:SHOWN_CHARACTERS]
             console.print(f"  {answer.kind}: {answer.question}\n    {text}", markup=False, style="yellow")
