@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 
 # Spellings of an assistant's reasoning, the canonical one first.
 REASONING = ("reasoning_content", "reasoning", "thinking")
-SURROGATE = re.compile("[\ud800-\udfff]")
 # Advice for rows without a question.
 GIVE_BACK = "write the questions there as text; python -m data_tools repair can give them back"
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
@@ -80,10 +79,7 @@ def text(value: object, field: str) -> str:
     """The value, which must be text that UTF-8 can hold."""
     if not isinstance(value, str):
         raise BadRow(f"{field} is {kind(value)}: it must be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character") from None
+    _refuse_surrogates(value, field)
     return value
 
 
@@ -131,7 +127,7 @@ def tool_calls(calls: object, field: str) -> list[dict]:
         function = called(call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise BadRow(f'{field}[{index}] names no function: write {{"function": {{"name": ..., "arguments": ...}}}}')
-    _refuse_surrogates(calls, field)
+    _refuse_surrogates("".join(_texts(calls, keys=True)), field)
     return calls
 
 
@@ -147,7 +143,7 @@ def tools(value: object, field: str) -> list[dict]:
         return []
     if not isinstance(listed, list):
         raise BadRow(f"{field} is {kind(listed)}: it must be a list of tools")
-    _refuse_surrogates(listed, field)
+    _refuse_surrogates("".join(_texts(listed, keys=True)), field)
     return [_tool(tool, f"{field}[{index}]") for index, tool in enumerate(listed)]
 
 
@@ -264,9 +260,11 @@ def _out_of_order(before: str, role: str, turns: list[str]) -> str:
     return f"user and assistant must take turns, user first, assistant last; found {', '.join(turns) or 'none'}"
 
 
-def _refuse_surrogates(value: object, field: str) -> None:
-    if any(map(SURROGATE.search, _texts(value, keys=True))):
-        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character")
+def _refuse_surrogates(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{field} holds half of a surrogate pair: write the whole character") from None
 
 
 def _texts(value: object, keys: bool = False) -> Iterator[str]:
