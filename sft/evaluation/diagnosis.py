@@ -92,7 +92,7 @@ def _note_on_the_prompt(card: DatasetCard, tokenizer: PreTrainedTokenizerBase) -
     if not card.answers_asked_otherwise:
         return []
     template = ChatTemplate(tokenizer)
-    prompt = json.dumps(template.question_prompt[-PROMPT_CHARACTERS:], ensure_ascii=False)
+    prompt = json.dumps(template.question.text[-PROMPT_CHARACTERS:], ensure_ascii=False)
     kwargs = template.agreeing_kwargs()
     advice = "name a copy of the template that does so with chat_template_path"
     if kwargs:

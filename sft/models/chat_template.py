@@ -32,7 +32,8 @@ FIRST_MARK = 0x100000
 MARK = re.compile("([\U00100000-\U0010fffd])")
 START_OF_THINKING, END_OF_THINKING = "<think>", "</think>"
 
-_QUESTION, _ANSWER = {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}
+# What templates are tried with.
+QUESTION, ANSWER = {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}
 _CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
 
 Place = tuple[int, int]
@@ -202,10 +203,10 @@ class ChatTemplate:
             "token in a copy, and name that with chat_template_path"
         )
 
-    @property
-    def question_prompt(self) -> str:
-        """A question as the model is asked it."""
-        return self._question.text
+    @cached_property
+    def question(self) -> Rendered:
+        """A question with the prompt that asks for its answer."""
+        return self.locate([[QUESTION]], generation_prompt=True)[0]
 
     def agreeing_kwargs(self) -> dict[str, Any] | None:
         """Arguments with which the prompt is what an answer is trained after; None where none are found."""
@@ -215,7 +216,7 @@ class ChatTemplate:
             kwargs = self.kwargs | {name: value}
             other = ChatTemplate(self.tokenizer, kwargs)
             try:
-                if other.render([[_QUESTION, _ANSWER]])[0].startswith(other.prompt([_QUESTION])):
+                if other.render([[QUESTION, ANSWER]])[0].startswith(other.prompt([QUESTION])):
                     return kwargs
             except UserError:
                 continue
@@ -262,7 +263,7 @@ class ChatTemplate:
     def call_ends(self) -> list[tuple[str, ...]]:
         """As `ends`, of an answer that calls tools."""
         try:
-            text = self.render([[_QUESTION, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]])[0].rstrip()
+            text = self.render([[QUESTION, {"role": "assistant", "content": "", "tool_calls": [_CALL]}]])[0].rstrip()
         except UserError:
             return self.ends
         last = [match[0] for match in self.controls.finditer(text) if match.end() == len(text)]
@@ -311,11 +312,11 @@ class ChatTemplate:
             return None
         prompts = set()
         for system in ([], [{"role": "system", "content": "Three."}]):
-            for earlier in ([], [_QUESTION, _ANSWER]):
-                asked = [*system, *earlier, _QUESTION]
+            for earlier in ([], [QUESTION, ANSWER]):
+                asked = [*system, *earlier, QUESTION]
                 try:
                     (prompt,) = self.locate([asked], generation_prompt=True)
-                    (text,) = self.render([[*asked, _ANSWER]])
+                    (text,) = self.render([[*asked, ANSWER]])
                 except UserError:
                     continue  # it takes no system message
                 place = prompt.words[len(asked) - 1]
@@ -327,7 +328,7 @@ class ChatTemplate:
     @cached_property
     def _probes(self) -> list[Rendered]:
         """A question and its answer, alone and with another question and answer after them."""
-        return self.locate([[_QUESTION, _ANSWER], [_QUESTION, _ANSWER, _QUESTION, _ANSWER]])
+        return self.locate([[QUESTION, ANSWER], [QUESTION, ANSWER, QUESTION, ANSWER]])
 
     @cached_property
     def _tails(self) -> tuple[str, str]:
@@ -342,7 +343,7 @@ class ChatTemplate:
     def _endings(self) -> tuple[list[str], list[str]]:
         """The control tokens that end an answer, at the end of a conversation and before another question."""
         last, middle = map(self._ending_controls, self._tails)
-        if last and last[0] not in middle[:1] and self._question.text.endswith(self._tails[0]):
+        if last and last[0] not in middle[:1] and self.question.text.endswith(self._tails[0]):
             # It asks for the next answer, prompt wanted or not.
             return [], middle
         return last, middle
@@ -383,18 +384,13 @@ class ChatTemplate:
         Such a text stands before a question; but what ends a question may end an answer too, unless it stands at the
         start of a conversation, where nothing was ended yet.
         """
-        place = self._question.words[0]
-        before, after = (self._question.text[: place[0]], self._question.text[place[1] :]) if place else ("", "")
+        place = self.question.words[0]
+        before, after = (self.question.text[: place[0]], self.question.text[place[1] :]) if place else ("", "")
         if not before.endswith(rest):
             return False
         is_first = not self.controls.sub("", before.removesuffix(rest)).strip()
         control = self.controls.match(rest)
         return is_first or not (control and after.lstrip().startswith(control[0]))
-
-    @cached_property
-    def _question(self) -> Rendered:
-        """A question with the prompt that asks for its answer."""
-        return self.locate([[_QUESTION]], generation_prompt=True)[0]
 
     def _tell_date(self, tools: list[dict] | None) -> None:
         """Let `strftime_now` give this template's date."""

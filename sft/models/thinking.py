@@ -7,10 +7,7 @@ after its thinking. Knows nothing about generation.
 from dataclasses import dataclass
 
 from sft.core.errors import UserError
-from sft.models.chat_template import END_OF_THINKING, START_OF_THINKING, ChatTemplate, common_start
-
-_QUESTION = {"role": "user", "content": "One?"}
-_ANSWER = {"role": "assistant", "reasoning_content": "Three.", "content": "Two."}
+from sft.models.chat_template import ANSWER, END_OF_THINKING, QUESTION, START_OF_THINKING, ChatTemplate, common_start
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Thinking:
 def find_thinking(template: ChatTemplate) -> Thinking | None:
     """How a model that is asked may think; None where it cannot, as where the prompt itself ends the thinking."""
     try:
-        [asked] = template.locate([[_QUESTION]], generation_prompt=True)
+        asked = template.question
     except UserError:
         return None
     question = asked.words[0]
@@ -46,7 +43,7 @@ def find_thinking(template: ChatTemplate) -> Thinking | None:
 def _around_reasoning(template: ChatTemplate) -> tuple[str, str] | None:
     """What stands between a question and the reasoning of its answer, and between that and the answer's words."""
     try:
-        [rendered] = template.locate([[_QUESTION, _ANSWER]])
+        [rendered] = template.locate([[QUESTION, ANSWER | {"reasoning_content": "Three."}]])
     except UserError:
         return None
     question, places = rendered.words[0], rendered.places[1]
