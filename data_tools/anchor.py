@@ -12,6 +12,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data import formats
+from sft.data.json_line import json_line
 
 LOADS = "PyTorch and Transformers"
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
             if fault:
                 skipped[fault] += 1
             else:
-                file.write(formats.json_line({"conversation": [{"input": prompt, "output": answer}]}))
+                file.write(json_line({"conversation": [{"input": prompt, "output": answer}]}))
                 written += 1
         if not written:
             raise UserError(f"{arguments.out}: no answer could be used ({_listed(skipped)}): raise --max_new_tokens")
@@ -72,7 +73,7 @@ def read_prompts(path: Path) -> Iterator[str]:
             except UnicodeDecodeError:
                 raise UserError(f"{path}:{number}: not UTF-8: save the file as UTF-8") from None
         return
-    for _, row in formats.read_rows(str(path)):
+    for _, row in formats.read_rows(path):
         yield next(message["content"] for message in row["messages"] if message["role"] == "user")
 
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from sft.core import files
 from sft.data import formats
+from sft.data.json_line import BadRow, json_line
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ class BadLines:
         self._out, self._report = out, report
         self.count = 0
 
-    def __call__(self, path: str | Path, number: int, problem: formats.BadRow, raw: bytes) -> None:
+    def __call__(self, path: str | Path, number: int, problem: BadRow, raw: bytes) -> None:
         """Write `{"file", "line", "reason", "text"}` to the report; without one, stop.
 
         Bytes of the line that are not UTF-8 stand as \\xNN in `text`.
@@ -53,7 +54,7 @@ class BadLines:
             "reason": str(problem),
             "text": raw.decode("utf-8", "backslashreplace").rstrip("\r\n"),
         }
-        self._out.write(formats.json_line(entry))
+        self._out.write(json_line(entry))
         self.count += 1
 
     def summary(self) -> list[str]:

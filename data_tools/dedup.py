@@ -1,6 +1,6 @@
 """Drop conversations that appear twice, and with --near those that are nearly the same.
 
-In: JSONL of any known format. Out: the other lines as they were, in their order; of rows that are alike the first
+In: a data file. Out: the other rows in their order, JSON lines as they were; of rows that are alike the first
 stays. Near duplicates are found by MinHash over runs of three characters of what user, assistant and tools say: a
 system message or a list of tools that all rows share would make all of them alike (Broder 1997, "On the resemblance
 and containment of documents"; rensa implements it).
@@ -15,12 +15,13 @@ from pathlib import Path
 
 from rensa import RMinHash, RMinHashDeduplicator
 
-from data_tools import bad_lines
+from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
 from sft.data import formats
 from sft.data.canonical import texts_of
+from sft.data.json_line import BadRow, parse_line
 
 # So many of the dropped rows are named one by one.
 EXAMPLES = 10
@@ -35,7 +36,7 @@ RECALL = 0.99
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("input", type=Path, help="JSONL file to read")
+    inputs.add_arguments(parser)
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument(
         "--near", type=float, metavar="SHARE", help="also drop rows that share so much of their text, such as 0.9"
@@ -50,15 +51,16 @@ def run(arguments: argparse.Namespace) -> int:
     duplicates = Duplicates(arguments.near)
     rows, dropped = 0, Counter[str]()
     examples: list[str] = []
+    file = inputs.row_file(arguments.input, arguments)
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
-        for number, line in files.numbered_lines(arguments.input):
+        for number, line in file.lines():
             rows += 1
             try:
-                row = formats.canonical_row(formats.parse_line(line))
-            except formats.BadRow as problem:
+                row = formats.canonical_row(parse_line(line))
+            except BadRow as problem:
                 bad(arguments.input, number, problem, line)
                 continue
             if like := duplicates.first_like(number, row):
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 out.write(line if line.endswith(b"\n") else line + b"\n")
     left = rows - dropped.total() - bad.count
-    print(f"{arguments.input}: {counted(rows, 'row')} in; {arguments.out}: {counted(left, 'row')} out")
+    print(f"{file.described()}: {counted(rows, 'row')} in; {arguments.out}: {counted(left, 'row')} out")
     for reason, count in dropped.items():
         print(f"  {count:>9,}  dropped: {reason} an earlier row")
     for summary in bad.summary() + [f"    {example}" for example in examples]:

@@ -27,7 +27,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
 from sft.core.yaml_file import read_yaml
-from sft.data import formats
+from sft.data.json_line import json_line
 
 BANK = Path(__file__).parent / "bank"
 LANGUAGES = ("zh", "en")
@@ -187,7 +187,7 @@ def hold_out_of(patterns: Sequence[Pattern]) -> list[str]:
 def write(path: Path, rows: list[dict]) -> None:
     """Write the rows as JSONL; the file of this name is replaced by the whole new one, or stays as it was."""
     with files.atomic_write(path) as file:
-        file.writelines(map(formats.json_line, rows))
+        file.writelines(map(json_line, rows))
 
 
 def held_out_questions(languages: tuple[str, ...] = LANGUAGES) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line, shell_word
@@ -29,7 +30,7 @@ BAR = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("file", type=Path, help="JSONL file to look at")
+    inputs.add_arguments(parser, "file")
     parser.add_argument("--tokenizer", metavar="DIR", help="model folder or hub id: count tokens as it does")
     parser.add_argument("--max-length", type=int, default=2048, help="count the rows with more tokens (default 2048)")
     parser.add_argument(
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from data_tools.survey import Survey
 
     survey = Survey(arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None)
-    for number, raw in files.numbered_lines(arguments.file):
+    for number, raw in inputs.row_file(arguments.file, arguments).lines():
         survey.add(number, raw)
     if not survey.rows:
         raise UserError(f"{arguments.file}: holds no row: put one JSON object on each line")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import orjson
 
-from data_tools import bad_lines
+from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data import formats
+from sft.data.json_line import BadRow, parse_json, parse_line
 
 KEY = re.compile(rb'"\s*:')
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -27,7 +27,7 @@ ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("input", type=Path, help="JSONL file to read")
+    inputs.add_arguments(parser)
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
     parser.add_argument("--new", action="append", default=[], help="what stands there instead, one for each --old")
@@ -52,10 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
-        for number, line in files.numbered_lines(arguments.input):
+        for number, line in inputs.row_file(arguments.input, arguments).lines():
             try:
                 renamed = rename(line)
-            except formats.BadRow as problem:
+            except BadRow as problem:
                 bad(arguments.input, number, problem, line)
                 continue
             lines, changed = lines + 1, changed + (renamed is not line)
@@ -112,8 +112,8 @@ class Rename:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as problem:
-            formats.parse_line(line)
-            raise formats.BadRow(f"not JSON ({problem}): one JSON object to a line") from None
+            parse_line(line)
+            raise BadRow(f"not JSON ({problem}): one JSON object to a line") from None
         renamed = self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row)
@@ -285,7 +285,7 @@ def _refuse_repeated_keys(line: bytes, row: object) -> None:
     """A key that stands twice hides its first text from any parser, so that a name could survive there."""
     # Every key is a quote and a colon; where there are no more of these than parsed keys, none is hidden.
     if len(KEY.findall(line)) > _count_keys(row):
-        formats.parse_json(line.decode("utf-8"))
+        parse_json(line.decode("utf-8"))
 
 
 def _count_keys(value: object) -> int:

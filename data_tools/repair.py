@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_tools import bad_lines
+from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
-from sft.data import formats
 from sft.data.canonical import PLACEHOLDER
+from sft.data.json_line import BadRow, json_line, parse_line
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
@@ -25,7 +25,7 @@ PAIRS_KEPT = 4096
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("input", type=Path, help="JSONL file to read, in XTuner's form")
+    inputs.add_arguments(parser)
     parser.add_argument("out", type=Path, help="JSONL file to write")
     parser.add_argument(
         "--as",
@@ -45,16 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
     ways = {"questions": _give_question, "turns": _make_turns, "repr": _write_repr, "drop": _drop}
     questions = _questions(arguments) if arguments.way == "questions" else []
     repair = Repair(ways[arguments.way], questions, arguments.keep_placeholders)
+    file = inputs.row_file(arguments.input, arguments)
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input, *filter(None, [arguments.questions])) as out,
     ):
-        for number, line in files.numbered_lines(arguments.input):
+        for number, line in file.lines():
             try:
                 out.write(repair(line))
-            except formats.BadRow as problem:
+            except BadRow as problem:
                 bad(arguments.input, number, problem, line)
-    for summary in repair.report(arguments.input, arguments.out, bad):
+    for summary in repair.report(file.described(), arguments.out, bad):
         print(summary)
     return 0
 
@@ -76,16 +77,16 @@ class Repair:
             BadRow: the row is not in XTuner's form.
         """
         index, self.rows = self.rows, self.rows + 1
-        row: Any = formats.parse_line(line)
+        row: Any = parse_line(line)
         turns = row.get("conversation") if isinstance(row, dict) else None
         if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
-            raise formats.BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')
+            raise BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')
         if not any(_lacks_question(turn) for turn in turns):
             self.outcomes["left as they were"] += 1
             return line if line.endswith(b"\n") else line + b"\n"
         repaired, outcome = self.way(self, turns, index)
         self.outcomes[outcome] += 1
-        return formats.json_line({**row, "conversation": repaired}) if repaired else b""
+        return json_line({**row, "conversation": repaired}) if repaired else b""
 
     def question(self, index: int, answer: str) -> str:
         """The question of the row at `index`, counted from 0: the list, repeated from its top."""
@@ -101,7 +102,7 @@ class Repair:
         if len(self._pairs) > PAIRS_KEPT:
             self._pairs, self._stride = [self._pairs[0], *self._pairs[2::2]], self._stride * 2
 
-    def report(self, source: Path, out: Path, bad: bad_lines.BadLines) -> list[str]:
+    def report(self, source: str, out: Path, bad: bad_lines.BadLines) -> list[str]:
         """What was done, in sentences; for given-back questions also how to judge them."""
         skipped = sum(count for outcome, count in self.outcomes.items() if outcome.startswith("skipped"))
         lines = [
@@ -135,7 +136,7 @@ def _is_turn(turn: object) -> bool:
 
 def _give_question(repair: Repair, turns: list[dict], index: int) -> tuple[list[dict], str]:
     if len(turns) > 1:
-        raise formats.BadRow("several turns, and the list has one question a row: use --as turns or --as drop")
+        raise BadRow("several turns, and the list has one question a row: use --as turns or --as drop")
     turn = turns[0]
     return [{**turn, "input": repair.question(index, str(turn["output"]))}], "given their question back"
 
@@ -146,7 +147,7 @@ def _make_turns(repair: Repair, turns: list[dict], index: int) -> tuple[list[dic
     for turn in turns:
         nested = turn["input"].get("conversation", []) if isinstance(turn["input"], dict) else []
         if not isinstance(nested, list) or not all(_is_turn(inner) for inner in nested):
-            raise formats.BadRow('the nested "conversation" is no list of turns with "input" and "output": mend it')
+            raise BadRow('the nested "conversation" is no list of turns with "input" and "output": mend it')
         if isinstance(turn["input"], str) and (repair.keep_placeholders or not _lacks_question(turn)):
             flat.append(turn)
             continue

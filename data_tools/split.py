@@ -1,6 +1,6 @@
 """Split a training file in two, so that no question of the one is asked in the other.
 
-In: JSONL of any known format. Out: two files that together hold every line once, as it was. Questions are compared
+In: a data file. Out: two files that together hold every row once, JSON lines as they were. Questions are compared
 without case, spaces and punctuation.
 """
 
@@ -11,16 +11,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from data_tools import bad_lines
+from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
 from sft.data import formats
+from sft.data.readers.row_file import RowFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("input", type=Path, help="JSONL file to split")
+    inputs.add_arguments(parser)
     parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
     parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
     parser.add_argument("--ratio", type=float, default=0.05, help="share of rows to hold out")
@@ -37,20 +38,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--train and --eval name the same file: name two")
     with ExitStack() as stack:
         bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, arguments.input))
-        groups = group_rows(arguments.input, bad)
+        file = inputs.row_file(arguments.input, arguments)
+        groups = group_rows(file, bad)
         held_out = choose_groups(list(groups.values()), arguments.ratio, arguments.seed)
         outs = {
             path: stack.enter_context(files.atomic_write(path, arguments.input))
             for path in (arguments.train, arguments.eval)
         }
         counts: Counter[Path] = Counter()
-        for number, line in files.numbered_lines(arguments.input):
+        for number, line in file.lines():
             if number in groups:
                 path = arguments.eval if groups[number] in held_out else arguments.train
                 outs[path].write(line if line.endswith(b"\n") else line + b"\n")
                 counts[path] += 1
     total = len(groups)
-    print(f"{arguments.input}: {counted(total + bad.count, 'row')} in")
+    print(f"{file.described()}: {counted(total + bad.count, 'row')} in")
     for path in (arguments.train, arguments.eval):
         print(f"{path}: {counted(counts[path], 'row')} out ({counts[path] / total:.1%})")
     for summary in bad.summary():
@@ -60,11 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def group_rows(path: Path, on_bad: Callable = formats.stop_at_bad_line) -> dict[int, int]:
+def group_rows(file: RowFile, on_bad: Callable = formats.stop_at_bad_line) -> dict[int, int]:
     """By line number the group of each row; rows that share a question, directly or through others, share a group."""
     parents: dict[int, int] = {}
     first_rows: dict[str, int] = {}
-    for row, canonical in formats.read_rows(path, on_bad):
+    for row, canonical in formats.read_rows(file, on_bad):
         parents[row] = row
         for message in canonical["messages"]:
             if message["role"] == "user":

@@ -15,8 +15,10 @@ from typing import Any
 from data_tools.dedup import Duplicates, NearDuplicates
 from sft.core.text import Tally, normalise
 from sft.data import formats
-from sft.data.canonical import PLACEHOLDER, BadRow, NoQuestion, answered, texts_of
+from sft.data.canonical import PLACEHOLDER, NoQuestion, answered, texts_of
 from sft.data.identity import given_name
+from sft.data.json_line import BadRow, parse_line
+from sft.data.row_shapes import shape_of
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
 NEAR_ROWS = 20_000
@@ -78,8 +80,8 @@ class Survey:
         """Take in one line; of a bad one only that it is bad."""
         self.rows += 1
         try:
-            row = formats.parse_line(raw)
-            self.formats[formats.detect(row)] += 1
+            row = parse_line(raw)
+            self.formats[shape_of(row).name] += 1
             canonical, has_question = formats.canonical_row(row), True
         except NoQuestion:
             self._add_nested(row)

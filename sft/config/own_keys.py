@@ -17,12 +17,20 @@ class OwnKeys:
     train_file: list[dict] | str | None = field(
         default=None,
         metadata={
-            "help": "JSONL training file: XTuner `conversation` or OpenAI `messages` rows. Or several, each "
-            "{path, weight}: 1 takes every row once, 0.3 a random three tenths, 2 every row twice."
+            "help": "Training file: JSON lines or array, CSV, Parquet, data set folder or hub id; conversations, or "
+            "questions with their answers. Or several, each {path, weight, columns}: 1 takes every row once, 0.3 a "
+            "random three tenths, 2 every row twice."
         },
     )
     eval_file: str | None = field(
-        default=None, metadata={"help": "JSONL file that is not trained on, for the held-out loss eval_loss."}
+        default=None, metadata={"help": "Data file that is not trained on, for the held-out loss eval_loss."}
+    )
+    columns: dict[str, str] | None = field(
+        default=None,
+        metadata={
+            "help": "What columns of other names hold, in every data file that says nothing else, such as "
+            "{question: 用户, answer: 客服}; also context, system, history, messages, tools."
+        },
     )
     chat_template_kwargs: dict[str, Any] | None = field(
         default=None,
@@ -143,10 +151,13 @@ class TrainFile:
 
     path: str
     weight: float = 1.0
+    columns: dict[str, str] | None = None
 
 
-def train_files(value: str | list[dict]) -> list[TrainFile]:
-    """The files that `train_file` names, once `settings_check` has passed it."""
+def train_files(value: str | list[dict], columns: dict[str, str] | None = None) -> list[TrainFile]:
+    """The files that `train_file` names, once `settings_check` has passed it; `columns` is for those that name none."""
     if isinstance(value, str):
-        return [TrainFile(value)]
-    return [TrainFile(str(entry["path"]), float(entry.get("weight", 1.0))) for entry in value]
+        return [TrainFile(value, columns=columns)]
+    return [
+        TrainFile(str(entry["path"]), float(entry.get("weight", 1.0)), entry.get("columns", columns)) for entry in value
+    ]

@@ -38,7 +38,7 @@ class Recipe:
     @property
     def train_files(self) -> list[TrainFile]:
         """The files to train on, with how often the rows of each are taken."""
-        return train_files(self.run.train_file or [])
+        return train_files(self.run.train_file or [], self.run.columns)
 
     def to_yaml(self) -> str:
         """The whole recipe as it was resolved: what was chosen as keys, all defaults as comments."""

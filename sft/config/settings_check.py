@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from sft.config.aliases import did_you_mean
 from sft.config.own_keys import train_files
-from sft.core.paths import PATH_KEYS, REPOSITORY
+from sft.core.paths import PATH_KEYS, REPOSITORY, is_data
 
 Refusal = Callable[[str, str], NoReturn]
 
@@ -206,11 +206,11 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     if not chosen.get("model_name_or_path"):
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
     if not train_file:
-        refuse("train_file", "missing: name the JSONL file to train on")
+        refuse("train_file", "missing: name the data file to train on")
     _refuse_bad_entries(train_file, refuse)
     files = train_files(train_file)
     for file in files:
-        if not Path(file.path).is_file():
+        if not is_data(file.path):
             make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
             refuse("train_file", f"{file.path}: no such file; make one with: {make}")
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
@@ -233,9 +233,9 @@ def _refuse_bad_entries(train_file: str | list, refuse: Refusal) -> None:
     for entry in train_file if isinstance(train_file, list) else ():
         if not isinstance(entry, dict) or "path" not in entry:
             refuse("train_file", f"{entry}: write each file as {{path: data/a.jsonl, weight: 1.0}}")
-        if unknown := entry.keys() - {"path", "weight"}:
+        if unknown := entry.keys() - {"path", "weight", "columns"}:
             key = min(unknown, key=str)
-            refuse("train_file", f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight'))}")
+            refuse("train_file", f"{key}: no key of a file{did_you_mean(str(key), ('path', 'weight', 'columns'))}")
         weight = entry.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
             refuse("train_file", f"{entry['path']}: weight {weight}: must be a number above 0, such as 0.3")
@@ -311,7 +311,7 @@ def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
     eval_file, strategy = chosen.get("eval_file"), chosen.get("eval_strategy", "no")
     if strategy != "no" and not eval_file:
         refuse("eval_strategy", "there is no held-out file to evaluate on; name one with eval_file")
-    if eval_file and not Path(eval_file).is_file():
+    if eval_file and not is_data(eval_file):
         split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
         refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
     if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:

@@ -17,63 +17,65 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import zstandard
 
 from sft.core.errors import UserError
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
+Item = TypeVar("Item")
 
-LINES_PER_UPDATE = 256
+ITEMS_PER_UPDATE = 256
 BUFFER = 1 << 18
 UNSETTLED_NS = 2_000_000_000
+# With these a file begins that is compressed.
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
 
-    A UTF-8 byte order mark at the start is taken off; a file named .gz or .zst is decompressed on the way.
+    A UTF-8 byte order mark at the start is taken off; what is compressed with gzip or zstd is decompressed on the way.
 
     Raises:
         UserError: the file cannot be read, or is UTF-16.
     """
-    for number, _, line in located_lines(path):
-        yield number, line
+    with reading(path), open(path, "rb", buffering=BUFFER) as file:
+        yield from with_progress(path, file, lines_of(path, decompressed(file)))
 
 
-def located_lines(path: str | Path) -> Iterator[tuple[int, int, bytes]]:
-    """Like `numbered_lines`, with the place in bytes where the line begins in the (decompressed) file."""
-    start = 0
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Raise `UserError` where the file cannot be opened, read or decompressed."""
     try:
-        with (
-            open(path, "rb", buffering=BUFFER) as file,
-            _progress(path) as bar,
-        ):
-            for number, line in enumerate(_decompressed(file, Path(path).suffix), start=1):
-                if number % LINES_PER_UPDATE == 0:
-                    bar.update(file.tell() - bar.n)
-                begin, start = start, start + len(line)
-                if number == 1 and line.startswith(BYTE_ORDER_MARKS):
-                    line, begin = _without_mark(path, line), len(codecs.BOM_UTF8)
-                if line and not line.isspace():
-                    yield number, begin, line
-            bar.update((bar.total or 0) - bar.n)
+        yield
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
         reason = getattr(problem, "strerror", None) or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
 
 
-def _progress(path: str | Path) -> "tqdm":
-    """A bar on a terminal for reading a file, under its name."""
+def lines_of(path: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """As `numbered_lines`, of a file that is open already."""
+    for number, line in enumerate(file, start=1):
+        if number == 1 and line.startswith(BYTE_ORDER_MARKS):
+            line = _without_mark(path, line)
+        if line and not line.isspace():
+            yield number, line
+
+
+def with_progress(path: str | Path, file: BinaryIO, items: Iterable[Item]) -> Iterator[Item]:
+    """Pass on what is read from the open file, and show on a terminal how far into it we are."""
     from tqdm import tqdm  # which looks only now whether bars are wanted; `console.quiet_the_stack`
 
-    size, is_shown = os.path.getsize(path), sys.stderr.isatty()
-    return tqdm(
-        total=size, desc=f"reading {Path(path).name}", unit="B", unit_scale=True, leave=False, disable=not is_shown
-    )
+    size, is_shown = os.fstat(file.fileno()).st_size, sys.stderr.isatty()
+    name = f"reading {Path(path).name}"
+    with tqdm(total=size, desc=name, unit="B", unit_scale=True, leave=False, disable=not is_shown) as bar:
+        for number, item in enumerate(items):
+            if number % ITEMS_PER_UPDATE == 0:
+                bar.update(file.tell() - bar.n)
+            yield item
+        bar.update((bar.total or 0) - bar.n)
 
 
 def _without_mark(path: str | Path, line: bytes) -> bytes:
@@ -82,11 +84,16 @@ def _without_mark(path: str | Path, line: bytes) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
-    if suffix == ".gz":
-        return gzip.GzipFile(fileobj=file)
-    if suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """What an open file holds, which its first bytes say, gzip and zstd unpacked; the file itself if it is neither."""
+    begin = file.read(len(ZSTD))
+    file.seek(0)
+    if begin.startswith(GZIP):
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    if begin == ZSTD:
+        return io.BufferedReader(
+            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)
+        )
     return file
 
 

@@ -6,27 +6,18 @@ the formats, files or templates.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
+
+from sft.data.json_line import BadRow, NotJson, named, parse_json
 
 # Spellings of an assistant's reasoning, the canonical one first.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 # Advice for rows without a question.
 GIVE_BACK = "write the questions there as text; python -m data_tools repair can give them back"
 PLACEHOLDER = re.compile(r"\s*x{3,}\s*", re.IGNORECASE)
-# As much of a key or a role as an error shows.
-SHOWN_CHARACTERS = 80
 
 _MEDIA = {"image": "an image", "audio": "audio", "video": "a video"}
-
-
-class BadRow(ValueError):
-    """A row that cannot be read; the message says what and what to do, the caller adds `file:line`."""
-
-
-class NotJson(BadRow):
-    """A text that no JSON value can be read from."""
 
 
 class CannotHold(BadRow):
@@ -35,20 +26,6 @@ class CannotHold(BadRow):
 
 class NoQuestion(BadRow):
     """A row whose input is an object or a placeholder, so that nobody asked the question."""
-
-
-def parse_json(text: str) -> object:
-    """The JSON value of a text; a repeated key is an error, since JSON would keep only the last."""
-    try:
-        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
-    except json.JSONDecodeError as problem:
-        raise NotJson(f"not JSON ({problem.msg}, column {problem.colno}): one JSON object to a line") from None
-    except RecursionError:
-        raise BadRow("nested too deeply: a row is one flat conversation") from None
-    except BadRow:
-        raise
-    except ValueError:
-        raise BadRow("holds a number of thousands of digits: write it as text") from None
 
 
 def parse_field(value: object, field: str) -> object:
@@ -83,11 +60,27 @@ def text(value: object, field: str) -> str:
     return value
 
 
-def joined_parts(content: object, field: str) -> object:
-    """The texts of a list of parts in one; content of another kind as it is."""
-    if not isinstance(content, list) or not content or not all(map(_is_part, content)):
-        return content
-    return "".join(_part_text(part, f"{field}[{index}]") for index, part in enumerate(content))
+class Parts:
+    """What a turn's content holds: its text, and of a list of parts its reasoning and tool calls as well.
+
+    LLaMA-Factory has the value of each under "value", OpenAI the text under "text".
+    """
+
+    def __init__(self, content: object, field: str):
+        self.content, self.calls = content, list[dict]()
+        self.reasoning: dict[str, str] = {}
+        if not isinstance(content, list) or not content or not all(map(_is_part, content)):
+            return
+        texts: dict[str, list[str]] = {"text": [], "reasoning": []}
+        for index, part in enumerate(content):
+            where = f"{field}[{index}]"
+            if part["type"] == "tool_call":
+                self.calls += nested_calls(part.get("value"), f"{where}.value")
+            else:
+                texts["reasoning" if part["type"] == "reasoning" else "text"].append(_part_text(part, where))
+        self.content = "".join(texts["text"])
+        if texts["reasoning"]:
+            self.reasoning["reasoning"] = "".join(texts["reasoning"])
 
 
 def reasoning(turn: dict, field: str) -> str | None:
@@ -129,6 +122,13 @@ def tool_calls(calls: object, field: str) -> list[dict]:
             raise BadRow(f'{field}[{index}] names no function: write {{"function": {{"name": ..., "arguments": ...}}}}')
     _refuse_surrogates("".join(_texts(calls, keys=True)), field)
     return calls
+
+
+def nested_calls(value: object, field: str) -> list[dict]:
+    """The calls of a list, or of its JSON text, or a single one, each in OpenAI's shape."""
+    calls = parse_field(value, field)
+    listed = tool_calls(calls if isinstance(calls, list) else [calls], field)
+    return [call if "function" in call else _nested_call(call) for call in listed]
 
 
 def called(call: dict) -> object:
@@ -186,13 +186,6 @@ def texts_of(message: dict) -> Iterator[str]:
         yield from _texts(called(call))
 
 
-def named(keys: Iterable[str]) -> str:
-    """Keys on one short line, whatever they are made of."""
-    line = ", ".join(keys)
-    line = line if line.isprintable() else repr(line)[1:-1]
-    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "..."
-
-
 def kind(value: object) -> str:
     """What a JSON value is, in words."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
@@ -205,7 +198,7 @@ def _is_part(part: object) -> bool:
 
 def _part_text(part: dict, field: str) -> str:
     """LLaMA-Factory has the text under "value"."""
-    if part["type"] != "text":
+    if part["type"] not in ("text", "reasoning"):
         held = next((words for media, words in _MEDIA.items() if media in part["type"]), "no text")
         raise BadRow(
             f"{field} is of the type {named([part['type']])}: it holds {held}, and only text can be trained on; "
@@ -217,6 +210,19 @@ def _part_text(part: dict, field: str) -> str:
     if extra := sorted(name for name in part.keys() - {"type", key} if part[name] is not None):
         raise BadRow(f"{field} has {named(extra)}, which would not be trained on: only type and {key} can be")
     return text(part[key], f"{field}.{key}")
+
+
+def _nested_call(call: dict) -> dict:
+    """A flat call in OpenAI's shape, its arguments an object where they are the JSON text of one."""
+    function = {key: value for key, value in call.items() if key != "id" and (key, value) != ("type", "function")}
+    if isinstance(arguments := call.get("arguments"), str):
+        try:
+            parsed = parse_json(arguments)
+        except BadRow:
+            parsed = None
+        function["arguments"] = parsed if isinstance(parsed, dict) else arguments
+    nested = {"type": "function", "function": function}
+    return nested | ({"id": call["id"]} if "id" in call else {})
 
 
 def _mark(value: object, field: str) -> bool:
@@ -279,12 +285,3 @@ def _texts(value: object, keys: bool = False) -> Iterator[str]:
             yield from value if keys else ()
         elif isinstance(value, list):
             left += reversed(value)
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise BadRow(f'the key "{named([repeated])}" stands twice in one object: keep one')
-    return row

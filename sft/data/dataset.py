@@ -22,13 +22,14 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from sft.config.parallelism import independent_processes
 from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.errors import UserError
-from sft.core.files import atomic_write, content_hash
+from sft.core.files import atomic_write
 from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import LossRules
 from sft.data.formats import draw
 from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
 from sft.data.labels import IGNORED, mark_supervised
+from sft.data.readers.row_file import RowFile
 from sft.data.samples import row_facts, tokenise
 from sft.models.chat_template import ChatTemplate
 
@@ -67,7 +68,12 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
     path = recipe.run.eval_file
     if not path:
         return None
-    rows = tokenise(path, tokenizer, recipe.training.dataset_num_proc, rules=loss_rules(recipe, tokenizer))
+    rows = tokenise(
+        RowFile(path, recipe.run.columns),
+        tokenizer,
+        recipe.training.dataset_num_proc,
+        rules=loss_rules(recipe, tokenizer),
+    )
     samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "samples": len(rows)}])
     return _sequences(recipe, samples, "bfd")
 
@@ -79,7 +85,7 @@ def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Id
         UserError: as `load_dataset`, where the files were not tokenised before.
     """
     files, name, old_names = recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names
-    contents = [[file.path, file.weight, content_hash(file.path)] for file in files]
+    contents = [[file.path, file.weight, RowFile(file.path, file.columns).digest()] for file in files]
     key = [name, sought_names(files, name, old_names).key, contents]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-identity" / f"{digest}.json"
@@ -87,7 +93,10 @@ def load_identity_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Id
         return IdentityRows.from_json(path.read_bytes())
     processes, rules = recipe.training.dataset_num_proc, loss_rules(recipe, tokenizer)
     rows = read_identity_rows(
-        files, name, old_names, lambda file, names: row_facts(file.path, tokenizer, processes, names, rules)
+        files,
+        name,
+        old_names,
+        lambda file, names: row_facts(RowFile(file.path, file.columns), tokenizer, processes, names, rules),
     )
     with atomic_write(path) as file:
         file.write(rows.to_json())
@@ -100,13 +109,18 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
     names = sought_names(recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names)
     rules = loss_rules(recipe, tokenizer)
     for file in recipe.train_files:
-        samples = tokenise(file.path, tokenizer, recipe.training.dataset_num_proc, names, rules)
+        samples = tokenise(RowFile(file.path, file.columns), tokenizer, recipe.training.dataset_num_proc, names, rules)
         starts = _row_starts(samples)
         rows = range(len(starts))
         taken = sorted(draw(rows, file.weight, dice)) if file.weight != 1 else rows
         parts.append(samples.select(_samples_of(starts, taken, len(samples))))
         files.append(
-            {"path": file.path, "sha256": content_hash(file.path), "rows": len(rows)}
+            {
+                "path": file.path,
+                "read_as": RowFile(file.path, file.columns).summary(),
+                "sha256": RowFile(file.path, file.columns).digest(),
+            }
+            | {"rows": len(rows)}
             | {"weight": file.weight, "taken": len(taken), "samples": len(parts[-1])}
         )
     return concatenate_datasets(parts), files
@@ -219,6 +233,7 @@ def _card(
     per_epoch, total = count_steps(len(sequences), recipe)
     repeated = count_repeated(len(sequences), recipe.training)
     left_out, first_left_out = _seen(rows, files, "left_out")
+    unused, first_unused = _seen(rows, files, "unused")
     return DatasetCard(
         files=files,
         rows=sum(file["taken"] for file in files),
@@ -248,6 +263,8 @@ def _card(
         answers_asked_otherwise=_total(rows, "answers_asked_otherwise"),
         samples_with_words_left_out=left_out,
         first_left_out=first_left_out,
+        samples_with_unused_keys=unused,
+        first_unused=first_unused,
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
     )
 

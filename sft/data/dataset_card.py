@@ -42,6 +42,8 @@ class DatasetCard:
     answers_asked_otherwise: int
     samples_with_words_left_out: int
     first_left_out: str  # such as "data/train.jsonl:7: the system message"
+    samples_with_unused_keys: int
+    first_unused: str  # such as "data/train.jsonl:7: id, source"
     first_sample: str
 
     def to_dict(self) -> dict:
@@ -55,6 +57,7 @@ class DatasetCard:
         cut = ["               samples are cut across packs and see each other, as in XTuner"]
         return [
             *(_file_line(file) for file in self.files),
+            *([self._unused_line()] if self.first_unused else []),
             f"rows           {self.rows:,} -> {self._samples()}"
             f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
             f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
@@ -70,6 +73,10 @@ class DatasetCard:
             f"first sample   loss falls on {SUPERVISED_OPENS}...{SUPERVISED_CLOSES} only:",
             *(f"               {line}" for line in self.first_sample.splitlines()),
         ]
+
+    def _unused_line(self) -> str:
+        samples = counted(self.samples_with_unused_keys, "sample")
+        return f"not trained on keys that no conversation needs, in {samples}; the first is {self.first_unused}"
 
     def _samples(self) -> str:
         if self.samples_made == self.rows:
@@ -88,4 +95,5 @@ class DatasetCard:
 
 def _file_line(file: dict) -> str:
     taken = f": {file['taken']:,} of {counted(file['rows'], 'row')} (weight {file['weight']:g})"
-    return f"file           {file['path']}{taken if file['weight'] != 1 else ''}"
+    read_as = f" ({file['read_as']})" if file["read_as"] else ""
+    return f"file           {file['path']}{read_as}{taken if file['weight'] != 1 else ''}"

@@ -26,6 +26,7 @@ from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
 from sft.data import formats, identity
 from sft.data.canonical import PLACEHOLDER, answered
 from sft.data.identity import OLD_NAMES, given_name, gives_name, normal
+from sft.data.readers.row_file import RowFile
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200
@@ -267,7 +268,7 @@ def facts_of_file(file: TrainFile, names: SoughtNames) -> Iterator[RowFacts]:
         UserError: the file cannot be read, or a row of it is bad.
     """
     facts = RowFacts(names)
-    for _ in facts.of(formats.read_rows(file.path)):
+    for _ in facts.of(formats.read_rows(RowFile(file.path, file.columns))):
         pass
     yield facts
 
@@ -299,7 +300,7 @@ def read_identity_rows(
 
 def sought_names(files: list[TrainFile], name: str | None, old_names: Iterable[str] = ()) -> SoughtNames:
     """The wanted name, or those that the files' first rows are likely to teach, and old names beside `OLD_NAMES`."""
-    wanted = [name] if name else [_likely_name(file.path) for file in files]
+    wanted = [name] if name else [_likely_name(RowFile(file.path, file.columns)) for file in files]
     return SoughtNames(tuple(dict.fromkeys(filter(None, wanted))), tuple(dict.fromkeys([*OLD_NAMES, *old_names])))
 
 
@@ -317,10 +318,10 @@ def main_name(parts: Iterable[RowFacts]) -> str | None:
     return None if is_rare or any(normal(old) in normal(name) for old in OLD_NAMES) else name
 
 
-def _likely_name(path: str) -> str | None:
+def _likely_name(file: RowFile) -> str | None:
     """The main name of a file's first rows; what is wrong with the file is for whoever reads it whole to say."""
     facts = RowFacts(SoughtNames((), ()))
-    rows = formats.read_rows(path, on_bad=lambda *bad_line: None)
+    rows = formats.read_rows(file, on_bad=lambda *bad_line: None)
     try:
         for _ in facts.of(itertools.islice(rows, FIRST_ROWS)):
             pass

@@ -1,58 +1,197 @@
-"""The shapes that rows come in, `FORMATS`: how each becomes the canonical row, and is written from it.
+"""Reads rows of every shape that people bring: lists of turns in their usual spellings, questions with their answers.
 
-A canonical row is {"messages": [...], "tools": [...]}, the tools only where the row has some; `canonical` says what a
-message holds. Knows nothing about files, tokens or templates.
+In: a parsed row. Out: a canonical row {"messages": [...], "tools": [...]}, the tools only where the row has some;
+`canonical` says what a message holds, `columns` what a question may be called. Knows nothing about files, tokens or
+templates.
 """
 
-import json
+import ast
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from sft.data import canonical
-from sft.data.canonical import BadRow, CannotHold, kind, message, named
+from sft.data.canonical import kind, message
+from sft.data.columns import MEDIA, OTHER_LISTS, Columns, find_columns, system_column
+from sft.data.json_line import BadRow, NotJson, named, parse_json
 
+# Keys that hold the turns of a conversation, and the format that is known for it.
+LISTS = {"conversation": "xtuner", "messages": "messages", "conversations": "sharegpt"}
 # What a turn may say of its loss; the second is OpenAI's, the third LLaMA-Factory's.
 MARKS = ("loss", "weight", "loss_weight")
 XTUNER_MARK = "output_with_loss"
 # A key with one of these in its name says what to train on: not to know it is no reason to pass over it.
 _SAYS_WHAT_TO_TRAIN = ("loss", "mask", "train", "weight")
-_OPENAI_KEYS = {
+_KEYS = {
     "system": ("role", "content"),
     "user": ("role", "content"),
     "assistant": ("role", "content", "tool_calls", "function_call", *canonical.REASONING),
     "tool": ("role", "content", "name", "tool_call_id"),
 }
 _PLAIN = {"role", "content"}
-_OPTIONAL = {key for keys in _OPENAI_KEYS.values() for key in keys} - _PLAIN
-_SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
+_OPTIONAL = {key for keys in _KEYS.values() for key in keys} - _PLAIN
+_ROLES = {
+    **dict.fromkeys(("system",), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
+# Where a turn has its words.
+_WORDS = ("content", "value", "text")
 
 
-def _from_xtuner(row: dict) -> dict:
-    messages: list[dict] = []
-    for field, turn in _each(row["conversation"], "conversation"):
-        if "input" not in turn or "output" not in turn:
-            raise BadRow(f'{field} lacks "{"output" if "input" in turn else "input"}"')
-        system = turn.get("system") or ""
-        if system and not messages:
-            messages.append(message("system", system, f"{field}.system"))
-        elif system and system != messages[0]["content"]:
+@dataclass(frozen=True)
+class Shape:
+    """How one row is read: the name of its format, the key of its turns or the columns that stand for them."""
+
+    name: str
+    turns: str | None
+    columns: Columns
+
+    def read(self, row: dict) -> dict:
+        """The canonical row; its order is not checked yet.
+
+        Raises:
+            BadRow: something is missing, of another kind than it must be, or could not be honoured.
+        """
+        _refuse_media(row)
+        if self.turns is None:
+            messages = _from_columns(row, self.columns)
+        else:
+            turns = _list_of(row[self.turns], self.turns)
+            messages = _with_system(row, self.columns.system, list(_READERS[self.name](turns, self.turns)))
+        tools = _tools(row)
+        return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+
+    def unused(self, row: dict) -> list[str]:
+        """The keys of the row that hold something and are not read."""
+        used = {self.turns, "tools", "functions", *vars(self.columns).values()}
+        return [key for key, value in row.items() if key not in used and value not in (None, "", [], {})]
+
+
+def shape_of(row: object) -> Shape:
+    """The shape of a row, by its keys.
+
+    Raises:
+        BadRow: it is no object, has none of these keys, or has several lists of turns.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row is a JSON object, this is {kind(row)}: write one object on each line")
+    listed = [key for key in LISTS if row.get(key) is not None] or [key for key in LISTS if key in row]
+    listed = listed or [key for key in OTHER_LISTS if isinstance(row.get(key), list)]
+    if len(listed) > 1:
+        raise BadRow(
+            f"{named(listed)} may each be the conversation: say which with columns, such as messages={listed[0]}"
+        )
+    if listed:
+        [key] = listed
+        return Shape(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
+    columns = find_columns(row)
+    if not columns.is_pair:
+        _refuse_unknown(row, columns)
+    question, answer = columns.question, columns.answer
+    is_alpaca = (question, answer) == ("instruction", "output")
+    return Shape("alpaca" if is_alpaca else f"{question}/{answer}", None, columns)
+
+
+def _refuse_unknown(row: dict, columns: Columns) -> None:
+    if columns.question is not None or columns.answer is not None:
+        lacking = f'the row has "{columns.question}" and no answer to it'
+        if columns.question is None:
+            lacking = f'the row has "{columns.answer}" and no question'
+        elif columns.question == "instruction":
+            lacking = 'the row lacks "output"'
+    else:
+        lacking = "no known format"
+    raise BadRow(
+        f"{lacking}; it has the keys {named(row) or 'none'}. Read are lists of turns under messages, conversations or "
+        "conversation, and pairs such as instruction/output, query/response, prompt/completion or question/answer; "
+        "name other columns with --columns question=KEY,answer=KEY, in a recipe columns: {question: KEY, answer: KEY}"
+    )
+
+
+def _turn_format(turns: object) -> str | None:
+    """The format of a list of turns, by the first of them; of a text that holds such a list too."""
+    if isinstance(turns, str):
+        try:
+            turns = _list_of(turns, "")
+        except BadRow:
+            return None
+    first = turns[0] if isinstance(turns, list) and turns else None
+    if not isinstance(first, dict):
+        return None
+    if "role" in first:
+        return "messages"
+    return "sharegpt" if "from" in first else "xtuner" if find_columns(first) != Columns() else None
+
+
+def _list_of(turns: object, key: str) -> object:
+    """The turns of a list, or of a table's cell that holds one as JSON, or as Python prints it."""
+    if not isinstance(turns, str) or not turns.lstrip().startswith("["):
+        return turns
+    try:
+        return parse_json(turns)
+    except NotJson as problem:
+        try:
+            return ast.literal_eval(turns.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise BadRow(f"{key} is {str(problem).partition(':')[0]}: write JSON there") from None
+
+
+def _refuse_media(row: dict) -> None:
+    for key in MEDIA:
+        if row.get(key):
+            raise BadRow(
+                f"the row has {key}, and only text can be trained on: drop the row, or the key if it says nothing"
+            )
+
+
+def _with_system(row: dict, column: str | None, messages: list[dict]) -> list[dict]:
+    """The messages after the system message that the row itself holds, if it holds one."""
+    if column is None or not row[column]:
+        return messages
+    system = message("system", row[column], column)
+    if messages and messages[0]["role"] == "system":
+        if messages[0] != system:
+            raise BadRow(f"{column} differs from the conversation's system message: a conversation has one; keep one")
+        return messages
+    return [system, *messages]
+
+
+def _tools(row: dict) -> list[dict]:
+    lists = {name: canonical.tools(row[name], name) for name in ("tools", "functions") if name in row}
+    given = [listed for listed in lists.values() if listed]
+    if len(given) > 1:
+        raise BadRow("the row has tools and functions, which are two names for one list: keep one")
+    return given[0] if given else []
+
+
+def _from_xtuner(turns: object, key: str) -> Iterator[dict]:
+    """Turns of a question and its answer, which are called input and output, or human and assistant."""
+    system = None
+    for field, turn in _each(turns, key):
+        columns = _PAIR if "input" in turn and "output" in turn else find_columns(turn)
+        for name, usual in ((columns.question, "input"), (columns.answer, "output")):
+            if name is None:
+                raise BadRow(f'{field} lacks "{usual}"')
+        given = turn.get("system") or ""
+        if given and system is None:
+            if field != f"{key}[0]":
+                raise BadRow(f"{field}.system differs from the first turn's: a conversation has one system message")
+            yield message("system", given, f"{field}.system")
+        elif given and given != system:
             raise BadRow(f"{field}.system differs from the first turn's: a conversation has one system message")
-        question = message("user", turn["input"], f"{field}.input")
-        answer = message("assistant", turn["output"], f"{field}.output")
-        if turn.keys() - {"system", "input", "output"}:
+        system = system or given
+        question = message("user", turn[columns.question], f"{field}.{columns.question}")
+        answer = message("assistant", turn[columns.answer], f"{field}.{columns.answer}")
+        if turn.keys() - {"system", columns.question, columns.answer}:
             _refuse_end_of_turn(turn, field)
             _add_mark(answer, turn, (XTUNER_MARK,), field)
-        messages += [question, answer]
-    return {"messages": messages}
+        yield question
+        yield answer
+
+
+_PAIR = Columns("input", "output")
 
 
 def _refuse_end_of_turn(turn: dict, field: str) -> None:
@@ -65,42 +204,53 @@ def _refuse_end_of_turn(turn: dict, field: str) -> None:
         )
 
 
-def _from_openai(row: dict) -> dict:
-    messages = [_openai_message(turn, field) for field, turn in _each(row["messages"], "messages")]
-    lists = {name: canonical.tools(row[name], name) for name in ("tools", "functions") if name in row}
-    given = [listed for listed in lists.values() if listed]
-    if len(given) > 1:
-        raise BadRow("the row has tools and functions, which are two names for one list: keep one")
-    return _with_tools(messages, *given)
+def _from_openai(turns: object, key: str) -> Iterator[dict]:
+    for field, turn in _each(turns, key):
+        yield _openai_message(turn, field)
 
 
 def _openai_message(turn: dict, field: str) -> dict:
-    role = "tool" if turn.get("role") == "function" else turn.get("role")
+    role, words = turn.get("role"), turn.get("content")
     if role == "developer":
         raise BadRow(f"{field}.role is 'developer': use system")
-    if not isinstance(role, str) or role not in _OPENAI_KEYS:
+    if turn.keys() == _PLAIN and isinstance(words, str) and role in _KEYS:
+        return message(role, words, f"{field}.content")
+    role = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+    if role is None or role == "call":
         raise BadRow(
-            f"{field}.role is {named([repr(role)])}: use system, user or assistant, or tool for a tool's answer"
+            f"{field}.role is {named([repr(turn.get('role'))])}: use system, user or assistant, or tool for a tool's "
+            "answer"
         )
-    if turn.keys() == _PLAIN and isinstance(turn["content"], str):
-        return message(role, turn["content"], f"{field}.content")
     # Tables have every key in every turn.
     turn = {key: value for key, value in turn.items() if key not in _OPTIONAL or not _is_none(key, value)}
+    said = _words(turn)
     calls = _openai_calls(turn, field) if role == "assistant" else None
-    content = canonical.joined_parts(turn.get("content"), f"{field}.content")
-    if "content" not in turn and not calls:
+    parts = canonical.Parts(turn.get(said), f"{field}.{said}")
+    if said not in turn and not calls:
         raise BadRow(f'{field} lacks "content"')
-    made = message(role, "" if calls and content is None else content, f"{field}.content")
-    if extra := turn.keys() - {*_OPENAI_KEYS[role], *MARKS}:
-        *keys, last = _OPENAI_KEYS[role]
+    if parts.calls:
+        calls = [*(calls or []), *canonical.tool_calls(parts.calls, f"{field}.{said}")]
+    content = "" if calls and parts.content is None else parts.content
+    made = message(role, content, f"{field}.{said}")
+    if extra := turn.keys() - {*_KEYS[role], *MARKS, said}:
+        *keys, last = _KEYS[role]
         only = f"only {', '.join(keys)} and {last} can be"
         raise BadRow(f"{field} has {named(sorted(extra))}, which would not be trained on: {only}")
     if role == "assistant":
-        _add_reasoning(made, turn, field)
+        _add_reasoning(made, turn | parts.reasoning, field)
+    elif parts.calls or parts.reasoning:
+        raise BadRow(f"{field}.{said} holds reasoning or tool calls, which only an assistant's turn can: mend the role")
     made |= {"tool_calls": calls} if calls else {}
     _add_names(made, turn, field)
     _add_mark(made, turn, MARKS, field)
     return made
+
+
+def _words(turn: dict) -> str:
+    """The key of a turn's words, by whatever name."""
+    return next(
+        (key for key in _WORDS if turn.get(key) is not None), next((key for key in _WORDS if key in turn), "content")
+    )
 
 
 def _is_none(key: str, value: object) -> bool:
@@ -117,25 +267,25 @@ def _openai_calls(turn: dict, field: str) -> list[dict] | None:
     return canonical.tool_calls(turn["tool_calls"], f"{field}.tool_calls") if "tool_calls" in turn else None
 
 
-def _from_sharegpt(row: dict) -> dict:
-    messages = [message("system", row["system"], "system")] if row.get("system") else []
-    messages += [_sharegpt_message(turn, field) for field, turn in _each(row["conversations"], "conversations")]
-    return _with_tools(messages, canonical.tools(row.get("tools"), "tools"))
+def _from_sharegpt(turns: object, key: str) -> Iterator[dict]:
+    for field, turn in _each(turns, key):
+        yield _sharegpt_message(turn, field)
 
 
 def _sharegpt_message(turn: dict, field: str) -> dict:
     name = turn.get("from")
-    if not isinstance(name, str) or name not in _SHAREGPT_ROLES:
+    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    if role is None:
         use = "use system, human or gpt, or function_call and observation for tools"
         raise BadRow(f"{field}.from is {named([repr(name)])}: {use}")
-    if "value" not in turn:
+    said = _words(turn)
+    if said not in turn:
         raise BadRow(f'{field} lacks "value"')
-    role = _SHAREGPT_ROLES[name]
-    if name == "function_call":
-        calls = _sharegpt_calls(turn["value"], f"{field}.value")
+    if role == "call":
+        role, calls = "assistant", canonical.nested_calls(turn[said], f"{field}.{said}")
         made = {**message(role, "", field), "tool_calls": calls}
     else:
-        made = message(role, turn["value"], f"{field}.value")
+        made = message(role, turn[said], f"{field}.{said}")
     if len(turn) > 2:
         if role == "assistant":
             _add_reasoning(made, turn, field)
@@ -144,148 +294,51 @@ def _sharegpt_message(turn: dict, field: str) -> dict:
     return made
 
 
-def _sharegpt_calls(value: object, field: str) -> list[dict]:
-    calls = canonical.parse_field(value, field)
-    listed = canonical.tool_calls(calls if isinstance(calls, list) else [calls], field)
-    return [call if "function" in call else _nested_call(call) for call in listed]
+_READERS: dict[str, Callable[[object, str], Iterator[dict]]] = {
+    "xtuner": _from_xtuner,
+    "messages": _from_openai,
+    "sharegpt": _from_sharegpt,
+}
 
 
-def _nested_call(call: dict) -> dict:
-    """A flat call in OpenAI's shape, its arguments an object where they are the JSON text of one."""
-    function = {key: value for key, value in call.items() if key != "id" and (key, value) != ("type", "function")}
-    if isinstance(arguments := call.get("arguments"), str):
-        try:
-            parsed = canonical.parse_json(arguments)
-        except BadRow:
-            parsed = None
-        function["arguments"] = parsed if isinstance(parsed, dict) else arguments
-    nested = {"type": "function", "function": function}
-    return nested | ({"id": call["id"]} if "id" in call else {})
+def _from_columns(row: dict, columns: Columns) -> list[dict]:
+    """The history, the question and, on a line below it, what it is about, and the answer.
+
+    A question that is a list of messages is TRL's conversational prompt, whose answers carry no loss.
+    """
+    question, answer = str(columns.question), str(columns.answer)
+    asked, answered = row[question], row[answer]
+    messages = _history(row[columns.history], columns.history) if columns.history else []
+    if _is_conversation(asked):
+        prompt = list(_from_openai(asked, question))
+        messages += [turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in prompt]
+    else:
+        messages.append(message("user", asked, question))
+        if columns.context and (about := row[columns.context]):
+            messages[-1]["content"] += "\n" + message("user", about, columns.context)["content"]
+    if _is_conversation(answered):
+        messages += _from_openai(answered, answer)
+    else:
+        messages.append(message("assistant", answered, answer))
+    return _with_system(row, columns.system, messages)
 
 
-def _from_alpaca(row: dict) -> dict:
-    """The instruction and, on a line below it, the input it is about; `history` holds earlier [question, answer]s."""
-    if "output" not in row:
-        raise BadRow('the row lacks "output"')
-    messages = [message("system", row["system"], "system")] if row.get("system") else []
-    history = row.get("history") or []
+def _is_conversation(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+
+
+def _history(history: object, field: str) -> list[dict]:
+    """Earlier questions with their answers, also as the JSON text of a table's cell."""
+    history = _list_of(history, field) or []
     if not isinstance(history, list):
-        raise BadRow(f"history is {kind(history)}: it must be a list of questions and their answers")
+        raise BadRow(f"{field} is {kind(history)}: it must be a list of questions and their answers")
+    messages = []
     for index, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise BadRow(f"history[{index}] is {kind(pair)}: it must be a list of a question and its answer")
-        messages.append(message("user", pair[0], f"history[{index}][0]"))
-        messages.append(message("assistant", pair[1], f"history[{index}][1]"))
-    question = message("user", row["instruction"], "instruction")
-    if about := row.get("input"):
-        question["content"] += "\n" + message("user", about, "input")["content"]
-    return {"messages": [*messages, question, message("assistant", row["output"], "output")]}
-
-
-def _to_xtuner(row: dict) -> dict:
-    _refuse_unheld(row, "xtuner", "loss")
-    system, turns = _split_system(row["messages"])
-    _refuse_empty_system(system, "xtuner")
-    conversation = [
-        {"input": user["content"], "output": answer["content"]}
-        | ({XTUNER_MARK: answer["loss"]} if "loss" in answer else {})
-        for user, answer in _pairs(turns)
-    ]
-    if system is not None:
-        conversation[0] = {"system": system, **conversation[0]}
-    return {"conversation": conversation}
-
-
-def _to_sharegpt(row: dict) -> dict:
-    _refuse_unheld(row, "sharegpt", "loss", "tools", "tool_calls", "name", "tool_call_id")
-    made: dict = {"conversations": list(map(_sharegpt_turn, row["messages"]))}
-    if "tools" in row:
-        made["tools"] = json.dumps(list(map(_flat_tool, row["tools"])), ensure_ascii=False)
-    return made
-
-
-def _sharegpt_turn(message: dict) -> dict:
-    names = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
-    turn = {"from": names[message["role"]], "value": message["content"]}
-    if "tool_calls" in message:
-        if message["content"]:
-            raise CannotHold("an answer in words and tool calls in one turn, of which sharegpt holds one")
-        calls = json.dumps(list(map(_flat_call, message["tool_calls"])), ensure_ascii=False)
-        turn = {"from": "function_call", "value": calls}
-    return turn | {key: message[key] for key in ("name", "tool_call_id", "loss") if key in message}
-
-
-def _flat_call(call: dict) -> dict:
-    """The call as {"name", "arguments"}, as others read it too, where nothing is lost by it."""
-    function = call.get("function")
-    if not isinstance(function, dict) or function.keys() & {"type", "function", "id"}:
-        return call
-    if call.get("type") != "function" or call.keys() - {"type", "function", "id"}:
-        return call
-    return {**function, **({"id": call["id"]} if "id" in call else {})}
-
-
-def _flat_tool(tool: dict) -> dict:
-    """The tool's function, as others read it too, where nothing is lost by it."""
-    function = tool["function"]
-    is_plain = isinstance(function, dict) and tool == {"type": "function", "function": function} and "name" in function
-    return function if is_plain and not function.keys() & {"type", "function"} else tool
-
-
-def _to_alpaca(row: dict) -> dict:
-    """Raises `CannotHold` for several turns, of which this format has one."""
-    _refuse_unheld(row, "alpaca")
-    system, turns = _split_system(row["messages"])
-    _refuse_empty_system(system, "alpaca")
-    if len(turns) > 2:
-        raise CannotHold(f"{len(turns) // 2} turns, and alpaca holds one")
-    made = {"instruction": turns[0]["content"], "input": "", "output": turns[1]["content"]}
-    return made if system is None else {"system": system, **made}
-
-
-def _refuse_unheld(row: dict, form: str, *held: str) -> None:
-    keys = dict.fromkeys(key for message in row["messages"] for key in message)
-    if unheld := [key for key in (*row, *keys) if key not in ("messages", "role", "content", *held)]:
-        raise CannotHold(f"{', '.join(unheld)}, for which {form} has no place")
-
-
-def _refuse_empty_system(system: str | None, form: str) -> None:
-    """An empty system message is not none: templates write their own where there is none."""
-    if system == "":
-        raise CannotHold(f"an empty system message, which {form} reads as none")
-
-
-def _split_system(messages: list[dict]) -> tuple[str | None, list[dict]]:
-    has_system = messages[0]["role"] == "system"
-    return (messages[0]["content"], messages[1:]) if has_system else (None, messages)
-
-
-def _pairs(turns: list[dict]) -> Iterator[tuple[dict, dict]]:
-    """The questions and their answers, of a row without tool messages."""
-    return zip(turns[::2], turns[1::2], strict=True)
-
-
-@dataclass(frozen=True)
-class Format:
-    """A shape rows come in: the key only it has, all keys it uses, and how it is read and written."""
-
-    key: str
-    keys: frozenset[str]
-    read: Callable[[dict], dict]
-    write: Callable[[dict], dict]
-
-
-FORMATS = {
-    "xtuner": Format("conversation", frozenset({"conversation"}), _from_xtuner, _to_xtuner),
-    "messages": Format("messages", frozenset({"messages", "tools", "functions"}), _from_openai, lambda row: row),
-    "sharegpt": Format("conversations", frozenset({"conversations", "system", "tools"}), _from_sharegpt, _to_sharegpt),
-    "alpaca": Format(
-        "instruction",
-        frozenset({"instruction", "input", "output", "system", "history"}),
-        _from_alpaca,
-        _to_alpaca,
-    ),
-}
+            raise BadRow(f"{field}[{index}] is {kind(pair)}: it must be a list of a question and its answer")
+        messages.append(message("user", pair[0], f"{field}[{index}][0]"))
+        messages.append(message("assistant", pair[1], f"{field}[{index}][1]"))
+    return messages
 
 
 def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
@@ -295,10 +348,6 @@ def _each(turns: object, key: str) -> Iterator[tuple[str, dict]]:
         if not isinstance(turn, dict):
             raise BadRow(f"{key}[{index}] is {kind(turn)}: a turn is a JSON object")
         yield f"{key}[{index}]", turn
-
-
-def _with_tools(messages: list[dict], tools: list[dict] | None = None) -> dict:
-    return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
 
 def _add_reasoning(made: dict, turn: dict, field: str) -> None:

@@ -1,6 +1,6 @@
 """Turns a training file into samples, in the order of its rows, in parallel and in bounded memory, and keeps them.
 
-In: a JSONL file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`, and beside it
+In: a data file and a tokenizer. Out: a memory-mapped `datasets.Dataset` with the columns of `SCHEMA`, and beside it
 what the rows say about identity, gathered on the way. The file is tokenised in shards, each kept under a hash of its
 lines and of all that decides what becomes of them: a killed run resumes from the last shard, and after a change only
 the shards that changed are tokenised again. Knows nothing about max_length, weights or packs.
@@ -32,10 +32,12 @@ from datasets.table import MemoryMappedTable, concat_tables
 from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
-from sft.core.files import atomic_write, content_hash, numbered_lines
-from sft.data import answer_spans, canonical, encoding, formats, labels, row_shapes
+from sft.core.files import atomic_write
+from sft.data import answer_spans, canonical, columns, encoding, formats, json_line, labels, row_shapes
 from sft.data.encoding import LossRules, Sample
 from sft.data.identity_rows import RowFacts, SoughtNames
+from sft.data.json_line import named
+from sft.data.readers.row_file import RowFile
 from sft.models import chat_template
 from sft.models.chat_template import ChatTemplate
 
@@ -46,9 +48,11 @@ ROWS_AT_ONCE = 250
 DEFAULT_RULES = LossRules()
 TOKENS = pyarrow.list_(pyarrow.int32())
 # A row's samples stand one after the other under its line. `control` is the first of the model's control tokens that a
-# text of the row holds as if it were a word; "" if none. The last four are those of `encoding.Sample`.
+# text of the row holds as if it were a word, `unused` the keys of the row that are not read; "" if none. The last four
+# are those of `encoding.Sample`.
 SCHEMA = pyarrow.schema(
     {"line": pyarrow.int64(), "input_ids": TOKENS, "labels": TOKENS, "control": pyarrow.string()}
+    | {"unused": pyarrow.string()}
     | {name: pyarrow.int32() for name in ("answers", "answers_without_end", "answers_asked_otherwise")}
     | {"left_out": pyarrow.string()}
 )
@@ -57,7 +61,7 @@ Lines = list[tuple[int, bytes]]
 
 
 def tokenise(
-    path: str,
+    file: RowFile,
     tokenizer: PreTrainedTokenizerBase,
     num_proc: int | None = None,
     names: SoughtNames | None = None,
@@ -70,13 +74,13 @@ def tokenise(
     Raises:
         UserError: a bad row, the first of the file; the file changed meanwhile, or a process was killed.
     """
-    folder, shards = _shards_of(path, tokenizer, num_proc, names, rules)
+    folder, shards = _shards_of(file, tokenizer, num_proc, names, rules)
     table = concat_tables([MemoryMappedTable.from_file(str(folder / shard)) for shard in shards])
     return datasets.Dataset(table, fingerprint=_hash(folder.name, *shards))
 
 
 def row_facts(
-    path: str,
+    file: RowFile,
     tokenizer: PreTrainedTokenizerBase,
     num_proc: int | None,
     names: SoughtNames,
@@ -87,13 +91,13 @@ def row_facts(
     Raises:
         UserError: as `tokenise`.
     """
-    folder, shards = _shards_of(path, tokenizer, num_proc, names, rules)
+    folder, shards = _shards_of(file, tokenizer, num_proc, names, rules)
     for shard in shards:
         yield RowFacts.from_json((folder / _facts_name(shard, names)).read_bytes())
 
 
 def _shards_of(
-    path: str,
+    file: RowFile,
     tokenizer: PreTrainedTokenizerBase,
     num_proc: int | None,
     names: SoughtNames | None,
@@ -102,20 +106,20 @@ def _shards_of(
     """The folder that a file's shards are in and their names; what is missing there is written first."""
     template = ChatTemplate(tokenizer)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "sft-samples" / _key(template, rules)
-    digest = content_hash(path)
+    digest = file.digest()
     # Written last, so where it is, all shards are; without it, those that are there are still good.
     index = folder / f"{digest}.json"
     shards = json.loads(index.read_bytes()) if index.exists() else []
-    files = [*shards, *(_facts_name(shard, names) for shard in shards)] if names else shards
-    if not shards or not all((folder / file).exists() for file in files):
-        writer = ShardWriter(path, folder, template, rules, names)
+    parts = [*shards, *(_facts_name(shard, names) for shard in shards)] if names else shards
+    if not shards or not all((folder / part).exists() for part in parts):
+        writer = ShardWriter(file, folder, template, rules, names)
         shards = list(_written(writer, num_proc or len(os.sched_getaffinity(0))))
         if not shards:
-            raise UserError(f"{path}: {formats.NO_ROW}")
-        if content_hash(path) != digest:
-            raise UserError(f"{path}: changed while it was read: start again once it stays as it is")
-        with atomic_write(index) as file:
-            file.write(json.dumps(shards).encode())
+            raise UserError(f"{file.path}: {formats.NO_ROW}")
+        if file.digest() != digest:
+            raise UserError(f"{file.path}: changed while it was read: start again once it stays as it is")
+        with atomic_write(index) as out:
+            out.write(json.dumps(shards).encode())
     return folder, shards
 
 
@@ -128,7 +132,7 @@ def _facts_name(shard: str, names: SoughtNames) -> str:
 class ShardWriter:
     """Tokenises shards of one file and writes each to the folder, under a name that its lines decide."""
 
-    path: str
+    file: RowFile
     folder: Path
     template: ChatTemplate
     rules: LossRules
@@ -142,7 +146,7 @@ class ShardWriter:
         """
         numbers = numpy.array([number for number, _ in lines])
         name = hashlib.sha256(b"".join(raw for _, raw in lines) + numbers.tobytes()).hexdigest()[:32] + ".arrow"
-        rows = formats.canonical_rows(self.path, lines)
+        rows = formats.canonical_rows(self.file, lines)
         facts = None
         if self.names and not (facts_file := self.folder / _facts_name(name, self.names)).exists():
             facts = RowFacts(self.names)
@@ -160,8 +164,8 @@ class ShardWriter:
             for batch in _batches(rows):
                 controls = [encoding.control_token(self.template, row["messages"]) for _, row in batch]
                 records = [
-                    vars(sample) | {"line": line, "control": control}
-                    for (line, _), control, samples in zip(batch, controls, self._samples(batch), strict=True)
+                    vars(sample) | {"line": line, "control": control, "unused": named(row.get("unused", ()))}
+                    for (line, row), control, samples in zip(batch, controls, self._samples(batch), strict=True)
                     for sample in samples
                 ]
                 columns = [[record[name] for record in records] for name in SCHEMA.names]
@@ -172,16 +176,16 @@ class ShardWriter:
             return encoding.encode(self.template, [row for _, row in rows], self.rules)
         except UserError as problem:
             if len(rows) == 1:
-                raise UserError(f"{self.path}:{rows[0][0]}: {problem}") from None
+                raise UserError(f"{self.file.path}:{rows[0][0]}: {problem}") from None
             # One by one, for the first of them that cannot be encoded.
             return [sample for row in rows for sample in self._samples([row])]
 
 
 def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
     """The names of a file's shards, in order, as they are done."""
-    shards = _shards(writer.path)
+    shards = _shards(writer.file)
     # Other processes take a moment to start, which a file of one shard would not win back.
-    processes = min(processes, math.ceil(os.path.getsize(writer.path) / SHARD_BYTES))
+    processes = min(processes, math.ceil(writer.file.size() / SHARD_BYTES))
     return _in_parallel(writer, shards, processes) if processes > 1 else map(writer.write, shards)
 
 
@@ -192,7 +196,7 @@ def _in_parallel(writer: ShardWriter, shards: Iterable[Lines], processes: int) -
                 yield shard.result()
         except BrokenProcessPool:
             raise UserError(
-                f"{writer.path}: a process that tokenised it was killed, as happens when memory runs out: set "
+                f"{writer.file.path}: a process that tokenised it was killed, as happens when memory runs out: set "
                 "dataset_num_proc lower and start again; the shards that are done are kept"
             ) from None
         finally:
@@ -241,11 +245,11 @@ def _write_in_worker(lines: Lines) -> str:
     return _worker.write(lines)
 
 
-def _shards(path: str) -> Iterator[Lines]:
+def _shards(file: RowFile) -> Iterator[Lines]:
     """The file's lines, about `SHARD_BYTES` at a time, whatever the number of processes."""
     shard, size = [], 0
     try:
-        for number, raw in numbered_lines(path):
+        for number, raw in file.lines():
             shard.append((number, raw))
             size += len(raw)
             if size >= SHARD_BYTES:
@@ -279,7 +283,18 @@ def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]
 def _key(template: ChatTemplate, rules: LossRules) -> str:
     """A hash of the tokenizer, its template and what that is given, the rules, this code and the libraries below it."""
     tokenizer = template.tokenizer
-    code = (canonical, row_shapes, formats, chat_template, answer_spans, labels, encoding, sys.modules[__name__])
+    code = (
+        json_line,
+        columns,
+        canonical,
+        row_shapes,
+        formats,
+        chat_template,
+        answer_spans,
+        labels,
+        encoding,
+        sys.modules[__name__],
+    )
     return _hash(
         tokenizer.backend_tokenizer.to_str(),
         *map(str, (tokenizer.chat_template, tokenizer.special_tokens_map, template.kwargs, template.day, rules)),

@@ -14,6 +14,7 @@ from sft.config.recipe import SECRET_KEYS, Recipe
 from sft.core.files import content_hash
 from sft.core.paths import PATH_KEYS
 from sft.data.questions import BUILT_IN, load_questions
+from sft.data.readers.row_file import RowFile
 from sft.models.adapter import model_fingerprint
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
@@ -37,6 +38,13 @@ class Digests:
             self._digests[name] = _digest(name)
         return self._digests[name]
 
+    def of_data(self, path: str, columns: dict[str, str] | None) -> str:
+        """The digest of a data file, or of a data set, and of the columns it is read by."""
+        key = f"{path} {columns}"
+        if key not in self._digests:
+            self._digests[key] = RowFile(path, columns).digest()
+        return self._digests[key]
+
 
 def inputs_of(recipe: Recipe, digests: Digests) -> dict[str, Any]:
     """Every setting that was chosen, as JSON has it; where one names a file or a model's folder, its digest.
@@ -51,9 +59,11 @@ def inputs_of(recipe: Recipe, digests: Digests) -> dict[str, Any]:
         chosen["score_file"] = recipe.run.score_file or str(BUILT_IN)
         load_questions(chosen["score_file"])  # a run would read it only after its data
     for key in PATH_KEYS:
-        if isinstance(chosen.get(key), str):
+        if isinstance(chosen.get(key), str) and key not in ("train_file", "eval_file"):
             chosen[key] = digests.of(chosen[key])
-    chosen["train_file"] = [[digests.of(file.path), file.weight] for file in recipe.train_files]
+    chosen["train_file"] = [[digests.of_data(file.path, file.columns), file.weight] for file in recipe.train_files]
+    if recipe.run.eval_file:
+        chosen["eval_file"] = digests.of_data(recipe.run.eval_file, recipe.run.columns)
     return json.loads(json.dumps(chosen, default=str))
 
 

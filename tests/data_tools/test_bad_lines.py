@@ -57,12 +57,8 @@ BAD_BYTES = {
         "byte 30",
     ),
     "NUL bytes": (f"{GOOD}\n".encode() + b"\0" * 40 + b"\n", "in.jsonl:2: holds NUL bytes", ""),
-    "top-level array on one line": (f"[{GOOD}]\n".encode(), "in.jsonl:1: ", "list"),
-    "top-level array over lines": (
-        f"[\n{GOOD},\n{GOOD}\n]\n".encode(),
-        "in.jsonl:1: a JSON array begins here",
-        "convert",
-    ),
+    "array that is cut short": (f"[{GOOD},\n{GOOD[:30]}\n".encode(), "in.jsonl:2: not JSON", ""),
+    "array with a comma too many": (f"[\n{GOOD},\n]\n".encode(), "in.jsonl:2: a comma stands after the last row", ""),
     "duplicate keys": (
         '{"conversation": [{"input": "尖米", "output": "a", "output": "尖米"}]}\n'.encode(),
         "stands twice",
@@ -77,9 +73,6 @@ BAD_BYTES = {
 @pytest.mark.parametrize("kind", BAD_BYTES)
 def test_bytes_that_are_no_row_stop_every_verb_at_their_line(run, verb, kind):
     content, place, word = BAD_BYTES[kind]
-    if kind == "top-level array on one line" and verb == "rename":
-        assert run(verb, content)[:2] == (0, 1), "any JSON can be renamed in"
-        return
     if kind == "lone surrogate" and verb == "repair":
         assert run(verb, content)[:2] == (0, 1), "nothing to repair: the line passes as it is"
         return
@@ -116,7 +109,7 @@ def test_bom_crlf_and_blank_lines_are_no_mistake(run, verb):
         ('{"messages": [{"role": "wizard", "content": "x"}]}', "'wizard': use"),
         ('{"messages": [{"role": "system", "content": "a"}, {"role": "system", "content": ""}]}', "has one, at its"),
         ('{"messages": [{"role": "assistant", "content": "x"}]}', "user first"),
-        ('{"new\\nline": 1}', r"found new\nline"),
+        ('{"new\\nline": 1}', r"it has the keys new\nline"),
         ("1" * 5000, "thousands of digits"),
         ("3", "a row is a JSON object, this is a number"),
     ],
@@ -168,7 +161,7 @@ def test_an_empty_file_a_directory_and_a_missing_file_are_named(run, verb, tmp_p
     (tmp_path / "in.jsonl").unlink()
     stops(run(verb, None), "in.jsonl: cannot be read: No such file")
     (tmp_path / "in.jsonl").mkdir()
-    stops(run(verb, None), "in.jsonl: cannot be read: Is a directory")
+    stops(run(verb, None), "in.jsonl: cannot be read as a data set")
 
 
 @pytest.mark.parametrize("verb", ALL_VERBS)

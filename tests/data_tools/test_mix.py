@@ -57,11 +57,10 @@ def test_a_part_without_a_proper_weight_is_refused(parts, part, capsys):
     assert "write it as FILE:WEIGHT" in capsys.readouterr().err
 
 
-def test_a_bad_row_a_compressed_file_and_writing_over_an_input_are_refused(parts, capsys):
+def test_a_bad_row_and_writing_over_an_input_are_refused(parts, capsys):
     (parts / "bad.jsonl").write_text("{}\n")
     for part, said in (
         ("bad.jsonl:1", "bad.jsonl:1: "),
-        ("a.jsonl.gz:1", "is compressed"),
         ("none.jsonl:1", "cannot be"),
     ):
         assert main(["mix", str(parts / "out.jsonl"), f"{parts}/{part}"]) == 2

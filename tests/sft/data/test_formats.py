@@ -54,8 +54,8 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
     [
         ('{"conversation": [', "not JSON"),
         ("[1]", "a row is a JSON object, this is a list"),
-        ({"text": "x"}, "found text"),
-        ({"conversation": [], "messages": []}, "exactly one of the keys"),
+        ({"text": "x"}, "no known format; it has the keys text. Read are lists"),
+        ({"conversation": [], "messages": []}, "conversation, messages may each be the conversation: say which"),
         ({"conversation": "hi"}, "is text: it must be a list"),
         ({"conversation": []}, "is empty"),
         ({"conversation": ["hi"]}, "conversation[0] is text"),
@@ -66,14 +66,14 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
         ({"conversation": [{"input": " ", "output": "a"}]}, "input is empty"),
         ({"conversation": [{"system": "A", "input": "q", "output": "a"}, {"system": "B", "input": "q", "output": "a"}]},
          "differs from the first"),
-        ({"conversations": [{"from": "bot", "value": "x"}]}, "'bot': use system, human or gpt"),
+        ({"conversations": [{"from": "narrator", "value": "x"}]}, "'narrator': use system, human or gpt"),
         ({"conversations": [{"from": "human"}]}, 'lacks "value"'),
         ({"instruction": "q"}, 'lacks "output"'),
         ({"instruction": "q", "output": "a", "history": ["x"]}, "history[0] is text"),
         ({"instruction": "q", "output": "a", "history": True}, "history is true or false"),
         ({"conversations": [{"from": [], "value": "x"}]}, "[]: use system, human or gpt"),
         ({"instruction": "q", "output": None}, "output is null"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, "'bot': use system, user or assistant"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "'narrator': use system, user or assistant"),
         ({"messages": [{"role": "developer", "content": "x"}]}, "role is 'developer': use system"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "user first, assistant last"),
         ({"messages": [{"role": "user", "content": "x"}]}, "user first, assistant last"),
@@ -121,5 +121,6 @@ def test_an_empty_file_a_missing_one_and_a_directory_are_refused(tmp_path):
         list(read_rows(write(tmp_path, raw=b"\n\n")))
     with pytest.raises(UserError, match="No such file"):
         list(read_rows(tmp_path / "none.jsonl"))
-    with pytest.raises(UserError, match="Is a directory"):
-        list(read_rows(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="cannot be read as a data set"):
+        list(read_rows(tmp_path / "empty"))

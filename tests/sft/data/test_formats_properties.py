@@ -4,7 +4,7 @@ import copy
 import json
 import re
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
 
 from data_tools.__main__ import main
@@ -12,7 +12,7 @@ from data_tools.convert import convert
 from sft.core.errors import UserError
 from sft.data.canonical import BadRow, CannotHold, texts_of
 from sft.data.formats import canonical_row, read_rows
-from sft.data.row_shapes import FORMATS
+from sft.data.row_writing import FORMATS
 
 ROW_KEYS = ["conversation", "conversations", "messages", "instruction", "input", "output", "system", "history"]
 ROW_KEYS += ["tools", "functions"]
@@ -175,6 +175,7 @@ def test_whatever_a_file_holds_no_verb_loses_a_row(tmp_path_factory, capsys, val
     source, out, report = (tmp_path_factory.getbasetemp() / name for name in ("in.jsonl", "out.jsonl", "bad.jsonl"))
     lines = [json.dumps(value).encode() for value in values] + [line for line in garbage.split(b"\n") if line.strip()]
     source.write_bytes(b"\n".join(lines))
+    assume(not source.read_bytes().lstrip().startswith(b"["))  # one array, whatever its lines
     capsys.readouterr()
     assert main([verb, str(source), str(out), *VERBS[verb], "--skip-bad", str(report)]) in (0, 2)
     said = capsys.readouterr()
@@ -195,4 +196,5 @@ def test_whatever_a_file_holds_it_can_be_inspected(tmp_path_factory, capsys, val
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(b"".join(json.dumps(value).encode() + b"\n" for value in values) + garbage)
     code = main(["inspect", str(path), "--was", "a", "--html", str(path.with_suffix(".html"))])
-    assert code == 0 or "UTF-16" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert code in (0, 1) or (said.startswith(f"data_tools inspect: {path}:") and said.count("\n") == 1)

@@ -6,7 +6,7 @@ import pytest
 
 from sft.data.canonical import BadRow, CannotHold, NoQuestion, answered, texts_of
 from sft.data.formats import canonical_row
-from sft.data.row_shapes import FORMATS
+from sft.data.row_writing import FORMATS
 
 ASK = {"role": "user", "content": "上海天气"}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "上海"}}, "id": "c1"}
@@ -287,7 +287,7 @@ ODD = messages(ASK, CALLING | {"tool_calls": [CALL | {"index": 0}]}, tools=[TOOL
     ],
 )
 def test_what_a_format_holds_comes_back_from_it(form, row):
-    written = FORMATS[form].write(row)
+    written = FORMATS[form](row)
     assert json.loads(json.dumps(written)) == written
     assert canonical_row(written) == row
 
@@ -306,11 +306,11 @@ def test_what_a_format_holds_comes_back_from_it(form, row):
 )
 def test_what_a_format_has_no_place_for_is_named(form, row, said):
     with pytest.raises(CannotHold, match=said):
-        FORMATS[form].write(row)
+        FORMATS[form](row)
 
 
 def test_sharegpt_is_written_as_others_read_it():
-    written = FORMATS["sharegpt"].write(TOOL_ROW)
+    written = FORMATS["sharegpt"](TOOL_ROW)
     assert json.loads(written["tools"]) == [FUNCTION]
     assert [turn["from"] for turn in written["conversations"]] == ["human", "function_call", "observation", "gpt"]
     assert json.loads(written["conversations"][1]["value"]) == [

@@ -1,0 +1,123 @@
+"""One row as a line of JSON: parsing it, writing it, and saying what is wrong with it.
+
+Knows nothing about what a row holds.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+
+NUL_BYTES = "holds NUL bytes: the file is damaged, or UTF-16; save it as UTF-8"
+# As much of a key or a role as an error shows.
+SHOWN_CHARACTERS = 80
+
+
+class BadRow(ValueError):
+    """A row that cannot be read; the message says what and what to do, the caller adds `file:line`."""
+
+
+class NotJson(BadRow):
+    """A text that no JSON value can be read from."""
+
+
+class BadLine(bytes):
+    """What stands where a line of JSON would, if the row could be read; `problem` says why it cannot."""
+
+    problem: BadRow
+
+    def __new__(cls, shown: bytes, problem: BadRow) -> "BadLine":
+        """A line that shows what is there, and cannot be read for this reason."""
+        line = super().__new__(cls, shown)
+        line.problem = problem
+        return line
+
+    def __reduce__(self) -> tuple:
+        return BadLine, (bytes(self), self.problem)
+
+
+def parse_line(raw: bytes) -> object:
+    """The JSON value of one line of a file.
+
+    Raises:
+        BadRow: the line is not UTF-8 or not JSON, or a key stands twice in one object.
+    """
+    if isinstance(raw, BadLine):
+        raise raw.problem
+    try:
+        return parse_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as problem:
+        if b"\0" in raw:
+            raise BadRow(NUL_BYTES) from None
+        raise BadRow(f"not UTF-8 (byte {problem.start + 1} of the line): save the file as UTF-8") from None
+    except NotJson as problem:
+        if b"\0" in raw:
+            raise BadRow(NUL_BYTES) from None
+        if not raw.endswith(b"\n"):
+            raise BadRow(f"{problem} (the line has no end: the file may be cut short)") from None
+        raise
+
+
+def json_line(row: object) -> bytes:
+    """The row as a line of a JSONL file; text that UTF-8 cannot hold stays escaped."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode("utf-8") + b"\n"
+
+
+def parse_json(text: str) -> object:
+    """The JSON value of a text; a repeated key is an error, since JSON would keep only the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+    except json.JSONDecodeError as problem:
+        why = why_not_json(problem)
+        raise NotJson(why if ": " in why else f"{why}: one JSON object to a line") from None
+    except RecursionError:
+        raise BadRow("nested too deeply: a row is one flat conversation") from None
+    except BadRow:
+        raise
+    except ValueError:
+        raise BadRow("holds a number of thousands of digits: write it as text") from None
+
+
+def why_not_json(problem: json.JSONDecodeError) -> str:
+    """What is wrong with a JSON text at a place, and what to do about it, without the place."""
+    text, place = problem.doc, problem.pos
+    if comment := comment_at(text, place):
+        return comment
+    if problem.msg.startswith("Illegal trailing comma"):
+        return "a comma stands before the closing bracket: take it away"
+    before, here = text[:place].rstrip(), text[place:].lstrip()[:1]
+    if before.endswith(",") and here in ("}", "]"):
+        return "a comma stands before the closing bracket: take it away"
+    if problem.msg == "Extra data" and here == ",":
+        return "a comma stands after the object: take it away; one JSON object to a line"
+    if here == "'":
+        return "not JSON (single quotes): JSON's quotes are double, such as Python's json.dumps writes"
+    if re.match(r"(?:True|False|None)\b", text[place:]):
+        return "not JSON (Python's True, False or None): write true, false or null"
+    return f"not JSON ({problem.msg}, column {problem.colno})"
+
+
+def comment_at(text: str, place: int) -> str | None:
+    """What to do about a comment that begins at a place, or None."""
+    begin = text[place:].lstrip()[:2]
+    if begin in ("//", "/*") or begin[:1] == "#":
+        return "a comment begins here, and JSON has none: take it away"
+    return None
+
+
+def named(keys: Iterable[str]) -> str:
+    """Keys on one short line, whatever they are made of."""
+    line = ", ".join(keys)
+    line = line if line.isprintable() else repr(line)[1:-1]
+    return line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "..."
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise BadRow(f'the key "{named([repeated])}" stands twice in one object: keep one')
+    return row
