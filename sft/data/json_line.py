@@ -70,7 +70,7 @@ def parse_json(text: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
     except json.JSONDecodeError as problem:
-        why = why_not_json(problem)
+        why, _ = fault_of(problem)
         raise NotJson(why if ": " in why else f"{why}: one JSON object to a line") from None
     except RecursionError:
         raise BadRow("nested too deeply: a row is one flat conversation") from None
@@ -80,23 +80,25 @@ def parse_json(text: str) -> object:
         raise BadRow("holds a number of thousands of digits: write it as text") from None
 
 
-def why_not_json(problem: json.JSONDecodeError) -> str:
-    """What is wrong with a JSON text at a place, and what to do about it, without the place."""
+def fault_of(problem: json.JSONDecodeError) -> tuple[str, int]:
+    """What is wrong with a JSON text and what to do about it, and where in the text, in characters."""
     text, place = problem.doc, problem.pos
     if comment := comment_at(text, place):
-        return comment
-    if problem.msg.startswith("Illegal trailing comma"):
-        return "a comma stands before the closing bracket: take it away"
+        return comment, place
     before, here = text[:place].rstrip(), text[place:].lstrip()[:1]
     if before.endswith(",") and here in ("}", "]"):
-        return "a comma stands before the closing bracket: take it away"
-    if problem.msg == "Extra data" and here == ",":
-        return "a comma stands after the object: take it away; one JSON object to a line"
-    if here == "'":
-        return "not JSON (single quotes): JSON's quotes are double, such as Python's json.dumps writes"
-    if re.match(r"(?:True|False|None)\b", text[place:]):
-        return "not JSON (Python's True, False or None): write true, false or null"
-    return f"not JSON ({problem.msg}, column {problem.colno})"
+        # The comma may stand on an earlier line.
+        return "a comma stands before the closing bracket: take it away", len(before) - 1
+    why = f"not JSON ({problem.msg}, column {problem.colno})"
+    if problem.msg.startswith("Illegal trailing comma"):  # as Python says from 3.13 on
+        why = "a comma stands before the closing bracket: take it away"
+    elif problem.msg == "Extra data" and here == ",":
+        why = "a comma stands after the object: take it away; one JSON object to a line"
+    elif here == "'":
+        why = "not JSON (single quotes): JSON's quotes are double, such as Python's json.dumps writes"
+    elif re.match(r"(?:True|False|None)\b", text[place:]):
+        why = "not JSON (Python's True, False or None): write true, false or null"
+    return why, place
 
 
 def comment_at(text: str, place: int) -> str | None:

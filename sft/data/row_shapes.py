@@ -78,7 +78,7 @@ def shape_of(row: object) -> Shape:
     if not isinstance(row, dict):
         raise BadRow(f"a row is a JSON object, this is {kind(row)}: write one object on each line")
     listed = [key for key in LISTS if row.get(key) is not None] or [key for key in LISTS if key in row]
-    listed = listed or [key for key in OTHER_LISTS if isinstance(row.get(key), list)]
+    listed = listed or [key for key in OTHER_LISTS if key in row and _turn_format(row[key])]
     if len(listed) > 1:
         raise BadRow(
             f"{named(listed)} may each be the conversation: say which with columns, such as messages={listed[0]}"
@@ -307,24 +307,30 @@ def _from_columns(row: dict, columns: Columns) -> list[dict]:
     A question that is a list of messages is TRL's conversational prompt, whose answers carry no loss.
     """
     question, answer = str(columns.question), str(columns.answer)
-    asked, answered = row[question], row[answer]
     messages = _history(row[columns.history], columns.history) if columns.history else []
-    if _is_conversation(asked):
-        prompt = list(_from_openai(asked, question))
-        messages += [turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in prompt]
+    if prompt := _conversation(row[question]):
+        turns = _from_openai(prompt, question)
+        messages += [turn | {"loss": False} if turn["role"] == "assistant" else turn for turn in turns]
     else:
-        messages.append(message("user", asked, question))
+        messages.append(message("user", row[question], question))
         if columns.context and (about := row[columns.context]):
             messages[-1]["content"] += "\n" + message("user", about, columns.context)["content"]
-    if _is_conversation(answered):
-        messages += _from_openai(answered, answer)
+    if completion := _conversation(row[answer]):
+        messages += _from_openai(completion, answer)
     else:
-        messages.append(message("assistant", answered, answer))
+        messages.append(message("assistant", row[answer], answer))
     return _with_system(row, columns.system, messages)
 
 
-def _is_conversation(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+def _conversation(value: object) -> list | None:
+    """The list of messages that the value is, also as the JSON text of a table's cell; None if it is none."""
+    if isinstance(value, str) and value.startswith("[{"):
+        try:
+            value = parse_json(value)
+        except BadRow:
+            return None
+    is_one = isinstance(value, list) and value and all(isinstance(turn, dict) and "role" in turn for turn in value)
+    return value if is_one else None  # type: ignore[return-value]
 
 
 def _history(history: object, field: str) -> list[dict]:

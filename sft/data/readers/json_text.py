@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from sft.core.errors import UserError
-from sft.data.json_line import comment_at, why_not_json
+from sft.data.json_line import comment_at, fault_of
 
 CHUNK = 1 << 20
 # A text that breaks off here may be whole once more of it is read.
@@ -120,10 +120,11 @@ class _Text:
                 if end < len(self._text) or not self._read():
                     return end
             except json.JSONDecodeError as problem:
-                line = self._line_at(problem.pos)
+                why, place = fault_of(problem)
+                line = self._line_at(place)
                 is_broken = problem.pos < len(self._text) - MARGIN and not problem.msg.startswith("Unterminated string")
                 if is_broken or not self._read():
-                    self.refuse(why_not_json(problem), line)
+                    self.refuse(why, line)
             except RecursionError:
                 self.refuse("nested too deeply: a row is one flat conversation")
             except ValueError:

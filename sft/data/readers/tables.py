@@ -5,8 +5,11 @@ bytes as UTF-8 or, if they are none, as {"base64": ...}; an empty cell is no key
 """
 
 import base64
+import io
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,7 +36,12 @@ def parquet_rows(path: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     from pyarrow import parquet
 
     try:
-        yield from _numbered(parquet.ParquetFile(file).iter_batches())
+        with tempfile.TemporaryFile() as whole:
+            if not isinstance(file, io.BufferedReader) or not file.seekable():
+                # What is compressed can be gone through in one direction only.
+                shutil.copyfileobj(file, whole)
+                file = whole
+            yield from _numbered(parquet.ParquetFile(file).iter_batches())
     except (OSError, pyarrow.ArrowException) as problem:
         raise UserError(
             f"{path}: cannot be read as Parquet ({one_line_message(problem, SHOWN)}): save it anew"
