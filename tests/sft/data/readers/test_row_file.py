@@ -6,6 +6,7 @@ import io
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 
 import datasets
@@ -22,6 +23,12 @@ from sft.data.json_line import BadLine
 from sft.data.readers.row_file import RowFile
 
 Turns = list[tuple[str, str]]
+
+
+def read(path) -> None:
+    """Go through all lines, which shows what is wrong with the file, and then through its rows."""
+    deque(RowFile(path).lines(), maxlen=0)
+    deque(read_rows(path), maxlen=0)
 
 
 def messages(turns: Turns, system: str | None) -> list[dict]:
@@ -130,22 +137,15 @@ TEXT = some.text(some.characters(exclude_categories=["Cs"], exclude_characters="
 WORDS = TEXT.filter(lambda text: text.strip() and not text.strip().lower().startswith("xxx")) | some.sampled_from(
     ['他说："你好"，\n然后走了', "a;b,c\td|e", "{not: json}", "[1, 2", "é", "1e5", "NaN", "  spaced  "]
 )
-CONVERSATIONS = some.lists(
-    some.tuples(some.lists(some.tuples(WORDS, WORDS), min_size=1, max_size=3), some.none() | WORDS),
-    min_size=1,
-    max_size=3,
-)
+TURNS = some.lists(some.tuples(WORDS, WORDS), min_size=1, max_size=3)
+CONVERSATIONS = some.lists(some.tuples(TURNS, some.none() | WORDS), min_size=1, max_size=3)
+FORMS = MANY_TURNS | ONE_TURN
 
 
 @settings(
     max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    CONVERSATIONS,
-    some.sampled_from([*MANY_TURNS, *ONE_TURN]),
-    some.sampled_from([*CONTAINERS]),
-    some.sampled_from([*PACKED]),
-)
+@given(CONVERSATIONS, some.sampled_from([*FORMS]), some.sampled_from([*CONTAINERS]), some.sampled_from([*PACKED]))
 def test_a_conversation_is_the_same_row_in_every_format_and_container(tmp_path, conversations, form, container, packed):
     write = FORMS[form]
     if form in ONE_TURN:
@@ -237,7 +237,7 @@ def test_no_cell_is_lost(tmp_path):
 def test_what_is_wrong_with_a_file_is_said_at_its_line_with_what_to_do(tmp_path, name, content, said):
     (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(UserError) as error:
-        list(read_rows(tmp_path / name))
+        read(tmp_path / name)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
