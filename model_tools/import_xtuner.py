@@ -100,6 +100,8 @@ def _note_names_at_top(whole: Part, used: set[str]) -> None:
     """Names at the top of a config that say something else than what counts, or that nothing takes."""
     draft = whole.draft
     parts = {name: whole.values[name] for name in whole.taken if name in whole.values}
+    # In a dump, where every value is spelled out, names at the top are no longer used by what is below.
+    is_dump = not used - parts.keys()
     for name, value in whole.values.items():
         if name in parts or not value:
             continue
@@ -108,7 +110,7 @@ def _note_names_at_top(whole: Part, used: set[str]) -> None:
             if not _is_same(value, other):
                 instead = f"{path} = {shown(other)} counts" if other is not None else f"nothing takes it ({path})"
                 draft.note(f"{whole.shown(name, value)}, at the top: {instead}")
-        elif name not in used and not _is_within(value, parts):
+        elif name not in used and not (is_dump and _is_within(value, parts)):
             draft.note(f"{whole.shown(name, value)}: nothing takes it")
 
 
@@ -132,7 +134,7 @@ def _drop_what_no_recipe_takes(draft: Draft) -> None:
         try:
             parser.value_of(key, value)
             words, fits = NUMBERS.get(key, ("", lambda number: True))
-            if isinstance(value, (int, float)) and not fits(value):
+            if isinstance(value, (int, float)) and not (math.isfinite(value) and fits(value)):
                 raise ValueError(f"is not {words}")
         except ValueError as problem:
             del draft.settings[key]

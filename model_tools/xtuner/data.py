@@ -56,6 +56,8 @@ def read_data(config: Part) -> None:
         loader.expect("collate_fn", *_usual(loader.values.get("collate_fn"), "default_collate_fn"))
     if dataset := loader.part("dataset"):
         files = _read_dataset(dataset, 1)
+        if "max_length" not in draft.settings and dataset.values.get("max_length") is None:
+            draft.note(f"{dataset.path}: names no max_length; set it yourself")
         if files:
             draft.settings["train_file"] = files[0]["path"] if list(files) == [{"path": files[0]["path"]}] else files
     if "train_file" not in draft.settings:
@@ -101,7 +103,7 @@ def _read_dataset(dataset: Part, times: float) -> list[dict[str, Any]]:
         files = [file for part in inner for file in _read_dataset(part, times)]
         dataset.draft.note_rest(dataset)
         return files
-    if kind not in ("process_hf_dataset", None):
+    if kind != "process_hf_dataset" and dataset.values.get("type") is not None:
         advice = "unknown here; see that its rows are of a format that is read"
         dataset.draft.note(f"{dataset.shown('type', dataset.values.get('type'))}: {advice}")
     return _read_processing(dataset, times)
@@ -110,7 +112,10 @@ def _read_dataset(dataset: Part, times: float) -> list[dict[str, Any]]:
 def _read_processing(dataset: Part, times: float) -> list[dict[str, Any]]:
     """What `process_hf_dataset` takes. Source of the defaults: xtuner/dataset/huggingface.py."""
     draft = dataset.draft
-    _carry_shared(dataset, "max_length", WHOLE, "max_length", None)
+    # Of XTuner's other kinds of data set, some call it packed_length.
+    _carry_shared(
+        dataset, "max_length" if "max_length" in dataset.values else "packed_length", WHOLE, "max_length", None
+    )
     packed = _carry_shared(dataset, "pack_to_max_length", SWITCH, "packing", True)
     _carry_shared(dataset, "shuffle_before_pack", SWITCH, "shuffle_dataset", True)
     if packed and dataset.take("use_varlen_attn"):

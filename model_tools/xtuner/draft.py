@@ -7,7 +7,7 @@ nothing of a config is dropped without a word.
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_tools.xtuner.values import Unknown, as_symbol, shown
+from model_tools.xtuner.values import Symbol, Unknown, as_symbol, shown
 
 NUMBER, WHOLE, TEXT, SWITCH = "a number", "a whole number", "a text", "True or False"
 
@@ -98,6 +98,8 @@ class Part:
         """A note on a value that cannot be carried over."""
         if isinstance(value, Unknown):
             return f"{self.shown(name, value)}: only running the config would tell; {advice}"
+        if isinstance(value, Symbol) and not value.is_defined:
+            return f"{self.shown(name, value)}: is assigned nowhere in the config; {advice}"
         if as_symbol(value):
             return f"{self.shown(name, value)}: stands in a library, not in the config; {advice}"
         return f"{self.shown(name, value)}: is nothing that fits here; {advice}"

@@ -105,7 +105,8 @@ class Expressions(ast.NodeVisitor):
 
     def visit_Name(self, node: ast.Name) -> Any:
         """What the name was given; else the name itself, as a class that a star import may bring."""
-        self.used.add(node.id)
+        if node.id in self.names:
+            self.used.add(node.id)
         return self.names.get(node.id, Symbol(node.id, is_defined=False))
 
     def visit_Lambda(self, node: ast.Lambda) -> Any:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model_tools.xtuner.draft import NUMBER, SWITCH, TEXT, WHOLE, Part
-from model_tools.xtuner.values import as_symbol, name_of
+from model_tools.xtuner.values import as_symbol, name_of, shown
 
 DTYPES = {"float16": "float16", "half": "float16", "bfloat16": "bfloat16", "float32": "float32", "float": "float32"}
 
@@ -13,7 +13,7 @@ def read_model(config: Part, precision: str | None) -> None:
     draft, model = config.draft, config.part("model")
     if model is None:
         return
-    model.take("type")
+    model.expect("type", *_names("SupervisedFinetune", model.values.get("type")), "SupervisedFinetune")
     is_adapted = _read_lora(model)
     llm = model.part("llm")
     if llm:
@@ -37,6 +37,8 @@ def _read_llm(llm: Part, precision: str | None, is_adapted: bool) -> None:
     draft = llm.draft
     llm.expect("type", *_names("AutoModelForCausalLM.from_pretrained", llm.values.get("type")))
     llm.carry("pretrained_model_name_or_path", TEXT, "model_name_or_path", at_top="pretrained_model_name_or_path")
+    if llm.values.get("pretrained_model_name_or_path") is None:
+        draft.note(f"{llm.path}: names no pretrained_model_name_or_path; set model_name_or_path yourself")
     llm.carry("revision", TEXT, "model_revision")
     if llm.take("trust_remote_code"):
         draft.note(f"{llm.shown('trust_remote_code', True)}: no code from the hub is run here unless a recipe says so")
@@ -115,8 +117,8 @@ def _read_quantisation(quantised: Part, is_adapted: bool) -> str | None:
     draft.note_rest(quantised)
     if keys and not is_adapted:
         draft.note(
-            f"{quantised.path}: weights that are quantised cannot be trained themselves, and the model has no lora: "
-            "left out; for QLoRA, set use_peft: true and load_in_4bit: true"
+            f"{quantised.path} = {shown(quantised.values, None)}: weights that are quantised cannot be trained "
+            "themselves, and the model has no lora: left out; for QLoRA, set use_peft: true and load_in_4bit: true"
         )
         return None
     draft.settings |= keys

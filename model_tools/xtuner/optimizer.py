@@ -72,11 +72,11 @@ def _read_precision(wrapper: Part, kind: str | None) -> str | None:
         if kind != "OptimWrapper":
             draft.note(f"{wrapper.shown('type', wrapper.values.get('type'))}: unknown here; set fp16 or bf16 yourself")
         draft.note(
-            f"{wrapper.path_of('type')} = {kind}: mixes no precisions, so all is computed in what the weights are held "
+            f"{wrapper.shown('type', wrapper.values.get('type', kind))}: mixes no precisions, so all is computed in what the weights are held "
             "in; for mixed precision, set bf16: true or fp16: true"
         )
         return None
-    precision = name_of(dtype) or "float16"  # what torch.autocast takes on a GPU
+    precision = "float16" if dtype is None else name_of(dtype)  # what torch.autocast takes on a GPU
     if precision not in ("float16", "bfloat16"):
         draft.note(wrapper.not_known("dtype", dtype, "set fp16 or bf16 yourself"))
         return None
@@ -191,7 +191,8 @@ def read_length(config: Part) -> Length:
     iterations = loop.get("max_iters", WHOLE, "max_steps", at_top="max_iters")
     if iterations:
         draft.settings["max_steps"] = draft.steps_of(loop, "max_iters", iterations, "max_steps")
-    if kind not in (None, "TrainLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop"):
+    is_usual = kind in ("TrainLoop", "EpochBasedTrainLoop", "IterBasedTrainLoop")
+    if not is_usual and loop.values.get("type") is not None:
         draft.note(f"{loop.shown('type', loop.values.get('type'))}: unknown here; rows are trained on once an epoch")
     has_validation = bool(config.values.get("val_dataloader"))
     for name in ("val_interval", "val_begin", "dynamic_intervals"):

@@ -60,7 +60,9 @@ class Statements(Expressions):
 
     def _remark(self, statement: ast.stmt) -> None:
         text = one_line(ast.unparse(statement), LONGEST_SHOWN)
-        self.remarks.append(f"{self.place(statement)}: {text}: not run here; see whether it changes a setting")
+        remark = f"{self.place(statement)}: {text}: not run here; see whether it changes a setting"
+        if remark not in self.remarks:
+            self.remarks.append(remark)
 
     def _follow_Pass(self, statement: ast.stmt) -> None:
         pass
@@ -88,7 +90,7 @@ class Statements(Expressions):
         try:
             value = self.combined(statement.op, held, added)
         except (NotKnown, ArithmeticError, TypeError, ValueError):
-            value = Unknown(one_line(ast.unparse(statement), LONGEST_SHOWN), self.place(statement))
+            value = self._assigned(ast.BinOp(statement.target, statement.op, statement.value), statement)
         self._store(statement.target, value, statement)
 
     def _assigned(self, node: ast.expr, statement: ast.stmt) -> Any:
@@ -206,6 +208,11 @@ class Statements(Expressions):
         raise _Continue
 
     def _follow_While(self, statement: ast.While) -> None:
+        try:
+            if not self.is_true(statement.test):
+                return
+        except NotKnown:
+            pass
         with self._in_doubt(f"while {ast.unparse(statement.test)}"):
             self.run(statement.body)
 
