@@ -69,12 +69,12 @@ def _read_precision(wrapper: Part, kind: str | None) -> str | None:
     dtype = wrapper.take("dtype")
     wrapper.expect("loss_scale", "dynamic", advice="the scale is dynamic here")
     if kind != "AmpOptimWrapper":
-        if kind != "OptimWrapper":
-            draft.note(f"{wrapper.shown('type', wrapper.values.get('type'))}: unknown here; set fp16 or bf16 yourself")
-        draft.note(
-            f"{wrapper.shown('type', wrapper.values.get('type', kind))}: mixes no precisions, so all is computed in what the weights are held "
-            "in; for mixed precision, set bf16: true or fp16: true"
-        )
+        said = wrapper.shown("type", wrapper.values.get("type", kind))
+        if kind == "OptimWrapper":
+            advice = "computes in what the weights are held in; for mixed precision, set bf16: true or fp16: true"
+        else:
+            advice = "unknown here; set fp16 or bf16 yourself"
+        draft.note(f"{said}: {advice}")
         return None
     precision = "float16" if dtype is None else name_of(dtype)  # what torch.autocast takes on a GPU
     if precision not in ("float16", "bfloat16"):

@@ -161,14 +161,13 @@ def _read_evaluation(hook: Part) -> None:
     draft, settings = hook.draft, hook.draft.settings
     hook.take("type")
     hook.take("tokenizer")
-    prompts = hook.take("evaluation_inputs")
-    draft.at_top["evaluation_inputs"] = (hook.path_of("evaluation_inputs"), prompts)
-    prompts = [prompts] if isinstance(prompts, (str, Unknown)) else prompts
-    texts = [prompt for prompt in prompts or [] if isinstance(prompt, str)] if isinstance(prompts, list) else []
-    if not isinstance(prompts, list) or len(texts) != len(prompts):
-        unknown = next((prompt for prompt in prompts if not isinstance(prompt, str)), None) if isinstance(
-            prompts, list) else prompts  # fmt: skip
-        draft.note(hook.not_known("evaluation_inputs", unknown, "set eval_prompts yourself"))
+    given = hook.take("evaluation_inputs")
+    draft.at_top["evaluation_inputs"] = (hook.path_of("evaluation_inputs"), given)
+    prompts = given if isinstance(given, list) else [given]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            draft.note(hook.not_known("evaluation_inputs", prompt, "set eval_prompts yourself"))
     if texts:
         settings["eval_prompts"] = [*settings.get("eval_prompts", []), *texts]
         every = hook.get("every_n_iters", WHOLE, "eval_prompts_steps", at_top="evaluation_freq")

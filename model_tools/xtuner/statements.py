@@ -90,7 +90,8 @@ class Statements(Expressions):
         try:
             value = self.combined(statement.op, held, added)
         except (NotKnown, ArithmeticError, TypeError, ValueError):
-            value = self._assigned(ast.BinOp(statement.target, statement.op, statement.value), statement)
+            whole = ast.copy_location(ast.BinOp(statement.target, statement.op, statement.value), statement)
+            value = self._assigned(whole, statement)
         self._store(statement.target, value, statement)
 
     def _assigned(self, node: ast.expr, statement: ast.stmt) -> Any:
