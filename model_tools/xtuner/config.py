@@ -5,6 +5,7 @@ In: Python source, or the JSON or YAML that mmengine dumps. Out: the values that
 
 import ast
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _mapping(values: object, path: Path) -> dict[str, Any]:
 
 def _evaluate(text: str, where: str, path: Path | None, readers: tuple[Path, ...]) -> Config:
     try:
-        tree = ast.parse(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a path such as 'D:\data'
+            tree = ast.parse(text)
     except (SyntaxError, ValueError) as problem:
         reason = getattr(problem, "msg", None) or problem
         raise UserError(f"{where}:{getattr(problem, 'lineno', None) or 1}: not Python ({reason}): mend it") from None

@@ -55,6 +55,8 @@ def read_optimizer(config: Part) -> str | None:
         draft.note("deepspeed: XTuner takes it on the command line; here it is a key, set to ZeRO-2")
         counts = wrapper.carry("accumulative_counts", WHOLE, "gradient_accumulation_steps", 1, "accumulative_counts")
         draft.accumulation = max(1, counts or 1)
+        if counts is None and wrapper.values.get("accumulative_counts") is not None:
+            draft.note("save_steps, logging_steps, eval_prompts_steps and max_steps: in batches, as XTuner has them")
         precision = _read_precision(wrapper, kind)
         _read_clipping(wrapper)
     draft.settings |= {"fp16": precision == "float16", "bf16": precision == "bfloat16"}

@@ -30,7 +30,6 @@ USUAL: dict[str, tuple[tuple[object, ...], str]] = {
     "auto_scale_lr": ((), "the learning rate is not scaled here"),
     "experiment_name": ((), "the folder of a run is output_dir"),
     "model_wrapper_cfg": ((), "no counterpart here"),
-    "cfg": ((), "no counterpart here"),
 }
 
 
