@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_tools.checkpoints.adapter_tensors import Tensors, module_ranks
-from model_tools.checkpoints.xtuner_config import parse_config, read_config
+from model_tools.xtuner.config import parse_config, read_config
 from sft.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_lora_settings(content: dict, checkpoint: Path, config: Path | None) -> 
     Raises:
         UserError: there is none, or it sets no LoRA.
     """
-    settings = _settings(read_config(config), str(config)) if config else settings_within(content, checkpoint)
+    settings = _settings(read_config(config).values, str(config)) if config else settings_within(content, checkpoint)
     settings = settings or _settings_beside(checkpoint)
     if not settings.lora:
         raise UserError(f"{settings.where}: sets no lora in its model: {ADVICE}")
@@ -52,7 +52,7 @@ def settings_within(content: dict, checkpoint: Path) -> LoraSettings | None:
     """
     where = f"{checkpoint} (the config in it)"
     text = _config_text(content)
-    return _settings(parse_config(text, where), where) if text else None
+    return _settings(parse_config(text, where).values, where) if text else None
 
 
 def _settings_beside(checkpoint: Path) -> LoraSettings:
@@ -61,7 +61,7 @@ def _settings_beside(checkpoint: Path) -> LoraSettings:
         raise UserError(
             f"{checkpoint}: holds no config, and {len(beside)} *.py lie beside it; lora_alpha is not known: {ADVICE}"
         )
-    return _settings(read_config(beside[0]), str(beside[0]))
+    return _settings(read_config(beside[0]).values, str(beside[0]))
 
 
 def _config_text(content: dict) -> str | None:
