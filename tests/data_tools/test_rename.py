@@ -50,7 +50,7 @@ def test_a_second_run_changes_nothing_and_says_so(rename):
 
 def test_several_names_are_replaced_at_once_and_never_one_after_the_other(rename):
     _, out, _ = rename(b'{"a": "A B AB"}\n', "--old", "A", "--new", "B", "--old", "B", "--new", "A")
-    assert json.loads(out)["a"] == "A B AB" or json.loads(out)["a"] == "B A BA"
+    assert json.loads(out)["a"] == "B A AB"
     assert Rename({"AB": "x", "A": "y"})(b'{"a": "AB A"}') == b'{"a": "x y"}'
 
 
