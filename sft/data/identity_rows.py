@@ -23,9 +23,10 @@ from opencc import OpenCC
 from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
-from sft.data import formats, identity
-from sft.data.canonical import PLACEHOLDER, answered
+from sft.data import formats, identity, placeholders
+from sft.data.canonical import answered
 from sft.data.identity import OLD_NAMES, given_name, gives_name, normal
+from sft.data.placeholders import open_placeholders
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200
@@ -37,17 +38,11 @@ MAIN_NAME_ROWS, MAIN_NAME_SHARE = 3, 0.05
 # A file's first rows, which show what name most of its rows are likely to give.
 FIRST_ROWS = 1000
 
-_BRACES = re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE)
-_UNFILLED = r"\[(?:name|author)\]|(?<![a-z0-9])x{3,}(?![a-z0-9])"
 # What stands before a name in the same clause where somebody presents himself or who made him.
 _I_AM = r"我是|我叫|我的名字|叫我|i am|i'm|i was|my name is|call me"
-_PRESENTS = rf"(?:{_I_AM}|名叫|名为|由|named|(?:made|trained|built|created|developed) by)"
-_PRESENTS_UNFILLED = re.compile(rf"{_PRESENTS}[^,.!?，。！？\n]{{0,20}}?({_UNFILLED})", re.IGNORECASE)
 _SPEAKS_OF_ITSELF = rf"(?:{_I_AM}|as an? (?:ai|artificial|large|language))"
 # Between the two a name is what somebody uses or speaks of, not who he is.
 _USES = re.compile(r"\b(?:us(?:e|ing)|familiar|about|like|sure|with)\b|用|关于|熟悉|喜欢")
-# Code has braces of its own.
-_CODE = re.compile(r"```|</\w")
 
 
 class NameSpotter:
@@ -80,7 +75,7 @@ class SoughtNames:
     @cached_property
     def key(self) -> str:
         """A hash of the names and of the code that looks for them: facts under another one say something else."""
-        code: tuple[Any, ...] = (sys.modules[__name__], identity, normalise, language_of)
+        code: tuple[Any, ...] = (sys.modules[__name__], identity, placeholders, normalise, language_of)
         parts = [*self.wanted, "", *self.old, *map(inspect.getsource, code)]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -147,7 +142,7 @@ class RowFacts:
             self.rows_with_system += 1
             _count_system(self.systems, system, 1)
         for message in messages:
-            for placeholder in dict.fromkeys(open_placeholders(message["content"])):
+            for placeholder in open_placeholders(message["content"]):
                 self.placeholders.setdefault(placeholder, Tally()).add(f"{line}: {quoted(message['content'])}")
         languages: dict[str, set[str]] = {}
         names = {}
@@ -332,18 +327,6 @@ def _likely_name(path: str) -> str | None:
 def others(names: Iterable[str], wanted: str | None) -> list[str]:
     """The names that are no part of the wanted one: Qwen is not old to a model that shall be Qwen-Ada."""
     return [name for name in names if not wanted or normal(name) not in normal(wanted)]
-
-
-def open_placeholders(text: str) -> list[str]:
-    """Placeholders of a text where a name belongs: {{name}} anywhere but in code, xxx and [NAME] where one presents."""
-    placeholders = []
-    if "{{" in text and not _CODE.search(text):
-        placeholders += _BRACES.findall(text)
-    if PLACEHOLDER.fullmatch(text):
-        placeholders.append(text.strip())
-    elif "xxx" in (lower := text.lower()) or "[name]" in lower or "[author]" in lower:
-        placeholders += [match[1] for match in _PRESENTS_UNFILLED.finditer(text)]
-    return placeholders
 
 
 def quoted(text: str) -> str:

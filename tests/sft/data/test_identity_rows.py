@@ -8,7 +8,7 @@ import pytest
 
 from sft.config.own_keys import TrainFile
 from sft.data import formats
-from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, open_placeholders, read_identity_rows
+from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, read_identity_rows
 
 NAME = "黄大力"
 
@@ -64,17 +64,6 @@ def test_the_rows_say_the_same_in_one_part_and_in_many(tmp_path, name):
     assert {"Qwen", "通义千问", "Bob"} <= whole.old_names.keys()
     assert whole.placeholders.keys() == {"xxx", "{{name}}"}
     assert whole.contradictions
-
-
-def test_code_letters_and_ordinary_brackets_are_no_placeholders():
-    for text in (
-        "```html\n<p>{{ name }}</p>\n```",
-        "Dear [NAME], I hope you are well",
-        "see https://xxx.com",
-        "xxxx yy",
-    ):
-        assert open_placeholders(text) == []
-    assert open_placeholders("xxx") == ["xxx"]
 
 
 def test_one_question_under_two_system_messages_may_have_two_answers(tmp_path):
