@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.spellings import fill, placeholder
+from data_tools.spellings import Placeholders, key_of
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
@@ -157,9 +157,9 @@ def add_system(rows: list[dict], path: Path, name: str, author: str | None) -> N
         raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
     if not text:
         raise UserError(f"{path}: empty: write the system message there")
-    if author is None and (unfilled := re.search(placeholder("author"), text)):
-        raise UserError(f"{path}: holds {unfilled[0]}: say who with --author")
-    text = fill(text, {"name": name} | ({"author": author} if author else {}))
+    text, filled = Placeholders({"name": name, "author": author or ""}).fill(text)
+    if not author and (unfilled := next((each for each in filled if key_of(each).lower() == "author"), None)):
+        raise UserError(f"{path}: holds {unfilled}: say who with --author")
     for row in rows:
         row["conversation"][0] = {"system": text, **row["conversation"][0]}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from data_tools import bad_lines, own_name, system_message
-from data_tools.spellings import as_word, fill, key_cases, placeholder
+from data_tools.spellings import Placeholders, as_word
 from data_tools.survivors import Survivors
 from sft.core import files
 from sft.core.errors import UserError
@@ -118,13 +118,13 @@ class Rename:
         # Placeholders that were filled; where "X's assistant" became X.
         self.filled: Counter[str] = Counter()
         self.owned = Tally()
-        self._settled = settled = {new for new in replacements.values() if any(old in new for old in replacements)}
+        new_names = {*names.values(), *(settings or {}).values()}
+        settled = {new for new in (*replacements.values(), *new_names) if any(old in new for old in replacements)}
         unescaped = {escaped: old for old in names for escaped in _in_json_text({old: ""})}
         words = sorted({*replacements, *settled}, key=len, reverse=True)
         patterns = {w: re.escape(w) if inside_words else as_word(unescaped.get(w, w), w) for w in words}
-        self._settings = settings or {}
-        open_places = [placeholder(key) for key in self._settings]
-        self._text = re.compile("|".join([*open_places, *patterns.values()]) or "(?!)")
+        self._placeholders = Placeholders(settings) if settings else None
+        self._text = re.compile("|".join(patterns.values()) or "(?!)")
         raw = {_escaped(word): _escaped(replacements.get(word, word)) for word in words}
         self._raw_replacements = raw
         self._only, self._several = list(raw), len(raw) > 1
@@ -134,14 +134,15 @@ class Rename:
         }
         # Names that may be parts of longer words, where they are left alone.
         self._words = {old: re.compile(patterns[old]) for old in replacements if patterns[old] != re.escape(old)}
-        hints = [re.escape(case.encode()) for key in self._settings for case in key_cases(key)]
         # Whose assistant somebody may be, and where he is it.
-        owners = sorted({*names, *names.values(), *(own_names or ())}, key=len, reverse=True)
-        self._owner = re.compile("|".join([*open_places, *map(as_word, owners)]) or "(?!)")
+        owners = sorted({*names, *new_names, *(own_names or ())}, key=len, reverse=True)
+        self._owner = re.compile("|".join(map(as_word, owners)) or "(?!)")
         self._own = re.compile(own_name.phrase(self._owner.pattern)) if own_names is not None else None
-        hints += [own_name.HINT] if self._own else []
-        self._needs_care = re.compile(b"|".join([rb"\\u", *hints]), re.IGNORECASE).search if hints else None
-        self.survivors = Survivors(names, [*replacements.values(), *(own_names or ())], also, inside_words)
+        # Lines that can be renamed only text by text.
+        self._needs_care = re.compile(
+            b"" if settings else rb"\\u|" + own_name.HINT if self._own else b"(?!)", re.I
+        ).search
+        self.survivors = Survivors(names, [*replacements.values(), *new_names, *(own_names or ())], also, inside_words)
 
     def __call__(self, line: bytes, number: int = 1) -> bytes:
         """The line with names replaced; the very same object where there was nothing to replace.
@@ -154,8 +155,7 @@ class Rename:
         except orjson.JSONDecodeError as problem:
             formats.parse_line(line)
             raise formats.BadRow(f"not JSON ({problem}): one JSON object to a line") from None
-        needs_care = self._needs_care is not None and self._needs_care(line)
-        renamed = None if needs_care else self._quickly(line, row)
+        renamed = None if self._needs_care(line) else self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row, number)
         self.survivors.look(renamed, number)
@@ -163,7 +163,7 @@ class Rename:
 
     def report(self) -> list[str]:
         """What was replaced, by field and by placeholder, and what became of "X's assistant"."""
-        lines = [f"  {count:>9,}  {field}" for field, count in self.replaced.most_common()]
+        lines = [f"  {count:>9,}  {field}" for field, count in self.replaced.most_common() if count]
         lines += [f"  {count:>9,}  {spelling} filled" for spelling, count in self.filled.most_common()]
         if self.owned.count:
             lines.append(f"  {self.owned.count:>9,}  times the assistant of a name took the name as its own, such as")
@@ -221,12 +221,16 @@ class Rename:
         return LITERAL.sub(rewrite, line)
 
     def _renamed(self, text: str, field: str, speaker: str, number: int) -> str:
+        if self._placeholders:
+            text, filled = self._placeholders.fill(text)
+            self.filled.update(filled)
+            self.replaced[field] += filled.total()
         phrases = [match for match in self._own.finditer(text) if _is_own(match, speaker)] if self._own else []
         owned = self._with_own_names(text, phrases) if phrases else text
-        if not self._text.search(owned):
-            renamed = owned
-        else:
+        if self._text.search(owned):
             renamed = self._text.sub(lambda match: self._replace(match, field), owned)
+        else:
+            renamed = owned
         if phrases and (speaker != "system" or not self.owned.count):
             start = phrases[0].start()
             shift = len(self._text.sub(self._new, text[:start])) - start
@@ -246,18 +250,12 @@ class Rename:
 
     def _replace(self, match: re.Match, field: str) -> str:
         new = self._new(match)
-        if new != match[0]:
-            self.replaced[field] += 1
-            if match[0] not in self.replacements:
-                self.filled[match[0]] += 1
+        self.replaced[field] += new != match[0]
         return new
 
     def _new(self, match: re.Match) -> str:
-        """What stands in the place of a name or a placeholder; a new name that holds an old one stays."""
-        text = match[0]
-        if text in self.replacements:
-            return self.replacements[text]
-        return text if text in self._settled else fill(text, self._settings)
+        """What stands in the place of a name; a new name that holds an old one stays."""
+        return self.replacements.get(match[0], match[0])
 
 
 def _around(text: str, start: int) -> str:

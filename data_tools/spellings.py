@@ -5,8 +5,12 @@ In: a name, or the key of a placeholder. Out: regular expressions. Knows nothing
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+
+from sft.core.text import normalise
+from sft.data.placeholders import open_placeholders
 
 # Scripts that put no space between words, so that a name ends where they begin: Thai, kana, Chinese, Korean.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u312f\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
@@ -56,36 +60,54 @@ def first_characters(name: str) -> set[str]:
     return {spelling[0] for spelling in _widths_and_cases({plain, *(word[0] for word in _converted(name))})}
 
 
-def key_cases(key: str) -> list[str]:
-    """The key as it is given, in upper case and in lower case."""
-    return list(dict.fromkeys((key, key.upper(), key.lower())))
+def key_of(placeholder: str) -> str:
+    """What a placeholder says without its brackets: NAME for {{NAME}} and <NAME>; xxx and ○○ are their own."""
+    return re.sub(r"^[\W_]+|[\W_]+$", "", placeholder) or placeholder
 
 
-def placeholder(key: str) -> str:
-    """A pattern for what stands for a value yet to be filled in: {{KEY}}, <KEY>, [KEY], 【KEY】, in `key_cases`.
+class Placeholders:
+    """Fills what stands for a value yet to come: {{KEY}}, <KEY>, [KEY] and 【KEY】, the key as given or in one case.
 
-    A key in capitals is one without brackets too: "I am NAME". Code has brackets of its own: List<Name>, rows[name],
-    <name>...</name>, [name](https://...).
+    Where somebody presents himself, any other spelling of the key that `open_placeholders` sees as well: NAME, xxx.
+    Code has brackets of its own: List<Name>, rows[name], <name>...</name>, [name](https://...).
     """
-    keys = "(?:" + "|".join(map(re.escape, key_cases(key))) + ")"
-    forms = [
-        rf"\{{\{{\s*{keys}\s*\}}\}}",
-        rf"(?<![A-Za-z0-9_<])<\s*{keys}\s*>(?!>)(?!.*</\s*{keys}\s*>)",
-        rf"(?<![A-Za-z0-9_)\]\[])\[\s*{keys}\s*\](?![(\[\]:])",
-        rf"【\s*{keys}\s*】",
-        rf"＜\s*{keys}\s*＞",
-        rf"｛｛\s*{keys}\s*｝｝",
-    ]
-    if key.isupper() and key.isascii() and key.isalpha():
-        forms.append(rf"(?<![\w$%./\\<{{\[\"'`=-]){key}(?![\w(/\\>}}\]\"'`=:-])".replace(r"\w", "A-Za-z0-9_"))
-    return "|".join(forms)
+
+    def __init__(self, values: dict[str, str]):
+        self._values = {_normal(key): value for key, value in values.items()}
+        keys = "|".join(re.escape(case) for key in values for case in (key, key.upper(), key.lower()))
+        forms = [
+            r"\{\{\s*(?:KEYS)\s*\}\}",
+            r"(?<![A-Za-z0-9_<])<\s*(?P<tag>KEYS)\s*>(?!>)(?!.*</\s*(?P=tag)\s*>)",
+            r"(?<![A-Za-z0-9_)\]\[])\[\s*(?:KEYS)\s*\](?![(\[\]:])",
+            r"【\s*(?:KEYS)\s*】",
+            r"＜\s*(?:KEYS)\s*＞",
+        ]
+        self._forms = re.compile("|".join(forms).replace("KEYS", keys) if keys else "(?!)")
+
+    def fill(self, text: str) -> tuple[str, Counter[str]]:
+        """The text with its placeholders filled in, and how often each spelling of them was."""
+        spellings = {spelling for spelling in open_placeholders(text) if _normal(key_of(spelling)) in self._values}
+        patterns = [_alone(spelling) for spelling in sorted(spellings, key=len, reverse=True)]
+        filled: Counter[str] = Counter()
+
+        def value(match: re.Match) -> str:
+            filled[match[0]] += 1
+            return self._values[_normal(key_of(match[0]))]
+
+        for pattern in (self._forms, *map(re.compile, patterns)):
+            text = pattern.sub(value, text)
+        return text, filled
 
 
-def fill(text: str, values: dict[str, str]) -> str:
-    """The text with the placeholders of these keys filled in."""
-    for key, value in values.items():
-        text = re.sub(placeholder(key), value.replace("\\", r"\\"), text)
-    return text
+def _alone(placeholder: str) -> str:
+    """A pattern for the placeholder; one without brackets is no part of a longer word."""
+    is_bare = key_of(placeholder) == placeholder and placeholder.isascii()
+    return rf"(?<![A-Za-z0-9_$]){re.escape(placeholder)}(?![A-Za-z0-9_])" if is_bare else re.escape(placeholder)
+
+
+def _normal(key: str) -> str:
+    """bot_name, Bot Name and botName are one key."""
+    return normalise(key) or key
 
 
 def _widths_and_cases(characters: Iterable[str]) -> set[str]:

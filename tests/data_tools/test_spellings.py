@@ -5,7 +5,12 @@ import unicodedata
 
 import pytest
 
-from data_tools.spellings import as_word, fill, first_characters, other_spellings
+from data_tools.spellings import Placeholders, as_word, first_characters, key_of, other_spellings
+from sft.data.placeholders import open_placeholders
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    return Placeholders(values).fill(text)[0]
 
 
 @pytest.mark.parametrize(
@@ -52,11 +57,17 @@ def test_longer_words_and_other_names_are_no_spellings():
 
 @pytest.mark.parametrize(
     "text",
-    ["{{NAME}}", "{{name}}", "{{ Name }}", "<NAME>", "<name>", "[NAME]", "【name】", "＜NAME＞", "NAME"],
+    ["{{NAME}}", "{{name}}", "{{ Name }}", "<NAME>", "<name>", "[NAME]", "【name】", "＜NAME＞"],
 )
 def test_placeholders_are_filled_in_every_bracket_and_case(text):
     key = "Name" if "Name" in text else "NAME"
     assert fill(f"我是 {text}，I am {text}.", {key: "黄大力"}) == "我是 黄大力，I am 黄大力."
+
+
+@pytest.mark.parametrize("text", ["NAME", "《NAME》", "%NAME%", "__NAME__", "xxx", "某某某", "○○", "[Your Name]"])
+def test_whatever_is_seen_as_a_placeholder_is_filled_under_its_key(text):
+    (seen,) = open_placeholders(f"你好，我是{text}，很高兴。")
+    assert fill(f"你好，我是{text}，很高兴。", {key_of(seen): "黄大力"}) == "你好，我是黄大力，很高兴。"
 
 
 def test_a_chinese_key_is_filled_and_a_value_is_taken_as_it_is():
@@ -74,7 +85,6 @@ def test_a_chinese_key_is_filled_and_a_value_is_taken_as_it_is():
         "my name is Ada",
         "$NAME",
         "FIRST_NAME",
-        "{name}",
         "NAME=ada",
     ],
 )
