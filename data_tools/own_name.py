@@ -11,10 +11,12 @@ _KINDS = (
     "|AI|ai"
 )
 _KINDS_ENGLISH = r"AI|artificial|intelligence|intelligent|smart|virtual|personal|dedicated|digital|own|chat|helpful"
-# What a line must hold to be looked at more closely.
-HINT = "助手|助理|机器人|assistant|chatbot".encode()
+# One of these stands in a line that is to be looked at more closely.
+HINTS = [word.encode() for word in ("助手", "助理", "机器人", "assistant", "chatbot")]
 
-_CLAUSE = re.compile(r"[^,.!?;，。！？；…\n]*$")
+_CLAUSE_END = re.compile(r"[,.!?;，。！？；…\n]")
+# As much of a text before a name as may belong to its clause.
+_CLAUSE_CHARACTERS = 80
 _QUOTE = r"[\"'“‘「『《\s]*"
 # Right before the name, after its subject; a denial is none.
 _IS = "(?<!不)(?<!不再)(?<!不只)(?<!不仅)(?<!不光)(?:是|叫做|叫|名为)"
@@ -46,9 +48,9 @@ def speaks_of_itself(text: str, start: int, end: int, speaker: str) -> bool:
 
     An assistant says "I am", the others say "you are" as well.
     """
-    clause = _CLAUSE.search(text, 0, start)
-    begins = clause.start() if clause else start
-    before, earlier = text[begins:start], text[:begins].rstrip(" ")
+    earliest = max(start - _CLAUSE_CHARACTERS, 0)
+    begins = max((end.end() for end in _CLAUSE_END.finditer(text, earliest, start)), default=earliest)
+    before, earlier = text[begins:start], text[max(begins - 9, 0) : begins].rstrip(" ")
     if _OTHERS.search(before):
         return False
     subject, says = (_I, _SAYS_I) if speaker == "assistant" else (f"(?:{_I}|{_YOU})", f"(?:{_SAYS_I}|{_SAYS_YOU})")

@@ -138,10 +138,8 @@ class Rename:
         owners = sorted({*names, *new_names, *(own_names or ())}, key=len, reverse=True)
         self._owner = re.compile("|".join(map(as_word, owners)) or "(?!)")
         self._own = re.compile(own_name.phrase(self._owner.pattern)) if own_names is not None else None
-        # Lines that can be renamed only text by text.
-        self._needs_care = re.compile(
-            b"" if settings else rb"\\u|" + own_name.HINT if self._own else b"(?!)", re.I
-        ).search
+        # A line that holds one of these is renamed text by text.
+        self._hints = [b""] if settings else [rb"\u", *own_name.HINTS] if self._own else []
         self.survivors = Survivors(names, [*replacements.values(), *new_names, *(own_names or ())], also, inside_words)
 
     def __call__(self, line: bytes, number: int = 1) -> bytes:
@@ -155,7 +153,7 @@ class Rename:
         except orjson.JSONDecodeError as problem:
             formats.parse_line(line)
             raise formats.BadRow(f"not JSON ({problem}): one JSON object to a line") from None
-        renamed = None if self._needs_care(line) else self._quickly(line, row)
+        renamed = None if any(hint in line for hint in self._hints) else self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row, number)
         self.survivors.look(renamed, number)

@@ -74,6 +74,7 @@ class Placeholders:
 
     def __init__(self, values: dict[str, str]):
         self._values = {_normal(key): value for key, value in values.items()}
+        self._capitals = {key.upper() for key in values if key.isascii() and key.isalpha() and "x" not in key.lower()}
         keys = "|".join(re.escape(case) for key in values for case in (key, key.upper(), key.lower()))
         forms = [
             r"\{\{\s*(?:KEYS)\s*\}\}",
@@ -87,6 +88,9 @@ class Placeholders:
     def fill(self, text: str) -> tuple[str, Counter[str]]:
         """The text with its placeholders filled in, and how often each spelling of them was."""
         spellings = {spelling for spelling in open_placeholders(text) if _normal(key_of(spelling)) in self._values}
+        # Where one word in capitals stands for a value, the others do.
+        if any(spelling.isupper() and spelling == key_of(spelling) for spelling in spellings):
+            spellings |= {key for key in self._capitals if key in text}
         patterns = [_alone(spelling) for spelling in sorted(spellings, key=len, reverse=True)]
         filled: Counter[str] = Counter()
 

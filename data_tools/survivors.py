@@ -26,15 +26,14 @@ class Survivors:
         self._any = [*(re.compile(re.escape(name)) for name in parts), *patterns]
         # Most lines hold not even the first character of an old name, which is quick to see in their bytes.
         firsts = {first for name in (*self._spellings, *also) if name for first in first_characters(name)}
-        hints = [rb"\\u", *(re.escape(first.encode()) for first in sorted(firsts))]
-        self._may_hold = re.compile(b"|".join(hints)).search if firsts else lambda line: None
+        self._hints = [rb"\\u", *(first.encode() for first in firsts)] if firsts else []
         # By spelling, or the word around the name: (lines, the first of them).
         self._found: dict[str, tuple[int, int]] = {}
         self._words: dict[str, tuple[int, int, str]] = {}
 
     def look(self, line: bytes, number: int) -> None:
         """Remember the spellings and words that the texts of a line still hold."""
-        if not self._may_hold(line):
+        if not any(hint in line for hint in self._hints):
             return
         if b"\\u" not in line and not any(pattern.search(line.decode("utf-8")) for pattern in self._any):
             return

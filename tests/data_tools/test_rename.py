@@ -137,7 +137,7 @@ def test_latin_names_are_replaced_as_words_and_what_stands_inside_words_is_told(
 def test_the_quick_way_and_the_careful_one_come_to_the_same(text):
     line = f'{{"a" : "{text}"}}\n'.encode()
     quick, careful = Rename({"Al": "Ada"}), Rename({"Al": "Ada"})
-    careful._needs_care = lambda line: True
+    careful._hints = [b""]
     assert json.loads(quick(line)) == json.loads(careful(line))
     assert quick.replaced == careful.replaced
 
