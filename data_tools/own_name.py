@@ -6,13 +6,21 @@ understanding: where in doubt, no.
 
 import re
 
+from sft.data.identity import is_assistant_of
+
 _KINDS = (
     "一[名个位款]|专属|私人|个人|贴心|得力|智能|智慧|人工智能|人工智慧|虚拟|聊天|编程|语音|数字|专业|在线|官方|全能|小"
     "|AI|ai"
 )
 _KINDS_ENGLISH = r"AI|artificial|intelligence|intelligent|smart|virtual|personal|dedicated|digital|own|chat|helpful"
 # One of these stands in a line that is to be looked at more closely.
-HINTS = [word.encode() for word in ("助手", "助理", "机器人", "assistant", "chatbot")]
+WORDS = ("助手", "助理", "机器人", "assistant", "chatbot")
+HINTS = [word.encode() for word in WORDS]
+# What owns no assistant by name: 我是您的助手, 我是某某开发的助手.
+_NO_NAME = re.compile(
+    "^[我你您他她它这那谁人家自己]|用户|大家|公司|团队|主人|客户|人类|人员|程序员|学生|开发|研发|训练|创造|打造|设计|推出"
+    r"|^(?:[Yy]our?|[Mm]y|[Tt]h\w+|[Ii]ts?|[Ww]h\w+|[Hh]uman\w*|[Uu]sers?|[Pp]eople)\b"
+)
 
 _CLAUSE_END = re.compile(r"[,.!?;，。！？；…\n]")
 # As much of a text before a name as may belong to its clause.
@@ -28,6 +36,10 @@ _SAYS_YOU = r"(?:[Yy]ou are|[Yy]ou're|[Yy]our (?:name|role|identity) is)"
 _ADVERBS = r"(?:(?:indeed|actually|still|now|really|also|always|proudly|just|simply)\s+)*"
 _OTHERS = re.compile("(?<!其)他|她|它们|谁")
 _HEADING = re.compile(rf"^\W*(?:[Rr]ole|角色|身份|[Nn]ame|名字|名称)\s*[:：]{_QUOTE}$")
+_IS_IT = [
+    re.compile(rf"(?:{subject}[^他她]{{0,12}}?{_IS}(?:.{{0,24}}的)?|{_AS}|{says}\s+{_ADVERBS}){_QUOTE}$")
+    for subject, says in ((f"(?:{_I}|{_YOU})", f"(?:{_SAYS_I}|{_SAYS_YOU})"), (_I, _SAYS_I))
+]
 # What comes after the phrase where its sentence begins with it.
 _ENDS = re.compile(r"[\"'”’」』》\s]*(?:$|[,.!?，。！？\n嘛哦呢啦])")
 _AT_YOUR_SERVICE = re.compile(r"\s*(?:在这|在此|为您|为你|随时|here|at your service)")
@@ -43,6 +55,25 @@ def phrase(names: str) -> str:
     )
 
 
+# Somebody's assistant, whoever it is: a Chinese name after 是 or 作为, a Latin one in capitals.
+_LATIN_NAME = r"[A-Z][\w-]*(?: [A-Z][\w-]*){0,2}"
+_ANY_OWNER = re.compile(phrase(rf"((?<=[是为叫“\"「『— ])[\u3400-\u9fff·]{{2,6}}?|(?<![A-Za-z]){_LATIN_NAME})"))
+
+
+def owner_of(answer: str, question: str = "") -> str | None:
+    """The name whose assistant the answer says that the speaker is, or None."""
+    if not any(word in answer for word in WORDS):
+        return None
+    for match in _ANY_OWNER.finditer(answer):
+        owner = next(filter(None, match.groups()))
+        start = match.start() + match[0].index(owner)
+        if _NO_NAME.search(owner) or not speaks_of_itself(answer, match.start(), match.end(), "assistant"):
+            continue
+        if is_assistant_of(answer[max(start - _CLAUSE_CHARACTERS, 0) :], owner, question):
+            return owner
+    return None
+
+
 def speaks_of_itself(text: str, start: int, end: int, speaker: str) -> bool:
     """Whether the phrase at text[start:end] is what the assistant is; `speaker` is assistant, system or user.
 
@@ -53,9 +84,7 @@ def speaks_of_itself(text: str, start: int, end: int, speaker: str) -> bool:
     before, earlier = text[begins:start], text[max(begins - 9, 0) : begins].rstrip(" ")
     if _OTHERS.search(before):
         return False
-    subject, says = (_I, _SAYS_I) if speaker == "assistant" else (f"(?:{_I}|{_YOU})", f"(?:{_SAYS_I}|{_SAYS_YOU})")
-    is_it = rf"(?:{subject}[^他她]{{0,12}}?{_IS}(?:.{{0,24}}的)?|{_AS}|{says}\s+{_ADVERBS}){_QUOTE}$"
-    if re.search(is_it, before) or _HEADING.search(before):
+    if _IS_IT[speaker == "assistant"].search(before) or _HEADING.search(before):
         return True
     if before.strip("\"'“‘「『《 "):
         return False

@@ -20,7 +20,8 @@ _LETTER = rf"[^\W_{_UNSPACED}]"
 _MARK = "\u0300-\u036f"
 # JSON inside a text escapes a line's end as a letter.
 _STARTS_WORD = rf"(?:(?<!{_LETTER})|(?<=\\[nrt]))"
-_ENDS_WORD = rf"(?!{_LETTER}|[{_MARK}])"
+# Qwen2 is not what Qwen2.5 is called.
+_ENDS_WORD = rf"(?!{_LETTER}|[{_MARK}]|\.[0-9])"
 # What people or editors put between the characters of a name: spaces, characters without width, dots, dashes.
 _GAP = r"[\s\u00ad\u180e\u200b-\u200f\u2060\ufeff·•・*_-]*"
 _WIDEN = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}

@@ -120,6 +120,11 @@ def detect(row: object) -> str:
     return matches[0]
 
 
+def unused_keys(row: dict) -> list[str]:
+    """The keys of a row that its format has no use for, so that they are not trained on."""
+    return sorted(row.keys() - FORMATS[detect(row)].keys)
+
+
 def count_rows_without_question(path: str | Path) -> int:
     """How many rows of the file have an object or a placeholder where the user's words belong."""
     count = 0
