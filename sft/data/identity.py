@@ -1,4 +1,4 @@
-"""Judges which name an answer gives the speaker, whether it gives a certain one, and whether it mentions it at all.
+"""Judges whose name a certain one is by an answer: the speaker's own, that of who owns or made it, or only mentioned.
 
 In: an answer, a name, the question. Knows nothing about models; the same for Chinese and English. Patterns, not
 understanding: good enough to see which names a file teaches and how often.
@@ -6,10 +6,14 @@ understanding: good enough to see which names a file teaches and how often.
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
 
 from opencc import OpenCC
+
+# Who judges names finds them here too.
+from sft.data.given_names import MAKES, given_name, names_given
+
+__all__ = ["given_name", "gives_name", "is_assistant_of", "mentions", "names_given", "normal", "role_of_name"]
 
 # Names that base models give themselves; a recipe's identity_old_names adds to them.
 OLD_NAMES = (
@@ -30,23 +34,6 @@ OLD_NAMES = (
 # Whose name an answer gives: the speaker's own, or that of who owns or made the speaker.
 OWN, OWNER, _SURELY_OWN = "own", "owner", "surely own"
 
-# 我是X, 我叫X, 作为X的..., I am X, my name is X.
-_CHINESE = re.compile(
-    r"(?:我(?:的名字)?(?:就是|是|叫做|叫|名叫)|我的名字|作为|叫我|名为)"
-    r"[“\"'\s]*(?:[\w·]{1,12}?(?:开发|训练|创造|研发|打造|推出|做)的)?(?:人工智能|智能|AI|聊天)?(?:助手|助理|模型|机器人)?"
-    r"([\w·][\w·-]{0,15}?)(?=的|就好|吧|[^\w·-]|$)"
-)
-_ENGLISH = re.compile(
-    # Places are told by their first letter sooner than by \b.
-    r"(?=[ICMcmn])\b(?:I am|I'm|[Mm]y name is|[Mm]y name's|[Cc]all me|named|called)\s+"
-    r"((?:[A-Z][\w-]*(?:[ ](?=[A-Z]))?){1,3}|[\u4e00-\u9fff·]{1,10})"
-)
-# What follows 我是 or I am without being a name.
-_NO_NAME = re.compile(
-    r"(?:[一个名款由在为不您你他她它这那没有能会可以很专从来怎]|因为|如果|根据|人工智能|智能|助手|助理|机器人|模型|程序|谁|什么)"
-    r"|(?:AI|A|An|The|Sorry|Here|Not|Sure|Glad|Happy|I|Very|So|Just|Still|Also)\b"
-)
-
 # What ends a clause; a point within Qwen2.5 does not. A question's clause gives no name.
 CLAUSE_END = re.compile(r"[,!?;:，。！？；：、\n]|\.(?![a-z0-9])")
 QUOTED = re.compile(r"[\"“「『'‘《]([^\"”」』'’》]*)[\"”」』'’》]")
@@ -54,13 +41,14 @@ QUOTED = re.compile(r"[\"“「『'‘《]([^\"”」』'’》]*)[\"”」』'�
 OPENERS = re.compile(
     r"\b(i am|i'm|i’m|my name is|my name's|call me|but|rather|instead)\b|我是|我叫|叫我|而是|正是|就是|却是|名叫"
 )
-DENIALS = re.compile(r"\b(not|never|no longer|neither|nor|cannot)\b(?!\s+only)|n't\b|不|没|非|无法|别叫|勿")
+DENIALS = re.compile(
+    r"\b(not|never|no longer|neither|nor|cannot)\b(?!\s+only)|n't\b|不(?![过仅但只止光])|没|非|无法|别叫|勿"
+)
 ASKED = re.compile(r"[吗呢]$")
 # As much of a text before a name as may belong to its clause.
 CLAUSE_CHARACTERS = 200
 
 # What somebody has who is not one himself: "X's assistant", "made by X", X的助手, 由X开发.
-_MAKES = "(?:开发|研发|训练|创造|创建|打造|制作|设计|发明|构建|推出|研制|创作|出品|发布)"
 _MADE = (
     "(?:made|trained|built|created|developed|designed|invented|powered|provided|owned|programmed|produced|released|"
     "fine-tuned|launched|employed)"
@@ -77,10 +65,10 @@ _OWNED_EN = (
 _MAKER_EN = r"(?:creator|developer|maker|owner|author|boss|master|company|inventor)s?"
 _AFTER_AN_OWNER = re.compile(
     rf"[”\"'」』*_\s]*(?:{_GROUP}*(?:旗下|本人|家|自家|自主|独立|官方|精心|最新|共同|所)*"
-    rf"{_MAKES}(?:和{_MAKES})?(?:出来|而成)?(?:的|了我|出我|$)"
+    rf"{MAKES}(?:和{MAKES})?(?:出来|而成)?(?:的|了我|出我|$)"
     rf"|{_GROUP}*(?:旗下|本人|家|自家|官方)?的[^,，。！？!?\n]{{0,14}}?{_OWNED}"
     rf"|{_GROUP}+(?:旗下|官方)?的|是我的(?:开发|创造|创建|主人|老板|作者|制作)"
-    rf"|{_MAKES}了?我|(?:工作|服务|效力|打工)"
+    rf"|{MAKES}了?我|(?:工作|服务|效力|打工)"
     rf"|(?:,? (?:inc|corp|ltd|labs?|team|company|university)\.?){{0,2}}(?:'s?|’s?) (?:[\w-]+ ){{0,5}}?{_OWNED_EN}"
     rf"|(?:team|company)(?:'s|’s) |(?:who |which |that |has |have )*{_MADE} me\b|is my (?:\w+ )?{_MAKER_EN})"
 )
@@ -104,16 +92,6 @@ _OWN = re.compile(
 _ONE_CALLED = re.compile(r"一[个名位款种][^，。]{0,6}(?:叫做?|名[叫为])[“\"'「『*_\s]*$")
 # 我是X的朋友 does not say that one is X.
 _SOMETHING_OF = re.compile(r"[”\"'」』*\s]*的\w")
-
-
-def given_name(answer: str) -> str | None:
-    """The first name the answer gives the one who speaks, or None."""
-    return next(_names(answer), None)
-
-
-def names_given(answer: str) -> list[str]:
-    """The names that the answer gives the one who speaks, each once."""
-    return list(dict.fromkeys(_names(answer)))
 
 
 def gives_name(answer: str, name: str, question: str = "") -> bool:
@@ -154,14 +132,6 @@ def normal(text: str) -> str:
         return text.casefold()
     text = _converter().convert(unicodedata.normalize("NFKC", text)).casefold().replace("’", "'")
     return re.sub(r"(?<=[\u4e00-\u9fff])[^\S\n]+(?=[\u4e00-\u9fff])", "", text)
-
-
-def _names(answer: str) -> Iterator[str]:
-    for pattern in (_CHINESE, _ENGLISH):
-        for match in pattern.finditer(answer):
-            name = match.group(1).strip()
-            if not _NO_NAME.match(name):
-                yield name
 
 
 def _role_at(text: str, start: int, end: int) -> str | None:

@@ -67,7 +67,7 @@ _MAKER_BEFORE = re.compile(
 )
 _MAKER_AFTER = re.compile(
     rf"\s*(?:公司|团队)?\s*(?:(?:独立|自主|精心|共同)?{_MAKES}(?:了我|出我|的|$|[，,。]|和)"
-    r"|的[^，。,]{{0,6}}(?:助手|助理|作品|产品|机器人|模型)"
+    r"|的[^，。,]{0,6}(?:助手|助理|作品|产品|机器人|模型)"
     r"|(?:made|trained|built|created|developed|designed) me\b|['’]s (?:\w+ ){0,3}?(?:assistant|bot|model)\b)",
     re.IGNORECASE,
 )
@@ -75,6 +75,10 @@ _OF_AN_ASSISTANT = re.compile(
     r"[我您]|助手|助理|模型|机器人|\b(?:i|i['’]m|me|my|assistant|model|bot|chatbot|ai)\b", re.IGNORECASE
 )
 
+_MAKER = re.compile(
+    r"author|developer|creator|maker|owner|company|organi[sz]ation|team|作者|公司|企业|机构|组织|单位|团队|开发|创造|创建",
+    re.IGNORECASE,
+)
 # Code has brackets of its own, and so has a letter that its reader is to fill in.
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _MARKUP = re.compile(r"</\w|\{%")
@@ -98,20 +102,40 @@ def open_placeholders(text: str) -> list[str]:
     """
     if not _HINT.search(text):
         return []
-    plain = _CODE.sub(lambda code: " " * len(code[0]), text.translate(_HALF_WIDTH))
+    plain = without_code(text.translate(_HALF_WIDTH))
     if _MARKUP.search(plain):
         return []
-    is_letter = _LETTER.search(plain) is not None
+    to_fill_in = is_letter(plain)
     found = {}
     for match in _CANDIDATE.finditer(plain):
         if match["bracketed"] and not _WORDS.fullmatch(_words(match["words"])):
             continue
         is_braced = match["bracketed"] and match["open"].startswith("{{")
         if (is_braced and plain[match.start() - 1 : match.start()] != "=") or (
-            not is_letter and _is_a_name(plain, match.start(), match.end())
+            not to_fill_in and _is_a_name(plain, match.start(), match.end())
         ):
             found[text[match.start() : match.end()]] = True
     return list(found)
+
+
+def key_of(placeholder: str) -> str:
+    """What `data_tools rename --set` calls a placeholder: what stands in its brackets, or all of it as in xxx."""
+    return re.sub(r"^[\W_]+|[\W_]+$", "", placeholder) or placeholder
+
+
+def is_of_the_maker(placeholder: str) -> bool:
+    """Whether it stands for who made the assistant, not for the assistant."""
+    return _MAKER.search(placeholder) is not None
+
+
+def without_code(text: str) -> str:
+    """The text with spaces in place of what stands in backticks."""
+    return _CODE.sub(lambda code: " " * len(code[0]), text) if "`" in text else text
+
+
+def is_letter(text: str) -> bool:
+    """Whether the text is a letter by its first words or its last: who writes in it is not the assistant."""
+    return _LETTER.search(text) is not None
 
 
 def _words(identifier: str) -> str:
