@@ -6,7 +6,10 @@ understanding: where in doubt, no.
 
 import re
 
+from data_tools.spellings import as_word
+from sft.data.given_names import names_given
 from sft.data.identity import is_assistant_of
+from sft.data.placeholders import open_placeholders
 
 _KINDS = (
     "一[名个位款]|专属|私人|个人|贴心|得力|智能|智慧|人工智能|人工智慧|虚拟|聊天|编程|语音|数字|专业|在线|官方|全能|小"
@@ -16,12 +19,6 @@ _KINDS_ENGLISH = r"AI|artificial|intelligence|intelligent|smart|virtual|personal
 # One of these stands in a line that is to be looked at more closely.
 WORDS = ("助手", "助理", "机器人", "assistant", "chatbot")
 HINTS = [word.encode() for word in WORDS]
-# What owns no assistant by name: 我是您的助手, 我是某某开发的助手.
-_NO_NAME = re.compile(
-    "^[我你您他她它这那谁人家自己]|用户|大家|公司|团队|主人|客户|人类|人员|程序员|学生|开发|研发|训练|创造|打造|设计|推出"
-    r"|^(?:[Yy]our?|[Mm]y|[Tt]h\w+|[Ii]ts?|[Ww]h\w+|[Hh]uman\w*|[Uu]sers?|[Pp]eople)\b"
-)
-
 _CLAUSE_END = re.compile(r"[,.!?;，。！？；…\n]")
 # As much of a text before a name as may belong to its clause.
 _CLAUSE_CHARACTERS = 80
@@ -55,23 +52,27 @@ def phrase(names: str) -> str:
     )
 
 
-# Somebody's assistant, whoever it is: a Chinese name after 是 or 作为, a Latin one in capitals.
-_LATIN_NAME = r"[A-Z][\w-]*(?: [A-Z][\w-]*){0,2}"
-_ANY_OWNER = re.compile(phrase(rf"((?<=[是为叫“\"「『— ])[\u3400-\u9fff·]{{2,6}}?|(?<![A-Za-z]){_LATIN_NAME})"))
+_ENGLISH_NAME = (
+    r"(?<![A-Za-z])(?!(?:I|It|You|The|Your|My|We|He|She|They|This|That)\b)([A-Z][\w-]*(?: [A-Z][\w-]*){0,2})"
+)
+# Somebody's assistant in English, whoever it is.
+_ENGLISH_OWNER = re.compile(phrase(_ENGLISH_NAME))
 
 
 def owner_of(answer: str, question: str = "") -> str | None:
-    """The name whose assistant the answer says that the speaker is, or None."""
+    """The name, or the placeholder of one, whose assistant the answer says that the speaker is; or None."""
     if not any(word in answer for word in WORDS):
         return None
-    for match in _ANY_OWNER.finditer(answer):
-        owner = next(filter(None, match.groups()))
-        start = match.start() + match[0].index(owner)
-        if _NO_NAME.search(owner) or not speaks_of_itself(answer, match.start(), match.end(), "assistant"):
-            continue
-        if is_assistant_of(answer[max(start - _CLAUSE_CHARACTERS, 0) :], owner, question):
-            return owner
-    return None
+    english = _ENGLISH_OWNER.finditer(answer) if "assistant" in answer or "chatbot" in answer else ()
+    owners = [next(filter(None, match.groups())) for match in english]
+    owners += [*names_given(answer), *open_placeholders(answer)]
+    return next((owner for owner in owners if _is_owner(owner, answer, question)), None)
+
+
+def _is_owner(name: str, answer: str, question: str) -> bool:
+    phrases = re.finditer(phrase(as_word(name)), answer)
+    is_said = any(speaks_of_itself(answer, match.start(), match.end(), "assistant") for match in phrases)
+    return is_said and is_assistant_of(answer, name, question)
 
 
 def speaks_of_itself(text: str, start: int, end: int, speaker: str) -> bool:

@@ -8,7 +8,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,8 @@ from data_tools.spellings import as_word
 from sft.core.text import Tally
 from sft.data import formats
 from sft.data.canonical import PLACEHOLDER, BadRow, NoQuestion, answered, texts_of
-from sft.data.identity import OLD_NAMES, given_name, normal
+from sft.data.given_names import asks_for_a_text, asks_who, given_name
+from sft.data.identity import OLD_NAMES, normal
 from sft.data.identity_rows import IdentityRows, NamedRows, RowFacts, SoughtNames, main_name
 from sft.data.placeholders import open_placeholders
 
@@ -52,6 +53,7 @@ _SHAPES = {
     "e-mail address": r"\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b",
 }
 _ANY = re.compile("|".join(f"({shape})" for shape in _SHAPES.values()))
+_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _KINDS = list(_SHAPES)
 
 
@@ -107,7 +109,7 @@ class Survey:
         if self.count_tokens:
             self.token_lengths.append(self.count_tokens(number, canonical))
         # Nobody's question is like no other; and the object in its place would make all such rows alike.
-        asked = messages if has_question else [_asked(message, f"row {number}") for message in messages]
+        asked = messages if has_question else [_asked(message, f"Who are you in row {number}?") for message in messages]
         is_identity = self._add_identity(number, asked)
         is_new = self._add_repeats(number, canonical if has_question else {"messages": messages[-1:]})
         if is_answered and (is_new or not has_question):
@@ -164,15 +166,18 @@ class Survey:
         """Whose name the answers give; returns whether they give one, or a placeholder of one."""
         before = {name: tally.count for name, tally in self._facts.old_names.items()}
         self._facts.add(number, messages)
-        answers = [(user["content"], assistant["content"]) for user, assistant in answered(messages)]
+        pairs = [(user["content"], assistant["content"]) for user, assistant in answered(messages)]
+        answers = [(question, answer) for question, answer in pairs if not asks_for_a_text(question)]
         old = [name for name, tally in self._facts.old_names.items() if tally.count > before.get(name, 0)]
-        self.old_names.update({_as_it_stands(name, answer) for name in old for _, answer in answers} - {None})
         owner = next(filter(None, (owner_of(answer, question) for question, answer in answers)), None)
-        given = next(filter(None, (given_name(answer) for _, answer in answers)), None)
+        given = next(filter(None, (given_name(answer) for question, answer in answers if asks_who(question))), None)
+        said = [answer for _, answer in pairs if any(map(normal(answer).__contains__, map(normal, old)))]
+        stand = {_as_it_stands(name, answer) for name in old for answer in said} - {*self.was}
+        self.old_names.update(stand or ({given} if given and self._is_old(given) else ()))
         kept, name = (self.owners, owner) if owner else (self.names, given)
         if name and (name in kept or len(kept) < KEPT_TEXTS):
             kept[name] += 1
-        is_identity = bool(name or old or any(open_placeholders(answer) for _, answer in answers))
+        is_identity = bool(name or old or any(open_placeholders(answer) for _, answer in pairs))
         self.identity_rows += is_identity
         return is_identity
 
@@ -201,7 +206,8 @@ class Survey:
         name = main_name([self._facts])
         if name is None or self._is_old(name):
             common = [*self.names.most_common(), *self.owners.most_common()]
-            name = next((one for one, count in common if count > 1 and not self._is_old(one)), None)
+            names = (one for one, count in common if count > 1 and one not in self.placeholders)
+            name = next((one for one in names if not self._is_old(one)), None)
         return name
 
     @cached_property
@@ -215,6 +221,18 @@ class Survey:
 
     def _is_old(self, name: str) -> bool:
         return any(normal(old) in normal(name) for old in (*OLD_NAMES, *self.was))
+
+
+def rows_holding(names: Collection[str], lines: Iterable[bytes]) -> Counter[str]:
+    """In how many lines each of the names stands, as a word of its own."""
+    counts: Counter[str] = Counter()
+    if not names:
+        return counts
+    patterns = {name: re.compile(as_word(name)) for name in names}
+    for raw in lines:
+        text = _UNICODE.sub(lambda code: chr(int(code[1], 16)), raw.decode("utf-8", "replace"))
+        counts.update(name for name, pattern in patterns.items() if pattern.search(text))
+    return counts
 
 
 def as_trained_by_xtuner(row: Any) -> list[dict]:
@@ -232,11 +250,11 @@ def _asked(message: dict, question: str) -> dict:
     return {**message, "content": question} if message["role"] == "user" else message
 
 
-def _as_it_stands(old: str, answer: str) -> str | None:
+def _as_it_stands(old: str, answer: str) -> str:
     """The old name with all that belongs to the word, such as Qwen2.5 and GPT-4o, as the answer spells it."""
     pattern = re.escape(old) + r"[A-Za-z0-9]*(?:[.-][A-Za-z0-9]+)*" if old.isascii() else re.escape(old)
     match = re.search(pattern, answer, re.IGNORECASE)
-    return match[0] if match else None
+    return match[0] if match else old
 
 
 def _dicts(turns: object) -> list[dict]:
