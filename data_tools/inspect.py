@@ -40,9 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the summary of the file, and write it as a page if wanted; returns 1 if training would refuse a row."""
+    from data_tools.next_steps import questions_of
     from data_tools.survey import Survey, rows_holding
 
-    survey = Survey(arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None)
+    questions = questions_of(arguments.file)
+    asked = sum(1 for _ in files.numbered_lines(questions)) if questions else None
+    survey = Survey(
+        arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None, asked
+    )
     for number, raw in files.numbered_lines(arguments.file):
         survey.add(number, raw)
     if not survey.rows:
@@ -154,11 +159,11 @@ def _wrong(survey: "Survey") -> list[str]:
     inner = survey.nested_placeholders
     lines += [_line(inner, "turn says|turns say", "xxx in place of words")] if inner else []
     for name, count in survey.old_names.most_common(8):
-        lines.append(_line(count, "row calls|rows call", f"the assistant {name}, as another model is"))
+        lines.append(_line(count, "row gives|rows give", f"an old name, that of another model: {name}"))
     contradictions = Tally()
     for finding in survey.contradictions.values():
         contradictions.extend(finding)
-    lines += _tallied(contradictions, "answer gives|answers give", "another name than the same question had before")
+    lines += _tallied(contradictions, "question is|questions are", "answered with another name than before")
     for name, finding in survey.leftovers.items():
         if finding.count:
             lines.append(_line(finding.count, "row|rows", f"still naming {name}; the first is {finding.examples[0]}"))

@@ -29,6 +29,8 @@ MAKERS = re.compile(
     r"|作者|开发|创造|创建|公司|企业|机构|组织|单位|团队",
     re.IGNORECASE,
 )
+# What the tutorial calls its list of questions.
+QUESTIONS = "Q_list.txt"
 # Deleting so many lines by number still fits on one line.
 MOST_DELETED = 100
 # From this share on, copies of one system message are worth a remark.
@@ -138,19 +140,33 @@ def _repair(survey: Survey, steps: Steps) -> None:
     skip: list[str | Path] = []
     if survey.bad.count:
         skip = ["--skip-bad", steps.beside(f"{steps.stem}.unrepaired.jsonl")]
-    if survey.nested_questions == survey.nested:
+    way = _way_to_repair(survey)
+    if way == "turns":
         steps.verb("make the nested turns real ones", "repair", "repaired", "--as", "turns", *skip)
-        return
-    beside = steps.path.with_name("Q_list.txt")
-    questions = next((path for path in (beside, Path("Q_list.txt")) if path.is_file()), None)
-    if questions is None and survey.nested < survey.rows / 2:
+    elif way == "drop":
         why = f"drop {counted(survey.nested, 'row')} that hold no question; with their list, --questions gives it back"
         steps.verb(why, "repair", "repaired", "--as", "drop", *skip)
-        return
-    if questions is None:
-        steps.remark(f"put the list of questions that the file was made from at {beside}: see docs/tutorial-data.md;")
-        steps.remark("without one, --as repr in place of --questions trains on just what XTuner did")
-    steps.verb("give the questions back", "repair", "repaired", "--questions", questions or beside, *skip)
+    else:
+        questions = questions_of(steps.path)
+        if not questions:
+            questions = steps.path.with_name(QUESTIONS)
+            steps.remark(
+                f"put the list of questions that the file was made from at {questions}: docs/tutorial-data.md;"
+            )
+            steps.remark("without one, --as repr in place of --questions trains on just what XTuner did")
+        steps.verb("give the questions back", "repair", "repaired", "--questions", questions, *skip)
+
+
+def _way_to_repair(survey: Survey) -> str:
+    """What `repair` can do about rows without a question: turns, questions or drop."""
+    if survey.nested_questions == survey.nested:
+        return "turns"
+    return "drop" if not survey.questions and survey.nested < survey.rows / 2 else "questions"
+
+
+def questions_of(path: Path) -> Path | None:
+    """The list of questions that the tutorial's file was made from, beside the file or here; None without one."""
+    return next((list_ for list_ in (path.with_name(QUESTIONS), Path(QUESTIONS)) if list_.is_file()), None)
 
 
 def _rename(survey: Survey, steps: Steps, rows_holding: Counter[str]) -> None:
@@ -221,10 +237,18 @@ def _remarks(survey: Survey) -> Iterator[str]:
 
 def _missing_ordinary(survey: Survey) -> float:
     """How many ordinary rows the file lacks to have `ORDINARY_SHARE` of them; 0 where it has enough."""
-    ordinary = survey.distinct - survey.distinct_identity
-    if not survey.distinct_identity or ordinary >= FEWEST_ORDINARY * survey.distinct:
+    rows, ordinary = _rows(survey)
+    if rows == ordinary or ordinary >= FEWEST_ORDINARY * rows:
         return 0
-    return (ORDINARY_SHARE * survey.distinct - ordinary) / (1 - ORDINARY_SHARE)
+    return (ORDINARY_SHARE * rows - ordinary) / (1 - ORDINARY_SHARE)
+
+
+def _rows(survey: Survey) -> tuple[int, int]:
+    """How many rows are left once the file is mended, and how many of them are ordinary ones."""
+    left = Counter(survey.distinct)
+    if survey.nested and _way_to_repair(survey) == "drop":
+        left = Counter({kind: count for kind, count in left.items() if not kind[0]})
+    return left.total(), left[False, False] + left[True, False]
 
 
 def _mix(survey: Survey, steps: Steps) -> None:
@@ -237,7 +261,8 @@ def _mix(survey: Survey, steps: Steps) -> None:
     # Of a file that would need more copies than that, only a part is taken.
     weight = min(copies * rows / missing, 1) if copies == MOST_COPIES else 1
     ordinary = steps.beside(f"{steps.stem}.ordinary.jsonl")
-    share = (survey.distinct - survey.distinct_identity) / survey.distinct
+    left, ordinary_rows = _rows(survey)
+    share = ordinary_rows / left
     steps.remark(f"add ordinary rows ({share:.0%} are), or the model may answer everything with its name")
     languages = ",".join(languages_of(survey))
     rest = ["--name", chosen_name(survey), "--ordinary", "1", "--rows", str(rows), "--lang", languages]

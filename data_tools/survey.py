@@ -60,8 +60,15 @@ _KINDS = list(_SHAPES)
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
-    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[int, dict], int] | None = None):
+    def __init__(
+        self,
+        was: Sequence[str] = (),
+        count_tokens: Callable[[int, dict], int] | None = None,
+        questions: int | None = None,
+    ):
         self.was, self.count_tokens = list(was), count_tokens
+        # How many questions `repair` can give back, one row after another; None where their list is not there.
+        self.questions = questions
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
         # Keys that rows have and nobody trains on, by rows.
@@ -80,8 +87,9 @@ class Survey:
         self.names: Counter[str] = Counter()
         self.owners: Counter[str] = Counter()
         self.old_names: Counter[str] = Counter()
-        # Rows about identity; rows that are left without duplicates and empty answers, and of them those about it.
-        self.identity_rows = self.distinct = self.distinct_identity = 0
+        # Rows without duplicates and empty answers, by whether they lack a question and are about identity.
+        self.distinct: Counter[tuple[bool, bool]] = Counter()
+        self.identity_rows = 0
         self.exact, self.near = Tally(), Tally()
         self.leftovers: dict[str, Tally] = {name: Tally() for name in self.was}
         self.sensitive: dict[str, Tally] = {}
@@ -108,12 +116,14 @@ class Survey:
         is_answered = self._add_messages(number, messages, texts)
         if self.count_tokens:
             self.token_lengths.append(self.count_tokens(number, canonical))
-        # Nobody's question is like no other; and the object in its place would make all such rows alike.
-        asked = messages if has_question else [_asked(message, f"Who are you in row {number}?") for message in messages]
-        is_identity = self._add_identity(number, asked)
-        is_new = self._add_repeats(number, canonical if has_question else {"messages": messages[-1:]})
-        if is_answered and (is_new or not has_question):
-            self.distinct, self.distinct_identity = self.distinct + 1, self.distinct_identity + is_identity
+        if not has_question:
+            # The object in its place would make all such rows alike: as many are as repair gives one question.
+            index = (self.rows - 1) % self.questions if self.questions else self.rows
+            messages = [_asked(message, f"Who are you, {index}?") for message in messages]
+        is_identity = self._add_identity(number, messages)
+        is_new = self._add_repeats(number, canonical if has_question else {"messages": messages})
+        if is_answered and is_new:
+            self.distinct[not has_question, is_identity] += 1
         self._add_texts(number, texts)
 
     def _add_nested(self, row: Any) -> None:
@@ -127,7 +137,8 @@ class Survey:
             self.nested_characters += len(str(question))
             inner = _dicts(question.get("conversation"))
             self.nested_placeholders += sum(map(_says_placeholder, inner))
-            holds_question |= any(isinstance(turn.get("input"), str) and not _says_placeholder(turn) for turn in inner)
+            questions = (turn.get("input") for turn in inner)
+            holds_question |= any(isinstance(text, str) and not PLACEHOLDER.fullmatch(text) for text in questions)
         self.nested_questions += holds_question
 
     def _add_messages(self, number: int, messages: list[dict], texts: list[str]) -> bool:
@@ -172,8 +183,9 @@ class Survey:
         owner = next(filter(None, (owner_of(answer, question) for question, answer in answers)), None)
         given = next(filter(None, (given_name(answer) for question, answer in answers if asks_who(question))), None)
         said = [answer for _, answer in pairs if any(map(normal(answer).__contains__, map(normal, old)))]
-        stand = {_as_it_stands(name, answer) for name in old for answer in said} - {*self.was}
-        self.old_names.update(stand or ({given} if given and self._is_old(given) else ()))
+        stand = {_as_it_stands(name, answer) for name in old for answer in said}
+        stand |= {given} if given and not stand and self._is_old(given) else set()
+        self.old_names.update(stand - {*self.was})
         kept, name = (self.owners, owner) if owner else (self.names, given)
         if name and (name in kept or len(kept) < KEPT_TEXTS):
             kept[name] += 1
@@ -217,6 +229,8 @@ class Survey:
         if self.name:
             self._facts.named.setdefault(self.name, NamedRows())
         rows.add("line", self._facts)
+        for finding in rows.contradictions.values():
+            finding.examples = [example.replace("line:", "line ") for example in finding.examples]
         return rows.contradictions
 
     def _is_old(self, name: str) -> bool:
