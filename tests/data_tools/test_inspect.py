@@ -159,7 +159,7 @@ def test_placeholders_come_first_in_what_is_wrong_and_old_names_are_called_so(in
     assert any("3  texts have <NAME> in place of a name" in line for line in wrong)
     assert "          4  rows give an old name, that of another model: Qwen2.5" in wrong
     (rename,) = (line for line in wrong if " rename " in line)
-    assert "--set name=黄大力" in rename
+    assert "--set NAME=黄大力" in rename
     assert "--set 作者=" in rename
 
 
