@@ -4,9 +4,11 @@ In: a text. Out: the placeholders as they stand in it. Knows nothing about rows.
 """
 
 import re
+from functools import lru_cache
 
 # As long as it is in the original, each character of full width where it was.
 _HALF_WIDTH = str.maketrans("｛｝＜＞［］（）＿％＃＄｜ｘＸ＊", "{}<>[]()_%#$|xX*")
+_FULL_WIDTH = re.compile("[｛＜［（＿％＃＄ｘＸ＊]")
 
 # Words that stand in brackets for a name: "bot name", "your company", 开发者名称, 请填写名字.
 _HAS_NAME = (
@@ -28,8 +30,10 @@ _CHINESE_WORDS = (
 _WORDS = re.compile(rf"(?:{_ENGLISH_WORDS}|{_CHINESE_WORDS})", re.IGNORECASE)
 _INSIDE = r"[^\[\]{}<>()【】「」『』《》〈〉〖〗〔〕%#@,，。\n]"
 # Places are told by their first character sooner than by all that may follow.
+_OPENING = re.compile(r"[\[{<(【「『《〈〖〔$%_#@]")
 _BRACKETED = re.compile(
-    r"(?=[\[{<(【「『《〈〖〔$%_#@])(?P<open>\$?[\[{<(【「『《〈〖〔]{1,3}|%%?|__|##?|@@?)"
+    rf"(?={_OPENING.pattern})"
+    r"(?P<open>\$?[\[{<(【「『《〈〖〔]{1,3}|%%?|__|##?|@@?)"
     rf"[\s|.$]*(?P<words>{_INSIDE}{{1,24}}?)[\s|]*"
     r"(?:[\]}>)】」』》〉〗〕]{1,3}|%%?|__|##?|@@?)"
 )
@@ -102,10 +106,16 @@ def open_placeholders(text: str) -> list[str]:
     Double braces such as {{name}} are one anywhere but in code; others, as xxx and [NAME], where somebody presents
     himself or who made him, or where nothing else stands in the text.
     """
-    plain = text if text.isascii() else text.translate(_HALF_WIDTH)
+    return list(_found(text))
+
+
+# One system message stands in row after row.
+@lru_cache(maxsize=64)
+def _found(text: str) -> tuple[str, ...]:
+    plain = text.translate(_HALF_WIDTH) if _FULL_WIDTH.search(text) else text
     candidates = _candidates(plain)
     if not candidates or _MARKUP.search(plain):
-        return []
+        return ()
     plain = without_code(plain)
     found = {}
     for match in candidates:
@@ -114,14 +124,14 @@ def open_placeholders(text: str) -> list[str]:
         is_name = is_braced or (_is_a_name(plain, start, end) and not is_letter(plain))
         if is_name and plain[start:end] == match[0]:
             found[text[start:end]] = True
-    return list(found)
+    return tuple(found)
 
 
 def _candidates(text: str) -> list[re.Match[str]]:
     """What would be a placeholder if a name belonged there."""
     lower = text.lower()
     candidates = []
-    if any(word in lower for word in _NAMING):
+    if _OPENING.search(text) and any(word in lower for word in _NAMING):
         bracketed = _BRACKETED.finditer(text)
         candidates += [match for match in bracketed if _WORDS.fullmatch(_words(match["words"]))]
     if "NAME" in text or "AUTHOR" in text:
