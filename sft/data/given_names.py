@@ -57,11 +57,13 @@ _AGE = re.compile(r"(?:\d|[一二三四五六七八九十])\s*岁|\byears? old\b
 # Chinese names of more characters are sentences.
 LONGEST, LONGEST_AFTER_IS = 12, 6
 _TO_THE_SPEAKER = re.compile(
-    r"[你您谁]|名字|自我介绍|身份|哈喽|嗨|\b(?:you|your|yourself|u|who|name|identity|introduce|hi|hello|hey)\b",
+    r"[你您谁]|名字|自我介绍|介绍.{0,2}自己|身份|哈喽|嗨|(?:这|这个|哪个).{0,3}(?:助手|模型|机器人|AI)"
+    r"|\b(?:you|your|yourself|u|who|whom|name|called|identity|introduction|talking|is this|hi|hello|hey)\b"
+    r"|\b(?:this|which|what|kind of) (?:\w+ )?(?:ai|model|assistant|chatbot|bot)\b",
     re.IGNORECASE,
 )
 _FOR_A_TEXT = re.compile(
-    r"^.{0,12}?(?:写|编|扮演|翻译|改写|续写|仿写|模仿|假装|想象|润色|造句|作文|写信)(?!.*[吗么]?[?？]\s*$)"
+    r"^(?!.*[你您]的?名字).{0,12}?(?:写|编|扮演|翻译|改写|续写|仿写|模仿|假装|想象|润色|造句|作文|写信)(?!.*[吗么]?[?？]\s*$)"
     r"|^\W*(?:please |can you |could you )?(?:write|compose|translate|pretend|imagine|act as|role-?play|rewrite"
     r"|paraphrase|summari[sz]e|tell me a story|create|draft|generate)\b",
     re.IGNORECASE,

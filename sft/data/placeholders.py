@@ -4,9 +4,11 @@ In: a text. Out: the placeholders as they stand in it. Knows nothing about rows.
 """
 
 import re
+from functools import lru_cache
 
 # As long as it is in the original, each character of full width where it was.
 _HALF_WIDTH = str.maketrans("｛｝＜＞［］（）＿％＃＄｜ｘＸ＊", "{}<>[]()_%#$|xX*")
+_FULL_WIDTH = re.compile("[｛＜［（＿％＃＄ｘＸ＊]")
 
 # Words that stand in brackets for a name: "bot name", "your company", 开发者名称, 请填写名字.
 _HAS_NAME = (
@@ -27,22 +29,26 @@ _CHINESE_WORDS = (
 )
 _WORDS = re.compile(rf"(?:{_ENGLISH_WORDS}|{_CHINESE_WORDS})", re.IGNORECASE)
 _INSIDE = r"[^\[\]{}<>()【】「」『』《》〈〉〖〗〔〕%#@,，。\n]"
-_BRACKETED = (
+# Places are told by their first character sooner than by all that may follow.
+_OPENING = re.compile(r"[\[{<(【「『《〈〖〔$%_#@]")
+_BRACKETED = re.compile(
+    rf"(?={_OPENING.pattern})"
     r"(?P<open>\$?[\[{<(【「『《〈〖〔]{1,3}|%%?|__|##?|@@?)"
     rf"[\s|.$]*(?P<words>{_INSIDE}{{1,24}}?)[\s|]*"
     r"(?:[\]}>)】」』》〉〗〕]{1,3}|%%?|__|##?|@@?)"
 )
-_CAPITALS = r"(?<![A-Za-z0-9_$])(?:(?:YOUR|[A-Z]+)[ _])?(?:NAME|AUTHOR)(?![A-Za-z0-9_])"
-_BLANK = (
-    r"(?<![A-Za-z0-9])[xX]{3,}(?![A-Za-z0-9])|(?<![A-Za-z0-9.])[xX]{2}(?=[\u4e00-\u9fff，。！、”」]|$)|[×✕○〇◯□△]{2,}"
-    r"|某{2,}|_{3,}|\*{3,}(?![*\w])"
+_CAPITALS = re.compile(r"(?<![A-Za-z0-9_$])(?:(?:YOUR|[A-Z]+)[ _])?(?:NAME|AUTHOR)(?![A-Za-z0-9_])")
+_BLANKS = re.compile(
+    r"(?=[xX×✕○〇◯□△某_*])(?:(?<![A-Za-z0-9])[xX]{3,}(?![A-Za-z0-9])"
+    r"|(?<![A-Za-z0-9.])[xX]{2}(?=[\u4e00-\u9fff，。！、”」]|$)|[×✕○〇◯□△]{2,}|某{2,}|_{3,}|\*{3,}(?![*\w]))"
 )
-_CANDIDATE = re.compile(rf"(?P<bracketed>{_BRACKETED})|{_CAPITALS}|{_BLANK}")
 # Quick to see: most texts hold nothing of the kind.
-_HINT = re.compile(
-    r"[\[{<【「『《〈〖〔［｛＜×✕○〇◯□△%％]|[xXｘＸ]{2}|某某|NAME|AUTHOR|__|＿＿|\*\*\*|[#@]\w+[#@]"
-    r"|[(（][你您名请作公开助模YyNn]"
+_NAMING = (
+    *("name", "author", "company", "team", "developer", "creator", "maker", "owner", "organi", "char", "名", "作者"),
+    *("公司", "企业", "机构", "组织", "单位", "团队", "开发", "创造", "创建", "创作", "助手", "助理", "机器人", "模型"),
+    *("智能体", "角色", "品牌", "产品", "昵称", "称呼"),
 )
+_DOUBLED = ("xx", "××", "✕✕", "○○", "〇〇", "◯◯", "□□", "△△", "某某", "___", "***")
 
 _MAKES = "(?:开发|研发|训练|创造|创建|打造|制作|设计|发明|构建|推出|研制|培养|创作)"
 # What stands before a name where somebody says who he is, or is told so.
@@ -50,7 +56,7 @@ _SAYS_WHO = (
     r"(?:[我俺咱](?:就|乃)?[是叫]|(?:我|你|您)的?(?:中文|英文)?(?:名字|姓名|昵称|大名)(?:就)?(?:是|叫做?|为|[:：])?"
     r"|我名[为叫]|名[叫为]|名字[叫为]|叫我|称呼?我为?|自称|这里是|在下|本人|[你您]就?[是叫]|作为"
     r"|\b(?:i am|i['’]m|my name is|my name['’]s|me|refer to me as|known as|named|called|this is|you are|you['’]re"
-    r"|your name is|are you|the name|i go by|as)\b)"
+    r"|your name is|are you|(?:got|have|by) the name|i go by|as)\b)"
 )
 # What may stand between: of what kind the speaker is.
 _KIND = (
@@ -88,7 +94,7 @@ _LINE_OF_CODE = re.compile(
 )
 _LETTER = re.compile(
     r"\A\s*(?:subject:|dear\b)"
-    r"|\b(?:sincerely|regards|yours truly|yours faithfully|to whom it may concern)\b|此致|敬礼|敬上",
+    r"|(?=[srytSRYT])\b(?:sincerely|regards|yours truly|yours faithfully|to whom it may concern)\b|此致|敬礼|敬上",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]")
@@ -100,22 +106,41 @@ def open_placeholders(text: str) -> list[str]:
     Double braces such as {{name}} are one anywhere but in code; others, as xxx and [NAME], where somebody presents
     himself or who made him, or where nothing else stands in the text.
     """
-    if not _HINT.search(text):
-        return []
-    plain = without_code(text.translate(_HALF_WIDTH))
-    if _MARKUP.search(plain):
-        return []
-    to_fill_in = is_letter(plain)
+    return list(_found(text))
+
+
+# One system message stands in row after row.
+@lru_cache(maxsize=64)
+def _found(text: str) -> tuple[str, ...]:
+    plain = text.translate(_HALF_WIDTH) if _FULL_WIDTH.search(text) else text
+    candidates = _candidates(plain)
+    if not candidates or _MARKUP.search(plain):
+        return ()
+    plain = without_code(plain)
     found = {}
-    for match in _CANDIDATE.finditer(plain):
-        if match["bracketed"] and not _WORDS.fullmatch(_words(match["words"])):
-            continue
-        is_braced = match["bracketed"] and match["open"].startswith("{{")
-        if (is_braced and plain[match.start() - 1 : match.start()] != "=") or (
-            not to_fill_in and _is_a_name(plain, match.start(), match.end())
-        ):
-            found[text[match.start() : match.end()]] = True
-    return list(found)
+    for match in candidates:
+        start, end = match.span()
+        is_braced = plain.startswith("{{", start) and plain[start - 1 : start] != "=" and not _is_in_code(plain, start)
+        is_name = is_braced or (_is_a_name(plain, start, end) and not is_letter(plain))
+        if is_name and plain[start:end] == match[0]:
+            found[text[start:end]] = True
+    return tuple(found)
+
+
+def _candidates(text: str) -> list[re.Match[str]]:
+    """What would be a placeholder if a name belonged there."""
+    lower = text.lower()
+    candidates = []
+    if _OPENING.search(text) and any(word in lower for word in _NAMING):
+        bracketed = _BRACKETED.finditer(text)
+        candidates += [match for match in bracketed if _WORDS.fullmatch(_words(match["words"]))]
+    if "NAME" in text or "AUTHOR" in text:
+        taken = [match.span() for match in candidates]
+        capitals = _CAPITALS.finditer(text)
+        candidates += [match for match in capitals if not any(a <= match.start() < b for a, b in taken)]
+    if any(mark in lower for mark in _DOUBLED):
+        candidates += _BLANKS.finditer(text)
+    return sorted(candidates, key=lambda match: match.start())
 
 
 def key_of(placeholder: str) -> str:
@@ -147,9 +172,9 @@ def _is_a_name(text: str, start: int, end: int) -> bool:
     """Whether a name belongs where the candidate stands."""
     if not (text[:start] + text[end:]).strip(" .!。！\"'“”"):
         return True
-    line_start, line_end = text.rfind("\n", 0, start) + 1, text.find("\n", end)
-    if _LINE_OF_CODE.search(text[line_start : line_end if line_end >= 0 else None]):
+    if _is_in_code(text, start):
         return False
+    line_start = text.rfind("\n", 0, start) + 1
     before, after = text[max(line_start, start - 80) : start], text[end : end + 40]
     before = before[max((mark.end() for mark in _SENTENCE_END.finditer(before)), default=0) :]
     if _WHO.search(before):
@@ -158,3 +183,9 @@ def _is_a_name(text: str, start: int, end: int) -> bool:
     if re.search(r"\bby(?: the)?\s*$", before, re.IGNORECASE):
         return bool(_MAKER_BEFORE.search(before) and speaks_of_itself)
     return bool(_MAKER_AFTER.match(after) and (speaks_of_itself or _MAKER_BEFORE.search(before)))
+
+
+def _is_in_code(text: str, place: int) -> bool:
+    """Whether the line of the place is code."""
+    end = text.find("\n", place)
+    return _LINE_OF_CODE.search(text[text.rfind("\n", 0, place) + 1 : end if end >= 0 else None]) is not None
