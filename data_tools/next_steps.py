@@ -16,7 +16,7 @@ from data_tools.spellings import key_of
 from data_tools.survey import Survey
 from sft.core.text import counted, normalise, shell_word
 
-# The share of ordinary rows to aim at, and below which there are too few (README, "How much of the rest survives").
+# The share of ordinary rows to aim at, and below which there are too few: the README has measured 30 to 50%.
 ORDINARY_SHARE, FEWEST_ORDINARY = 0.4, 0.3
 # So many distinct ordinary rows can be generated in any language; each is taken so often at most.
 ORDINARY_ROWS, MOST_COPIES = 3000, 4
