@@ -81,7 +81,7 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
     """Yield (question, answer, why the answer cannot be used or None)."""
     from tqdm import tqdm
 
-    from sft.data.identity import OLD_NAMES, gives_name
+    from sft.data.identity import OLD_NAMES, role_of_name
     from sft.models.generate import reply_to_all
 
     for start in tqdm(range(0, len(prompts), BATCH), desc="asking", unit="batch", disable=None):
@@ -93,7 +93,7 @@ def _answers(model, tokenizer, prompts: list[str], generation: dict) -> Iterator
                 fault = "empty"
             elif reply.stop_reason != "end of turn":
                 fault = "did not end"
-            elif any(gives_name(reply.text, name, prompt) for name in OLD_NAMES):
+            elif any(role_of_name(reply.text, name, prompt) for name in OLD_NAMES):
                 fault = "gives a model's name"
             yield prompt, reply.text, fault
 

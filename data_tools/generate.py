@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.rename import placeholders
+from data_tools.spellings import Placeholders, key_of
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
@@ -157,10 +157,9 @@ def add_system(rows: list[dict], path: Path, name: str, author: str | None) -> N
         raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
     if not text:
         raise UserError(f"{path}: empty: write the system message there")
-    for placeholder, value in placeholders({"name": name, "author": author or ""}).items():
-        if placeholder in text and not value:
-            raise UserError(f"{path}: holds {placeholder}: say who with --author")
-        text = text.replace(placeholder, value)
+    text, filled = Placeholders({"name": name, "author": author or ""}).fill(text)
+    if not author and (unfilled := next((each for each in filled if key_of(each).lower() == "author"), None)):
+        raise UserError(f"{path}: holds {unfilled}: say who with --author")
     for row in rows:
         row["conversation"][0] = {"system": text, **row["conversation"][0]}
 

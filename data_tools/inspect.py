@@ -5,7 +5,7 @@ In: JSONL of any known format. Out: a summary in the terminal and, if wanted, as
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import Tally, counted, one_line, shell_word
+from sft.core.text import Tally, counted, one_line
+from sft.data.readers.row_file import RowFile
 
 if TYPE_CHECKING:
     from data_tools.survey import Survey
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parent / "pages"
 # As much of a text as the summary shows.
 SHOWN_CHARACTERS = 60
-# From this share of rows that give a name on, ordinary rows are too few.
-MOSTLY_IDENTITY = 0.8
+# Ends with this where rows are bad, so that a script can tell; 2 is for mistakes on the command line.
+BAD_ROWS = 1
 PERCENTILES = (0.5, 0.9, 0.99)
 # Characters of the longest bar.
 BAR = 40
@@ -40,15 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the summary of the file, and write it as a page if wanted; returns the exit code."""
-    from data_tools.survey import Survey
+    """Print the summary of the file, and write it as a page if wanted; returns 1 if training would refuse a row."""
+    from data_tools.next_steps import questions_of
+    from data_tools.survey import Survey, rows_holding
 
-    survey = Survey(arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None)
-    for number, raw in inputs.row_file(arguments.file, arguments).lines():
+    file = inputs.row_file(arguments.file, arguments)
+    questions = questions_of(arguments.file)
+    asked = sum(1 for _ in files.numbered_lines(questions)) if questions else None
+    survey = Survey(
+        arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None, asked
+    )
+    for number, raw in file.lines():
         survey.add(number, raw)
     if not survey.rows:
-        raise UserError(f"{arguments.file}: holds no row: put one JSON object on each line")
-    sections = summarise(survey, arguments.file, arguments.max_length)
+        raise UserError(f"{arguments.file}: holds no row")
+    # Whether a name is one, and no common word, is told by how many rows hold it: the file is read once more.
+    holding = rows_holding(survey.contradictions, (raw for _, raw in file.lines()))
+    sections = summarise(survey, file, arguments.max_length, holding)
     lengths = histogram(survey.token_lengths or survey.lengths)
     for title, lines in sections.items():
         shown = [*lines, *bars(lengths)] if title == "lengths" else lines
@@ -56,18 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         _write_page(arguments.html, arguments.file, survey, sections)
         print(f"page: {arguments.html}")
-    return 0
+    return BAD_ROWS if survey.bad.count or survey.nested or survey.empty_answers.count else 0
 
 
-def summarise(survey: "Survey", path: Path, max_length: int) -> dict[str, list[str]]:
+def summarise(survey: "Survey", file: RowFile, max_length: int, rows_holding: Counter[str]) -> dict[str, list[str]]:
     """The summary in sections of lines; a section without a line is missing."""
+    from data_tools.next_steps import next_steps
+
     sections = {
-        str(path): [*_contents(survey), *_systems(survey)],
+        file.described(): [*_contents(survey), *_systems(survey)],
         "answers": _answers(survey),
         "lengths": _lengths(survey, max_length),
         "repeats": _repeats(survey),
         "wrong": _wrong(survey),
-        "what to do next": [line for step in _next_steps(survey, path, max_length) for line in step.splitlines()],
+        "what to do next": next_steps(survey, file, max_length, rows_holding),
     }
     return {title: lines for title, lines in sections.items() if lines}
 
@@ -75,10 +86,12 @@ def summarise(survey: "Survey", path: Path, max_length: int) -> dict[str, list[s
 def _contents(survey: "Survey") -> list[str]:
     formats = ", ".join(f"{form} {count:,}" for form, count in survey.formats.most_common()) or "none known"
     languages = ", ".join(f"{name} {_share(count, survey.rows)}" for name, count in survey.languages.most_common())
+    unused = [f"{key} ({counted(count, 'row')})" for key, count in survey.unused_keys.most_common()]
     return [
         f"rows           {survey.rows:,} ({survey.bad.count:,} of them bad); turns {survey.turns:,}",
         f"format         {formats}",
         f"script         {languages or 'none'} (of the answers)",
+        *([f"columns not used: {', '.join(unused)}"] if unused else []),
     ]
 
 
@@ -98,6 +111,10 @@ def _answers(survey: "Survey") -> list[str]:
     lines = [
         _line(count, "row calls|rows call", f"the assistant {one_line(name, SHOWN_CHARACTERS)}")
         for name, count in survey.names.most_common(8)
+    ]
+    lines += [
+        _line(count, "row says|rows say", f"the assistant is {one_line(name, SHOWN_CHARACTERS)}'s assistant")
+        for name, count in survey.owners.most_common(8)
     ]
     unnamed = survey.rows - survey.bad.count - survey.named_rows
     lines += [_line(unnamed, "row gives|rows give", "no name")] if unnamed else []
@@ -134,56 +151,28 @@ def _repeats(survey: "Survey") -> list[str]:
 
 
 def _wrong(survey: "Survey") -> list[str]:
-    lines = _tallied(survey.bad, "row is|rows are", "bad")
+    lines = []
+    for placeholder, finding in sorted(survey.placeholders.items(), key=lambda found: -found[1].count):
+        what = f"{placeholder} in place of a name; the first is line {finding.examples[0]}"
+        lines.append(_line(finding.count, "text has|texts have", what))
+    lines += _tallied(survey.bad, "row is|rows are", "bad")
     lines += _tallied(survey.empty_answers, "row has|rows have", "an empty answer, which training refuses")
     lines += _tallied(survey.control_tokens, "row holds|rows hold", "what many models take for a control token")
     lines += [_line(survey.nested, "row holds|rows hold", "no question of a user")] if survey.nested else []
-    lines += [_line(survey.placeholders, "turn says|turns say", "xxx in place of words")] if survey.placeholders else []
-    lines += _tallied(survey.contradictions, "question is|questions are", "answered with another name than before")
+    inner = survey.nested_placeholders
+    lines += [_line(inner, "turn says|turns say", "xxx in place of words")] if inner else []
+    for name, count in survey.old_names.most_common(8):
+        lines.append(_line(count, "row gives|rows give", f"an old name, that of another model: {name}"))
+    contradictions = Tally()
+    for finding in survey.contradictions.values():
+        contradictions.extend(finding)
+    lines += _tallied(contradictions, "question is|questions are", "answered with another name than before")
     for name, finding in survey.leftovers.items():
         if finding.count:
             lines.append(_line(finding.count, "row|rows", f"still naming {name}; the first is {finding.examples[0]}"))
     for kind, finding in survey.sensitive.items():
         lines += _tallied(finding, "text has|texts have", f"the shape of: {kind}")
     return lines
-
-
-def _next_steps(survey: "Survey", path: Path, max_length: int) -> Iterator[str]:
-    """What to do, as commands; a file that cannot be trained on yet is mended first, and then looked at again."""
-
-    def command(verb: str, suffix: str, *rest: str) -> str:
-        out = path.with_name(f"{path.name.partition('.')[0]}.{suffix}.jsonl")
-        return f"python -m data_tools {verb} {' '.join(map(shell_word, [str(path), str(out), *rest]))}"
-
-    if survey.bad.count:
-        yield f"skip bad rows:\n    {command('convert', 'good', '--to', 'messages', '--skip-bad', 'bad.jsonl')}"
-    if survey.nested:
-        yield "read in docs/tutorial-data.md how such rows come about"
-        yield f"give the questions back:\n    {command('repair', 'repaired', '--questions', 'Q_list.txt')}"
-        yield f"or train on just what XTuner did, to compare:\n    {command('repair', 'repaired', '--as', 'repr')}"
-    if survey.bad.count or survey.nested:
-        yield "then inspect what came out"
-        return
-    if survey.exact.count:
-        yield f"drop what appears twice:\n    {command('dedup', 'distinct')}"
-    if survey.near.count:
-        yield f"drop what is nearly the same, if you wish:\n    {command('dedup', 'distinct', '--near', '0.9')}"
-    for old in [name for name, finding in survey.leftovers.items() if finding.count]:
-        yield f"replace the old name:\n    {command('rename', 'renamed', '--old', old, '--new', '黄大力')}"
-    if survey.contradictions.count and len(survey.names) > 1:
-        (name, _), (other, _), *_ = survey.names.most_common(2)
-        yield f"make the names one:\n    {command('rename', 'renamed', '--old', other, '--new', name)}"
-    if survey.sensitive:
-        yield "look at what seems private, and take it out"
-    if over := sum(length > max_length for length in survey.token_lengths):
-        long = counted(over, "row")
-        yield f"{long} of more than {max_length:,} tokens: raise max_length in the recipe, or set truncation"
-    if survey.named_rows > MOSTLY_IDENTITY * survey.rows:
-        (name, _), *_ = survey.names.most_common(1)
-        ordinary = f"python -m data_tools generate ordinary.jsonl --name {shell_word(name)} --ordinary 1"
-        mix = f"python -m data_tools mix mixed.jsonl {shell_word(str(path))}:1 ordinary.jsonl:1"
-        yield f"add ordinary questions, or the model may answer everything with its name:\n    {ordinary}\n    {mix}"
-    yield f"train: set train_file: {path} in a copy of recipes/huangdali.yaml"
 
 
 @dataclass

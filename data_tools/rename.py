@@ -9,20 +9,29 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import orjson
 
-from data_tools import bad_lines, inputs
+from data_tools import bad_lines, inputs, own_name, system_message
+from data_tools.spellings import Placeholders, as_word
+from data_tools.survivors import Survivors
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import counted
-from sft.data.json_line import BadRow, parse_json, parse_line
+from sft.core.text import Tally, counted, one_line
+from sft.data import formats
 
 KEY = re.compile(rb'"\s*:')
+# A string of a JSON line with its quotes, and the colon after it if it is a key.
+LITERAL = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
 ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
+# As much of a text is shown before a change and after its beginning.
+SHOWN_BEFORE, SHOWN_AFTER = 10, 30
+# Who says a text, by the role of its turn or by its key; any other is the assistant's.
+SPEAKERS = {"system": "system", **dict.fromkeys(("user", "human", "tool", "observation", "function"), "user")}
+KEYS = {"system": "system", **dict.fromkeys(("input", "instruction", "question", "prompt", "query"), "user")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
     parser.add_argument("--new", action="append", default=[], help="what stands there instead, one for each --old")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="fill {{KEY}}, in lower or upper case"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="fill {{KEY}}, <KEY>, [KEY] and 【KEY】, in lower or upper case",
+    )
+    parser.add_argument(
+        "--own-name",
+        action="store_true",
+        help='write "I am X" for "I am X\'s assistant", 我是X for 我是X的智能助手; give X with --new alone if it '
+        "stands there already",
+    )
+    parser.add_argument(
+        "--inside-words", action="store_true", help='replace Latin names inside longer words too, Al in "Always"'
+    )
+    parser.add_argument(
+        "--system", metavar="FILE|none", help="text file to put in place of every system message; none drops them"
     )
     parser.add_argument("--also", action="append", default=[], help="another spelling of the old name to warn about")
     bad_lines.add_argument(parser)
@@ -40,21 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Replace the names and warn of spellings that remain; returns the exit code."""
-    names = _names(arguments.old, arguments.new)
+    names, own_names = _names(arguments)
+    settings, system = _settings(arguments.set), system_message.read(arguments.system)
     for warning in _overlaps(names):
         print(f"warning: {warning}")
-    replacements = names | placeholders(_settings(arguments.set))
-    if not replacements:
-        raise UserError("nothing to rename: give --old and --new, or --set KEY=VALUE")
-    rename = Rename(replacements, arguments.also)
+    if not (names or own_names or settings or system is not None):
+        raise UserError("nothing to rename: give --old and --new, --set KEY=VALUE, or --system")
+    rename = Rename(names, arguments.also, settings, own_names if arguments.own_name else None, arguments.inside_words)
     lines = changed = 0
+    systems: Counter[str] = Counter()
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
         for number, line in inputs.row_file(arguments.input, arguments).lines():
             try:
-                renamed = rename(line)
+                renamed = rename(line if system is None else _with_system(line, system, systems), number)
             except BadRow as problem:
                 bad(arguments.input, number, problem, line)
                 continue
@@ -64,12 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {counted(lines, 'line')}, {changed:,} changed, {replaced}")
     if not changed:
         print("nothing to change: the file holds no old name and no placeholder that was given")
-    for field, count in rename.replaced.most_common():
-        print(f"  {count:>9,}  {field}")
-    for summary in bad.summary():
+    done = [f"  {count:>9,}  system message{'s' * (count != 1)} {what}" for what, count in systems.items()]
+    for summary in [*rename.report(), *done, *bad.summary(), *rename.survivors.report()]:
         print(summary)
-    for spelling, (count, number) in rename.survivors.items():
-        print(f"warning: {spelling!r} still stands in {counted(count, 'line')}, the first is line {number}")
     return 0
 
 
@@ -77,54 +100,79 @@ class Rename:
     """Replaces names in the texts of one JSON line after another, and counts by field.
 
     All names are replaced in one pass, so that no replacement is replaced again; where a new name holds an old one,
-    it is left alone, so that a second run changes nothing.
+    it is left alone, so that a second run changes nothing. A name that begins or ends in a Latin letter or a digit is
+    replaced only as a word of its own, unless `inside_words`. `settings` fill placeholders by key. With `own_names`,
+    "X's assistant" becomes X, for these, the old and the new names, where it says what the speaker is.
     """
 
-    def __init__(self, names: dict[str, str], also: Sequence[str] = ()):
+    def __init__(
+        self,
+        names: dict[str, str],
+        also: Sequence[str] = (),
+        settings: dict[str, str] | None = None,
+        own_names: Sequence[str] | None = None,
+        inside_words: bool = False,
+    ):
         self.replacements = replacements = names | _in_json_text(names)
         self.replaced: Counter[str] = Counter()
-        self.survivors: dict[str, tuple[int, int]] = {}
-        settled = [new for new in replacements.values() if any(old in new for old in replacements)]
+        # Placeholders that were filled; where "X's assistant" became X.
+        self.filled: Counter[str] = Counter()
+        self.owned = Tally()
+        new_names = {*names.values(), *(settings or {}).values()}
+        settled = {new for new in (*replacements.values(), *new_names) if any(old in new for old in replacements)}
+        unescaped = {escaped: old for old in names for escaped in _in_json_text({old: ""})}
         words = sorted({*replacements, *settled}, key=len, reverse=True)
-        self._text = re.compile("|".join(map(re.escape, words)))
+        patterns = {w: re.escape(w) if inside_words else as_word(unescaped.get(w, w), w) for w in words}
+        self._placeholders = Placeholders(settings) if settings else None
+        self._text = re.compile("|".join(patterns.values()) or "(?!)")
         raw = {_escaped(word): _escaped(replacements.get(word, word)) for word in words}
-        self._raw = re.compile(b"|".join(re.escape(word) for word in raw))
         self._raw_replacements = raw
         self._only, self._several = list(raw), len(raw) > 1
         # Names that nothing in JSON escapes and whose new name does not hold them: their bytes are their text.
         self._plain = {
             _escaped(old): old for old, new in replacements.items() if old not in new and _escaped(old) == old.encode()
         }
-        self._spaced = {old: re.compile(r"\W*".join(map(re.escape, old)), re.IGNORECASE) for old in names}
-        # Most lines hold not even the first character of an old name, which is quick to see in its bytes.
-        firsts = {case for text in (*names, *also) if text for case in (text[0].lower(), text[0].upper())}
-        self._hints_at_survivors = re.compile(b"|".join(re.escape(first.encode()) for first in sorted(firsts))).search
-        self._also = also
-        self._lines = 0
+        # Names that may be parts of longer words, where they are left alone.
+        self._words = {old: re.compile(patterns[old]) for old in replacements if patterns[old] != re.escape(old)}
+        # Whose assistant somebody may be, and where he is it.
+        owners = sorted({*names, *new_names, *(own_names or ())}, key=len, reverse=True)
+        self._owner = re.compile("|".join(map(as_word, owners)) or "(?!)")
+        self._own = re.compile(own_name.phrase(self._owner.pattern)) if own_names is not None else None
+        # A line that holds one of these is renamed text by text.
+        self._hints = [b""] if settings else [rb"\u", *own_name.HINTS] if self._own else []
+        self.survivors = Survivors(names, [*replacements.values(), *new_names, *(own_names or ())], also, inside_words)
 
-    def __call__(self, line: bytes) -> bytes:
+    def __call__(self, line: bytes, number: int = 1) -> bytes:
         """The line with names replaced; the very same object where there was nothing to replace.
 
         Raises:
             BadRow: the line is not JSON, or a key stands twice in one object.
         """
-        self._lines += 1
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as problem:
             parse_line(line)
             raise BadRow(f"not JSON ({problem}): one JSON object to a line") from None
-        renamed = self._quickly(line, row)
+        renamed = None if any(hint in line for hint in self._hints) else self._quickly(line, row)
         if renamed is None:
-            renamed = self._carefully(line, row)
-        if self._hints_at_survivors(renamed):
-            self._look_for_survivors(renamed)
+            renamed = self._carefully(line, row, number)
+        self.survivors.look(renamed, number)
         return renamed
+
+    def report(self) -> list[str]:
+        """What was replaced, by field and by placeholder, and what became of "X's assistant"."""
+        lines = [f"  {count:>9,}  {field}" for field, count in self.replaced.most_common() if count]
+        lines += [f"  {count:>9,}  {spelling} filled" for spelling, count in self.filled.most_common()]
+        if self.owned.count:
+            lines.append(f"  {self.owned.count:>9,}  times the assistant of a name took the name as its own, such as")
+            lines += [f"             {example}" for example in self.owned.examples]
+        return lines
 
     def _quickly(self, line: bytes, row: object) -> bytes | None:
         """The line renamed by replacing bytes, or None where that might not come to the same as changing the texts.
 
-        It does where one name stands in the line, as often in its bytes as in its texts, and no escape runs into it.
+        It does where one name stands in the line, as often in its bytes as in its texts as a word of its own, and no
+        escape runs into it.
         """
         present = [word for word in self._raw_replacements if word in line] if self._several else self._only
         if len(present) > 1:
@@ -136,7 +184,7 @@ class Rename:
         if not old or (old[0] in ENDS_AN_ESCAPE and b"\\" in line):
             return None
         counts: dict[str, int] = {}
-        texts = _count(row, old, "", counts)
+        texts = _count(row, old, self._words.get(old), "", counts)
         if sum(counts.values()) != len(around) - 1:
             return None
         # Where every quote of the line is one of a parsed text's two, no repeated key is hidden among them.
@@ -146,92 +194,121 @@ class Rename:
             self.replaced[field] += count
         return self._raw_replacements[present[0]].join(around)
 
-    def _carefully(self, line: bytes, row: object) -> bytes:
-        """The line renamed by changing its texts; in its bytes where that comes to the same, else written anew."""
-        counts: Counter[str] = Counter()
-        renamed_row = self._walk(row, "", counts)
-        if not counts:
-            return line
+    def _carefully(self, line: bytes, row: object, number: int) -> bytes:
+        """The line renamed text by text: those that change are written anew, every other byte stays."""
         _refuse_repeated_keys(line, row)
-        self.replaced.update(counts)
-        renamed, replaced = self._in_bytes(line)
-        if replaced != sum(counts.values()) or orjson.loads(renamed) != renamed_row:
-            renamed = orjson.dumps(renamed_row) + b"\n"
+        changed = {}
+        for index, (text, field, speaker) in enumerate(_texts(row)):
+            renamed = self._renamed(text, field, speaker, number)
+            if renamed != text:
+                changed[index] = renamed
+        if not changed:
+            return line
+        index = -1
+
+        def rewrite(literal: re.Match) -> bytes:
+            nonlocal index
+            if literal[2]:
+                return literal[0]
+            index += 1
+            if index not in changed:
+                return literal[0]
+            is_escaped = literal[0].isascii() and rb"\u" in literal[0]
+            return json.dumps(changed[index], ensure_ascii=is_escaped).encode("utf-8")
+
+        return LITERAL.sub(rewrite, line)
+
+    def _renamed(self, text: str, field: str, speaker: str, number: int) -> str:
+        if self._placeholders:
+            text, filled = self._placeholders.fill(text)
+            self.filled.update(filled)
+            self.replaced[field] += filled.total()
+        phrases = [match for match in self._own.finditer(text) if _is_own(match, speaker)] if self._own else []
+        owned = self._with_own_names(text, phrases) if phrases else text
+        if self._text.search(owned):
+            renamed = self._text.sub(lambda match: self._replace(match, field), owned)
+        else:
+            renamed = owned
+        if phrases and (speaker != "system" or not self.owned.count):
+            start = phrases[0].start()
+            shift = len(self._text.sub(self._new, text[:start])) - start
+            shown = f"{_around(text, start)} -> {_around(renamed, start + shift)}"
+            self.owned.extend(Tally(0, [f"line {number:,}: {shown}"]))
+        self.owned.count += len(phrases)
         return renamed
 
-    def _in_bytes(self, line: bytes) -> tuple[bytes, int]:
-        replaced = 0
+    def _with_own_names(self, text: str, phrases: list[re.Match]) -> str:
+        """The text with the name alone, still the old one, where the phrases stand."""
+        parts, end = [], 0
+        for phrase in phrases:
+            owner = self._owner.search(phrase[0])
+            parts += [text[end : phrase.start()], owner[0] if owner else phrase[0]]
+            end = phrase.end()
+        return "".join([*parts, text[end:]])
 
-        def replace(match: re.Match) -> bytes:
-            nonlocal replaced
-            new = self._raw_replacements[match.group()]
-            replaced += new != match.group()
-            return new
+    def _replace(self, match: re.Match, field: str) -> str:
+        new = self._new(match)
+        self.replaced[field] += new != match[0]
+        return new
 
-        return self._raw.sub(replace, line), replaced
-
-    def _walk(self, value: object, field: str, counts: Counter) -> object:
-        if isinstance(value, str):
-            return self._text.sub(self._counting(field, counts), value) if self._text.search(value) else value
-        if isinstance(value, dict):
-            return {key: self._walk(item, f"{field}.{key}" if field else key, counts) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._walk(item, f"{field}[]", counts) for item in value]
-        return value
-
-    def _counting(self, field: str, counts: Counter) -> Callable[[re.Match], str]:
-        def replace(match: re.Match) -> str:
-            new = self.replacements.get(match.group(), match.group())
-            if new != match.group():
-                counts[field] += 1
-            return new
-
-        return replace
-
-    def _look_for_survivors(self, line: bytes) -> None:
-        """Remember spellings of an old name that the exact search does not find: spaced, in other case, or given."""
-        text = self._without_new_names(line)
-        for old, spaced in self._spaced.items():
-            for spelling in {match.group() for match in spaced.finditer(text)} - {old}:
-                self._survives(spelling)
-        for spelling in self._also:
-            if spelling.lower().encode() in line.lower():
-                self._survives(spelling)
-
-    def _without_new_names(self, line: bytes) -> str:
-        text = line.decode("utf-8")
-        for new in self.replacements.values():
-            text = text.replace(new, "\0")
-        return text
-
-    def _survives(self, spelling: str) -> None:
-        count, first = self.survivors.get(spelling, (0, self._lines))
-        self.survivors[spelling] = (count + 1, first)
+    def _new(self, match: re.Match) -> str:
+        """What stands in the place of a name; a new name that holds an old one stays."""
+        return self.replacements.get(match[0], match[0])
 
 
-def _names(old: list[str], new: list[str]) -> dict[str, str]:
+def _around(text: str, start: int) -> str:
+    return one_line(text[max(start - SHOWN_BEFORE, 0) : start + SHOWN_AFTER])
+
+
+def _names(arguments: argparse.Namespace) -> tuple[dict[str, str], list[str]]:
+    """The new names by the old ones, and those that stand in the file already, for which there is no old one."""
+    old, new = arguments.old, arguments.new
+    if arguments.own_name and not old and all(new) and (new or arguments.set):
+        return {}, new
+    if arguments.own_name and not old:
+        raise UserError("--own-name: whose? give --old and --new, or --new alone for a name that stands there already")
     if len(old) != len(new) or not all([*old, *new]):
         raise UserError("--old and --new come in pairs, and neither may be empty: give each --old its --new")
     if len(set(old)) < len(old):
         raise UserError("--old: the same name is given twice: give each once")
-    return dict(zip(old, new, strict=True))
+    return dict(zip(old, new, strict=True)), []
 
 
 def _settings(settings: list[str]) -> dict[str, str]:
     filled = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not (key and equals and value):
+        if not (key.strip() and equals and value):
             raise UserError(f"--set {setting}: write it as KEY=VALUE, such as name=黄大力")
-        filled[key] = value
+        filled[key.strip()] = value
     return filled
 
 
-def placeholders(values: dict[str, str]) -> dict[str, str]:
-    """What other projects' files hold for a value yet to be filled in, {{key}} or {{KEY}}, by spelling."""
-    return {
-        f"{{{{{spelling}}}}}": value for key, value in values.items() for spelling in (key, key.upper(), key.lower())
-    }
+def _with_system(line: bytes, text: str, done: Counter[str]) -> bytes:
+    row = parse_line(line)
+    what = system_message.replace(row, text)
+    if what is None:
+        return line
+    done[what] += 1
+    return json_line(row)
+
+
+def _is_own(phrase: re.Match, speaker: str) -> bool:
+    return own_name.speaks_of_itself(phrase.string, phrase.start(), phrase.end(), speaker)
+
+
+def _texts(value: object, field: str = "", speaker: str = "assistant") -> Iterator[tuple[str, str, str]]:
+    """Every text of a row in its order, with its field and who says it; keys are none."""
+    if isinstance(value, str):
+        yield value, field, speaker
+    elif isinstance(value, dict):
+        role = value.get("role", value.get("from"))
+        speaker = SPEAKERS.get(role, "assistant") if isinstance(role, str) else speaker
+        for key, item in value.items():
+            yield from _texts(item, f"{field}.{key}" if field else key, KEYS.get(key, speaker))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, f"{field}[]", speaker)
 
 
 def _overlaps(names: dict[str, str]) -> list[str]:
@@ -243,10 +320,11 @@ def _overlaps(names: dict[str, str]) -> list[str]:
     ]
 
 
-def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
-    """Add up how often a name stands in each text field; returns how many texts there are, keys included.
+def _count(value: object, old: str, word: re.Pattern | None, field: str, counts: dict[str, int]) -> int:
+    """Add up how often a name stands in each text field, as a `word` if it must be one.
 
-    Most of a run's time is spent here, so that it looks into a text only once and names a field only when it must.
+    Returns how many texts there are, keys included. Most of a run's time is spent here, so that it looks into a text
+    only once and names a field only when it must.
     """
     if type(value) is dict:
         texts = len(value)
@@ -256,18 +334,18 @@ def _count(value: object, old: str, field: str, counts: dict[str, int]) -> int:
                 texts += 1
                 if old in item:
                     name = f"{field}.{key}" if field else key
-                    counts[name] = counts.get(name, 0) + item.count(old)
+                    counts[name] = counts.get(name, 0) + (len(word.findall(item)) if word else item.count(old))
             elif kind is dict or kind is list:
-                texts += _count(item, old, f"{field}.{key}" if field else key, counts)
+                texts += _count(item, old, word, f"{field}.{key}" if field else key, counts)
         return texts
     texts, field = 0, f"{field}[]"
     for item in value if type(value) is list else ():
         if type(item) is str:
             texts += 1
             if old in item:
-                counts[field] = counts.get(field, 0) + item.count(old)
+                counts[field] = counts.get(field, 0) + (len(word.findall(item)) if word else item.count(old))
         else:
-            texts += _count(item, old, field, counts)
+            texts += _count(item, old, word, field, counts)
     return texts
 
 

@@ -3,21 +3,26 @@
 Knows nothing about printing. What grows with the file is a few bytes a row: lengths, digests of questions and rows.
 """
 
-import hashlib
 import itertools
 import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from data_tools.dedup import Duplicates, NearDuplicates
-from sft.core.text import Tally, normalise
+from data_tools.own_name import owner_of
+from data_tools.spellings import as_word
+from sft.core.text import Tally
 from sft.data import formats
 from sft.data.canonical import PLACEHOLDER, NoQuestion, answered, texts_of
-from sft.data.identity import given_name
+from sft.data.given_names import asks_for_a_text, asks_who, given_name
+from sft.data.identity import OLD_NAMES, normal
+from sft.data.identity_rows import IdentityRows, NamedRows, RowFacts, SoughtNames, main_name
 from sft.data.json_line import BadRow, parse_line
+from sft.data.placeholders import open_placeholders
 from sft.data.row_shapes import shape_of
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
@@ -50,37 +55,55 @@ _SHAPES = {
     "e-mail address": r"\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b",
 }
 _ANY = re.compile("|".join(f"({shape})" for shape in _SHAPES.values()))
+_UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _KINDS = list(_SHAPES)
 
 
 class Survey:
     """The facts about a file; `add` takes its lines one by one."""
 
-    def __init__(self, was: Sequence[str] = (), count_tokens: Callable[[int, dict], int] | None = None):
+    def __init__(
+        self,
+        was: Sequence[str] = (),
+        count_tokens: Callable[[int, dict], int] | None = None,
+        questions: int | None = None,
+    ):
         self.was, self.count_tokens = list(was), count_tokens
+        # How many questions `repair` can give back, one row after another; None where their list is not there.
+        self.questions = questions
         self.rows = self.turns = self.characters = 0
         self.formats: Counter[str] = Counter()
+        # Keys that rows have and nobody trains on, by rows.
+        self.unused_keys: Counter[str] = Counter()
         self.bad = Tally()
-        # Rows whose input is an object: nobody's question. Nested turns that say xxx.
-        self.nested = self.placeholders = 0
+        # Rows whose input is an object: nobody's question; of these some hold one. Nested turns that say xxx.
+        self.nested = self.nested_questions = self.nested_placeholders = 0
         self.empty_answers, self.control_tokens = Tally(), Tally()
+        self.empty_lines = array("I")
         self.nested_characters = 0
         self.systems: Counter[str] = Counter()
         self.rows_with_system = self.system_characters = 0
         self.languages: Counter[str] = Counter()
         self.lengths, self.token_lengths = array("I"), array("I")
+        # Rows by the name they give the assistant, by whose assistant it says it is, and by another model's name.
         self.names: Counter[str] = Counter()
-        self.contradictions, self.exact, self.near = Tally(), Tally(), Tally()
+        self.owners: Counter[str] = Counter()
+        self.old_names: Counter[str] = Counter()
+        # Rows without duplicates and empty answers, by whether they lack a question and are about identity.
+        self.distinct: Counter[tuple[bool, bool]] = Counter()
+        self.identity_rows = 0
+        self.exact, self.near = Tally(), Tally()
         self.leftovers: dict[str, Tally] = {name: Tally() for name in self.was}
         self.sensitive: dict[str, Tally] = {}
+        self._facts = RowFacts(SoughtNames((), tuple(dict.fromkeys([*OLD_NAMES, *was]))))
+        self._leftovers = {name: re.compile(as_word(name)) for name in self.was}
         self._duplicates, self._near = Duplicates(), NearDuplicates(NEAR_SIMILARITY)
-        self._named_first: dict[bytes, str] = {}
 
     def add(self, number: int, raw: bytes) -> None:
         """Take in one line; of a bad one only that it is bad."""
         self.rows += 1
         try:
-            row = parse_line(raw)
+            row: Any = parse_line(raw)
             self.formats[shape_of(row).name] += 1
             canonical, has_question = formats.canonical_row(row), True
         except NoQuestion:
@@ -89,42 +112,57 @@ class Survey:
         except BadRow as problem:
             self.bad.add(f"line {number}: {problem}")
             return
+        self.unused_keys.update(formats.unused_keys(row))
         messages = canonical["messages"]
         texts = list(itertools.chain.from_iterable(map(texts_of, messages)))
-        self._add_messages(number, messages, texts)
+        is_answered = self._add_messages(number, messages, texts)
         if self.count_tokens:
             self.token_lengths.append(self.count_tokens(number, canonical))
-        self._add_identity(messages, has_question)
-        # An object that stands in for the question would make all such rows alike.
-        self._add_repeats(number, canonical if has_question else {"messages": messages[-1:]})
+        if not has_question:
+            # The object in its place would make all such rows alike: as many are as repair gives one question.
+            index = (self.rows - 1) % self.questions if self.questions else self.rows
+            messages = [_asked(message, f"Who are you, {index}?") for message in messages]
+        is_identity = self._add_identity(number, messages)
+        is_new = self._add_repeats(number, canonical if has_question else {"messages": messages})
+        if is_answered and is_new:
+            self.distinct[not has_question, is_identity] += 1
         self._add_texts(number, texts)
 
     def _add_nested(self, row: Any) -> None:
         self.nested += 1
+        holds_question = False
         for turn in _dicts(row.get("conversation")):
             question = turn.get("input")
             if not isinstance(question, dict):
-                self.placeholders += _says_placeholder(turn)
+                self.nested_placeholders += _says_placeholder(turn)
                 continue
             self.nested_characters += len(str(question))
-            self.placeholders += sum(map(_says_placeholder, _dicts(question.get("conversation"))))
+            inner = _dicts(question.get("conversation"))
+            self.nested_placeholders += sum(map(_says_placeholder, inner))
+            questions = (turn.get("input") for turn in inner)
+            holds_question |= any(isinstance(text, str) and not PLACEHOLDER.fullmatch(text) for text in questions)
+        self.nested_questions += holds_question
 
-    def _add_messages(self, number: int, messages: list[dict], texts: list[str]) -> None:
+    def _add_messages(self, number: int, messages: list[dict], texts: list[str]) -> bool:
+        """Take in how long the row is and what it is written in; returns whether every answer says something."""
         answers = [message for message in messages if message["role"] == "assistant"]
         self.turns += len(answers)
-        if not all(answer["content"].strip() or "tool_calls" in answer for answer in answers):
+        is_answered = all(answer["content"].strip() or "tool_calls" in answer for answer in answers)
+        if not is_answered:
             self.empty_answers.add(f"line {number:,}")
+            self.empty_lines.append(number)
         self.characters += sum(map(len, texts))
         self.lengths.append(sum(map(len, texts)))
         if messages and messages[0]["role"] == "system":
             self._add_system(texts[0])
         self.languages[script("".join(answer["content"] for answer in answers))] += 1
+        return is_answered
 
     def _add_texts(self, number: int, texts: list[str]) -> None:
         """What no text should hold: an old name, something private."""
-        for name, finding in self.leftovers.items():
-            if any(name in text for text in texts):
-                finding.add(f"line {number}")
+        for name, pattern in self._leftovers.items():
+            if any(map(pattern.search, texts)):
+                self.leftovers[name].add(f"line {number}")
         if control := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
             self.control_tokens.add(f"line {number:,}: {control[0]}")
         for text in texts:
@@ -137,29 +175,80 @@ class Survey:
         if system in self.systems or len(self.systems) < KEPT_TEXTS:
             self.systems[system] += 1
 
-    def _add_identity(self, messages: list[dict], has_question: bool) -> None:
-        """Names the answers give, and questions that were answered with another name before."""
-        given = None
-        for user, assistant in answered(messages):
-            if name := given_name(assistant["content"]):
-                given = given or name
-                question = user["content"]
-                before = self._named_first.setdefault(_digest(question), name) if has_question else name
-                if before != name:
-                    self.contradictions.add(f"{question[:40]}: {before} and {name}")
-        if given and (given in self.names or len(self.names) < KEPT_TEXTS):
-            self.names[given] += 1
+    def _add_identity(self, number: int, messages: list[dict]) -> bool:
+        """Whose name the answers give; returns whether they give one, or a placeholder of one."""
+        before = {name: tally.count for name, tally in self._facts.old_names.items()}
+        self._facts.add(number, messages)
+        pairs = [(user["content"], assistant["content"]) for user, assistant in answered(messages)]
+        answers = [(question, answer) for question, answer in pairs if not asks_for_a_text(question)]
+        old = [name for name, tally in self._facts.old_names.items() if tally.count > before.get(name, 0)]
+        owner = next(filter(None, (owner_of(answer, question) for question, answer in answers)), None)
+        given = next(filter(None, (given_name(answer) for question, answer in answers if asks_who(question))), None)
+        said = [answer for _, answer in pairs if any(map(normal(answer).__contains__, map(normal, old)))]
+        stand = {_as_it_stands(name, answer) for name in old for answer in said}
+        stand |= {given} if given and not stand and self._is_old(given) else set()
+        self.old_names.update(stand - {*self.was})
+        kept, name = (self.owners, owner) if owner else (self.names, given)
+        if name and (name in kept or len(kept) < KEPT_TEXTS):
+            kept[name] += 1
+        is_identity = bool(name or old or any(open_placeholders(answer) for _, answer in pairs))
+        self.identity_rows += is_identity
+        return is_identity
 
-    def _add_repeats(self, number: int, row: dict) -> None:
+    def _add_repeats(self, number: int, row: dict) -> bool:
+        """Look for an earlier row like this one; returns whether there is none that is the same."""
         if like := self._duplicates.first_like(number, row):
             self.exact.add(f"line {number:,} is line {like[0]:,} again")
-        elif self.rows <= NEAR_ROWS and (first := self._near.first_like(number, row["messages"])):
+            return False
+        if self.rows <= NEAR_ROWS and (first := self._near.first_like(number, row["messages"])):
             self.near.add(f"line {number:,} is nearly line {first:,}")
+        return True
+
+    @property
+    def placeholders(self) -> dict[str, Tally]:
+        """Texts by the placeholder of a name that they hold."""
+        return self._facts.placeholders
 
     @property
     def named_rows(self) -> int:
         """Rows that give the assistant a name."""
-        return self.names.total()
+        return self.names.total() + self.owners.total()
+
+    @cached_property
+    def name(self) -> str | None:
+        """The assistant's name by the file, its own or else whose assistant it is; none of the old ones."""
+        name = main_name([self._facts])
+        if name is None or self._is_old(name):
+            common = [*self.names.most_common(), *self.owners.most_common()]
+            names = (one for one, count in common if count > 1 and one not in self.placeholders)
+            name = next((one for one in names if not self._is_old(one)), None)
+        return name
+
+    @cached_property
+    def contradictions(self) -> dict[str, Tally]:
+        """Questions that were answered with another name before, by that name."""
+        rows = IdentityRows(self.name, self._facts.old_names)
+        if self.name:
+            self._facts.named.setdefault(self.name, NamedRows())
+        rows.add("line", self._facts)
+        for finding in rows.contradictions.values():
+            finding.examples = [example.replace("line:", "line ") for example in finding.examples]
+        return rows.contradictions
+
+    def _is_old(self, name: str) -> bool:
+        return any(normal(old) in normal(name) for old in (*OLD_NAMES, *self.was))
+
+
+def rows_holding(names: Collection[str], lines: Iterable[bytes]) -> Counter[str]:
+    """In how many lines each of the names stands, as a word of its own."""
+    counts: Counter[str] = Counter()
+    if not names:
+        return counts
+    patterns = {name: re.compile(as_word(name)) for name in names}
+    for raw in lines:
+        text = _UNICODE.sub(lambda code: chr(int(code[1], 16)), raw.decode("utf-8", "replace"))
+        counts.update(name for name, pattern in patterns.items() if pattern.search(text))
+    return counts
 
 
 def as_trained_by_xtuner(row: Any) -> list[dict]:
@@ -171,6 +260,17 @@ def as_trained_by_xtuner(row: Any) -> list[dict]:
         messages.append({"role": "user", "content": str(turn.get("input"))})
         messages.append({"role": "assistant", "content": str(turn.get("output"))})
     return messages
+
+
+def _asked(message: dict, question: str) -> dict:
+    return {**message, "content": question} if message["role"] == "user" else message
+
+
+def _as_it_stands(old: str, answer: str) -> str:
+    """The old name with all that belongs to the word, such as Qwen2.5 and GPT-4o, as the answer spells it."""
+    pattern = re.escape(old) + r"[A-Za-z0-9]*(?:[.-][A-Za-z0-9]+)*" if old.isascii() else re.escape(old)
+    match = re.search(pattern, answer, re.IGNORECASE)
+    return match[0] if match else old
 
 
 def _dicts(turns: object) -> list[dict]:
@@ -203,7 +303,3 @@ def script(text: str) -> str:
 def percentile(ordered: list[int], share: float) -> int:
     """The smallest of the ordered values that `share` of them do not exceed (nearest rank)."""
     return ordered[max(math.ceil(len(ordered) * share), 1) - 1]
-
-
-def _digest(question: str) -> bytes:
-    return hashlib.blake2b(normalise(question).encode("utf-8", "surrogatepass"), digest_size=12).digest()

@@ -53,5 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         is_right = answer.gives_name if answer.kind == "identity" else not answer.mentions_name
         if not is_right and not answer.cut_in_thinking:
             text = one_line(answer.answer)[:SHOWN_CHARACTERS]
-            console.print(f"  {answer.kind}: {answer.question}\n    {text}", markup=False, style="yellow")
+            is_half_right = answer.kind == "identity" and answer.is_assistant_of
+            kind = "identity, only the name's assistant" if is_half_right else answer.kind
+            console.print(f"  {kind}: {answer.question}\n    {text}", markup=False, style="yellow")
     return 0

@@ -23,9 +23,11 @@ from opencc import OpenCC
 from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
-from sft.data import formats, identity
-from sft.data.canonical import PLACEHOLDER, answered
-from sft.data.identity import OLD_NAMES, given_name, gives_name, normal
+from sft.data import formats, given_names, identity, placeholders
+from sft.data.canonical import answered
+from sft.data.given_names import asks_for_a_text, asks_who, given_name
+from sft.data.identity import OLD_NAMES, OWN, normal, role_of_name
+from sft.data.placeholders import open_placeholders
 from sft.data.readers.row_file import RowFile
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
@@ -38,30 +40,25 @@ MAIN_NAME_ROWS, MAIN_NAME_SHARE = 3, 0.05
 # A file's first rows, which show what name most of its rows are likely to give.
 FIRST_ROWS = 1000
 
-_BRACES = re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE)
-_UNFILLED = r"\[(?:name|author)\]|(?<![a-z0-9])x{3,}(?![a-z0-9])"
 # What stands before a name in the same clause where somebody presents himself or who made him.
 _I_AM = r"我是|我叫|我的名字|叫我|i am|i'm|i was|my name is|call me"
-_PRESENTS = rf"(?:{_I_AM}|名叫|名为|由|named|(?:made|trained|built|created|developed) by)"
-_PRESENTS_UNFILLED = re.compile(rf"{_PRESENTS}[^,.!?，。！？\n]{{0,20}}?({_UNFILLED})", re.IGNORECASE)
 _SPEAKS_OF_ITSELF = rf"(?:{_I_AM}|as an? (?:ai|artificial|large|language))"
 # Between the two a name is what somebody uses or speaks of, not who he is.
 _USES = re.compile(r"\b(?:us(?:e|ing)|familiar|about|like|sure|with)\b|用|关于|熟悉|喜欢")
-# Code has braces of its own.
-_CODE = re.compile(r"```|</\w")
 
 
 class NameSpotter:
-    """Tells which of a few names an answer gives; looks closely only at answers that hold one of them."""
+    """Tells whose names a few are by an answer; looks closely only at answers that hold one of them."""
 
     def __init__(self, names: Iterable[str]):
         self._spellings = {name: _spellings(name) for name in names}
         spellings = sorted(spelling for spellings in self._spellings.values() for spelling in spellings)
         self._any = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
 
-    def given(self, answer: str, question: str = "") -> list[str]:
-        """The names that the answer gives as the speaker's."""
-        return [name for name in self.held(answer) if gives_name(answer, name, question)]
+    def roles(self, answer: str, question: str = "") -> dict[str, str]:
+        """The names that are the speaker's own or its owner's by the answer, each with which of the two."""
+        roles = {name: role_of_name(answer, name, question) for name in self.held(answer)}
+        return {name: role for name, role in roles.items() if role}
 
     def held(self, answer: str) -> list[str]:
         """The names that stand in the answer in any spelling."""
@@ -81,16 +78,21 @@ class SoughtNames:
     @cached_property
     def key(self) -> str:
         """A hash of the names and of the code that looks for them: facts under another one say something else."""
-        code: tuple[Any, ...] = (sys.modules[__name__], identity, normalise, language_of)
+        modules = (sys.modules[__name__], identity, given_names, placeholders)
+        code: tuple[Any, ...] = (*modules, normalise, language_of)
         parts = [*self.wanted, "", *self.old, *map(inspect.getsource, code)]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass
 class NamedRows:
-    """Rows that give a name, and of these how many do so to a question in Chinese and in English."""
+    """Rows that say a name of the speaker, and of these how many do so to a question in Chinese and in English.
+
+    Rows that give it only as the name of who owns or made the speaker are counted in `as_owner` as well.
+    """
 
     rows: int = 0
+    as_owner: int = 0
     languages: dict[str, int] = field(default_factory=dict)
 
 
@@ -114,7 +116,7 @@ class RowFacts:
         self.old_names: dict[str, Tally] = {}
         self.placeholders: dict[str, Tally] = {}
         self.given: dict[tuple[str, str], GivenName] = {}
-        # Rows by the names they give.
+        # Rows by the names they give to questions about the one who answers.
         self.names: Counter[str] = Counter()
         self._wanted, self._old = NameSpotter(names.wanted), NameSpotter(names.old)
 
@@ -148,25 +150,30 @@ class RowFacts:
             self.rows_with_system += 1
             _count_system(self.systems, system, 1)
         for message in messages:
-            for placeholder in dict.fromkeys(open_placeholders(message["content"])):
+            for placeholder in open_placeholders(message["content"]):
                 self.placeholders.setdefault(placeholder, Tally()).add(f"{line}: {quoted(message['content'])}")
         languages: dict[str, set[str]] = {}
+        own: set[str] = set()
         names = {}
         for turn, (user, assistant) in enumerate(answered(messages)):
             if assistant.get("loss") is False:
                 continue
             question, answer = user["content"], assistant["content"]
-            for name in self._wanted.given(answer, question):
+            for name, role in self._wanted.roles(answer, question).items():
                 languages.setdefault(name, set()).add(language_of(question))
+                own |= {name} if role == OWN else set()
             for name in self._old.held(answer):
-                if _is_said_of_itself(answer, name) and gives_name(answer, name, question):
+                if _is_said_of_itself(answer, name) and role_of_name(answer, name, question):
                     self.old_names.setdefault(name, Tally()).add(f"{line}: {quoted(answer)}")
-            if given := given_name(answer[:OPENING_CHARACTERS]):
-                names[given] = True
+            given = given_name(answer[:OPENING_CHARACTERS])
+            if given and not asks_for_a_text(question):
+                if asks_who(question):
+                    names[given] = True
                 self._add_given(line, turn, system, question, given)
         self.names.update(names)
         for name, asked_in in languages.items():
             self.named[name].rows += 1
+            self.named[name].as_owner += name not in own
             for language in asked_in:
                 counts = self.named[name].languages
                 counts[language] = counts.get(language, 0) + 1
@@ -186,8 +193,10 @@ class IdentityRows:
     def __init__(self, name: str | None, old_names: Iterable[str]):
         self.name = name
         self.rows = self.rows_named = self.rows_with_system = 0
+        # Of the rows that say the name those that call the speaker its assistant or product, and nothing else.
+        self.rows_as_owner = 0
         self.systems: Counter[str] = Counter()
-        # Rows that give the name, by the language of the question; and how often an epoch shows the name.
+        # Rows that say the name, by the language of the question; and how often an epoch shows the name.
         self.named: Counter[str] = Counter()
         self.times_named = 0.0
         self.other_names: Counter[str] = Counter()
@@ -229,6 +238,7 @@ class IdentityRows:
         if self.name:
             named = facts.named[self.name]
             self.rows_named += named.rows
+            self.rows_as_owner += named.as_owner
             self.named.update(named.languages)
             self.times_named += weight * named.rows
         self._add_contradictions(path, facts.given.values())
@@ -333,18 +343,6 @@ def _likely_name(file: RowFile) -> str | None:
 def others(names: Iterable[str], wanted: str | None) -> list[str]:
     """The names that are no part of the wanted one: Qwen is not old to a model that shall be Qwen-Ada."""
     return [name for name in names if not wanted or normal(name) not in normal(wanted)]
-
-
-def open_placeholders(text: str) -> list[str]:
-    """Placeholders of a text where a name belongs: {{name}} anywhere but in code, xxx and [NAME] where one presents."""
-    placeholders = []
-    if "{{" in text and not _CODE.search(text):
-        placeholders += _BRACES.findall(text)
-    if PLACEHOLDER.fullmatch(text):
-        placeholders.append(text.strip())
-    elif "xxx" in (lower := text.lower()) or "[name]" in lower or "[author]" in lower:
-        placeholders += [match[1] for match in _PRESENTS_UNFILLED.finditer(text)]
-    return placeholders
 
 
 def quoted(text: str) -> str:

@@ -58,7 +58,7 @@ class Shape:
         if self.turns is None:
             messages = _from_columns(row, self.columns)
         else:
-            turns = _list_of(row[self.turns], self.turns)
+            turns = list_of(row[self.turns], self.turns)
             messages = _with_system(row, self.columns.system, list(_READERS[self.name](turns, self.turns)))
         tools = _tools(row)
         return {"messages": messages, "tools": tools} if tools else {"messages": messages}
@@ -114,7 +114,7 @@ def _turn_format(turns: object) -> str | None:
     """The format of a list of turns, by the first of them; of a text that holds such a list too."""
     if isinstance(turns, str):
         try:
-            turns = _list_of(turns, "")
+            turns = list_of(turns, "")
         except BadRow:
             return None
     first = turns[0] if isinstance(turns, list) and turns else None
@@ -125,7 +125,7 @@ def _turn_format(turns: object) -> str | None:
     return "sharegpt" if "from" in first else "xtuner" if find_columns(first) != Columns() else None
 
 
-def _list_of(turns: object, key: str) -> object:
+def list_of(turns: object, key: str) -> object:
     """The turns of a list, or of a table's cell that holds one as JSON, or as Python prints it."""
     if not isinstance(turns, str) or not turns.lstrip().startswith("["):
         return turns
@@ -223,7 +223,7 @@ def _openai_message(turn: dict, field: str) -> dict:
         )
     # Tables have every key in every turn.
     turn = {key: value for key, value in turn.items() if key not in _OPTIONAL or not _is_none(key, value)}
-    said = _words(turn)
+    said = words_key(turn)
     calls = _openai_calls(turn, field) if role == "assistant" else None
     parts = canonical.Parts(turn.get(said), f"{field}.{said}")
     if said not in turn and not calls:
@@ -246,7 +246,7 @@ def _openai_message(turn: dict, field: str) -> dict:
     return made
 
 
-def _words(turn: dict) -> str:
+def words_key(turn: dict) -> str:
     """The key of a turn's words, by whatever name."""
     return next(
         (key for key in _WORDS if turn.get(key) is not None), next((key for key in _WORDS if key in turn), "content")
@@ -278,7 +278,7 @@ def _sharegpt_message(turn: dict, field: str) -> dict:
     if role is None:
         use = "use system, human or gpt, or function_call and observation for tools"
         raise BadRow(f"{field}.from is {named([repr(name)])}: {use}")
-    said = _words(turn)
+    said = words_key(turn)
     if said not in turn:
         raise BadRow(f'{field} lacks "value"')
     if role == "call":
@@ -335,7 +335,7 @@ def _conversation(value: object) -> list | None:
 
 def _history(history: object, field: str) -> list[dict]:
     """Earlier questions with their answers, also as the JSON text of a table's cell."""
-    history = _list_of(history, field) or []
+    history = list_of(history, field) or []
     if not isinstance(history, list):
         raise BadRow(f"{field} is {kind(history)}: it must be a list of questions and their answers")
     messages = []

@@ -3,7 +3,6 @@
 In: `Evidence`. Out: a `Finding`, or None. Knows nothing about templates and weights.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from sft.config.own_keys import TrainFile
 from sft.core.text import Tally, counted, language_of, shell_word
 from sft.data.identity_rows import quoted
+from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.questions import load_questions
 from sft.evaluation.evidence import FEW_STEPS, SHOWN, Evidence, Finding
 
@@ -27,12 +27,10 @@ def placeholders(evidence: Evidence) -> Finding | None:
     tallies = evidence.rows.placeholders
     facts = [", ".join(f"{text} in {counted(tally.count, 'text')}" for text, tally in tallies.items())]
     facts += _examples(tallies.values())
-    first, name = next(iter(tallies)), shell_word(evidence.name or "NAME")
-    names_author = any("author" in text.lower() for text in tallies)
-    settings = f"--old {shlex.quote(first)} --new {name}"
-    if first.lower() in ("{{name}}", "{{author}}"):
-        settings = f"--set name={name}" + " --set author=WHO" * names_author
-    do = _replaced(_file_of(evidence, tallies[first]), settings)
+    name = evidence.name or "NAME"
+    values = {key_of(text).lower(): "WHO" if is_of_the_maker(text) else name for text in tallies}
+    settings = " ".join(f"--set {shell_word(f'{key}={value}')}" for key, value in values.items())
+    do = _replaced(_file_of(evidence, next(iter(tallies.values()))), settings)
     return Finding("the training rows still hold placeholders where a name belongs", facts, do)
 
 
@@ -50,6 +48,20 @@ def name_not_taught(evidence: Evidence) -> Finding | None:
     facts.append("they call the assistant " + ", ".join(f"{name} ({counted(count, 'time')})" for name, count in given))
     do = _rename(evidence, given[0][0], evidence.files[0])
     return Finding(f"no training row gives the name {evidence.name}", facts, do)
+
+
+def name_of_the_owner(evidence: Evidence) -> Finding | None:
+    """Most rows say "X's assistant", which is another than X."""
+    rows = evidence.rows
+    if rows is None or rows.rows_as_owner <= rows.rows_named / 2:
+        return None
+    name = evidence.name
+    facts = [
+        f"{rows.rows_as_owner:,} of {counted(rows.rows, 'row')} only say {name}的助手, or that it is made by {name}",
+        f"{rows.rows_named - rows.rows_as_owner:,} say that the model is {name} itself",
+    ]
+    do = _replaced(evidence.files[0], f"--new {shell_word(name or 'NAME')} --own-name")
+    return Finding(f"the training rows teach the model that it is {name}'s assistant, not that it is {name}", facts, do)
 
 
 def contradictory_rows(evidence: Evidence) -> Finding | None:

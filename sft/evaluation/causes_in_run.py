@@ -14,7 +14,7 @@ from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.data.dataset import loss_rules
 from sft.data.encoding import LossRules, encode
-from sft.data.identity import gives_name
+from sft.data.identity import gives_name, role_of_name
 from sft.data.identity_rows import quoted
 from sft.data.labels import IGNORED
 from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, Finding, generation_settings, rendered
@@ -226,9 +226,8 @@ def template_argues(evidence: Evidence) -> Finding | None:
     """Trained long enough, the model still says the name that the template's own message gives in every row."""
     if evidence.rows is None or evidence.is_learned or not evidence.default_names or (evidence.steps or 0) < FEW_STEPS:
         return None
-    answers = [
-        answer for answer in _last_answers(evidence) if any(gives_name(answer, name) for name in evidence.default_names)
-    ]
+    names = evidence.default_names
+    answers = [answer for answer in _last_answers(evidence) if any(role_of_name(answer, name) for name in names)]
     if not answers or evidence.rows_have_their_own_system:
         return None
     rows, system = evidence.rows.rows, quoted(evidence.default_system)

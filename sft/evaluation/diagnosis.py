@@ -23,6 +23,7 @@ PROMPT_CHARACTERS = 40
 IN_ORDER: tuple[Callable[[Evidence], Finding | None], ...] = (
     causes_in_rows.placeholders,
     causes_in_rows.name_not_taught,
+    causes_in_rows.name_of_the_owner,
     causes_in_rows.contradictory_rows,
     causes_in_run.template_names_another,
     causes_in_run.asked_otherwise_than_trained,

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sft.core.text import counted
-from sft.data.identity import gives_name, mentions
+from sft.data.identity import OWN, OWNER, mentions, role_of_name
 from sft.data.questions import Question, QuestionSet
 from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
 from sft.models.loading import is_in_parts, preserve_state
@@ -38,11 +38,15 @@ class ScoredAnswer:
     mentions_name: bool
     old_names: list[str]
     cut_in_thinking: bool = False
+    is_assistant_of: bool = False  # "I am X's assistant", which does not give the name X
 
 
 @dataclass
 class Score:
     """Identity and retention; shares are of the questions answered, None where none was.
+
+    `identity` is the share of the identity questions whose answer gives the name, `assistant_of` of those whose answer
+    only says "X's assistant" or "made by X" with that name.
 
     An answer that was cut in its thinking says nothing of names: it is counted in `cut_in_thinking` alone.
 
@@ -65,6 +69,7 @@ class Score:
     seconds: float
     answers: list[ScoredAnswer]
     cut_in_thinking: int = 0
+    assistant_of: float | None = None
 
     def to_dict(self) -> dict:
         """Everything but the answers."""
@@ -79,7 +84,10 @@ class Score:
     def line(self) -> str:
         """The score in one line."""
         parts = [f"identity {percent(self.identity)} of {self.identity_asked}"]
-        parts[0] += f" (zh {percent(self.zh)}, en {percent(self.en)}), an old name {percent(self.old_name)}"
+        parts[0] += f" (zh {percent(self.zh)}, en {percent(self.en)})"
+        if self.assistant_of:
+            parts[0] += f", only the name's assistant {percent(self.assistant_of)}"
+        parts[0] += f", an old name {percent(self.old_name)}"
         if self.ordinary_asked:
             parts.append(f"ordinary answers without the name {percent(self.ordinary_kept)} of {self.ordinary_asked}")
         if self.divergence is not None:
@@ -118,6 +126,7 @@ def score(
 
     return Score(
         identity=name_share(),
+        assistant_of=_mean(answer.is_assistant_of for answer in identity),
         old_name=_mean(bool(answer.old_names) for answer in identity),
         zh=name_share(language="zh"),
         en=name_share(language="en"),
@@ -172,6 +181,7 @@ def _ask(
         batch = asked[start : start + size]
         replies = reply_to_all(model, tokenizer, [list(question.messages) for _, question in batch], generation)
         for (kind, question), reply in zip(batch, replies, strict=True):
+            role = role_of_name(reply.answer, name, question.text)
             answers.append(
                 ScoredAnswer(
                     kind,
@@ -179,10 +189,11 @@ def _ask(
                     question.language,
                     question.has_system,
                     reply.text,
-                    gives_name=gives_name(reply.answer, name, question.text),
+                    gives_name=role == OWN,
                     mentions_name=mentions(reply.answer, name),
-                    old_names=[old for old in old_names if gives_name(reply.answer, old, question.text)],
+                    old_names=[old for old in old_names if role_of_name(reply.answer, old, question.text)],
                     cut_in_thinking=reply.stop_reason == CUT_IN_THINKING,
+                    is_assistant_of=role == OWNER,
                 )
             )
     return answers, True

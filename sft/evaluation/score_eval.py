@@ -88,7 +88,7 @@ class ScoreEval(Evaluation):
             say(f"  score_seconds ({self.run.score_seconds:g}) ran out before every question was asked", style="yellow")
         tensorboard = self.trainer.tensorboard
         if tensorboard and tensorboard.tb_writer:
-            for key in ("identity", "old_name", "ordinary_kept", "divergence", "perplexity_ratio"):
+            for key in ("identity", "assistant_of", "old_name", "ordinary_kept", "divergence", "perplexity_ratio"):
                 if (value := getattr(score, key)) is not None:
                     tensorboard.tb_writer.add_scalar(f"score/{key}", value, state.global_step)
 

@@ -125,6 +125,7 @@ def key_figures(run: Run) -> dict[str, str]:
         "loss": _plain(last_log.get("loss"), ".4f"),
         "held-out loss": _plain((run.held_out or [{}])[-1].get("eval_loss"), ".4f"),
         "identity": _plain(score.get("identity"), ".0%"),
+        "only its assistant": _plain(score.get("assistant_of") or None, ".0%"),
         "an old name": _plain(score.get("old_name"), ".0%"),
         "ordinary kept": _plain(score.get("ordinary_kept"), ".0%"),
         "divergence, nats": _plain(score.get("divergence"), ".3f"),
@@ -172,9 +173,12 @@ def score_charts(run: Run) -> list[Markup]:
     """Identity and retention over steps; only those that have a point."""
     shares = {
         "identity": "gives the name",
+        "assistant_of": "says only whose assistant it is",
         "old_name": "gives an old name",
         "ordinary_kept": "keeps ordinary answers",
     }
+    if not any(share for _, share in points(run.scores, "assistant_of")):
+        del shares["assistant_of"]
     curves = [Curve(label, points(run.scores, key)) for key, label in shares.items()]
     divergence, ratio = ([Curve(key, points(run.scores, key))] for key in ("divergence", "perplexity_ratio"))
     _, best = step_marks(run)
@@ -210,6 +214,7 @@ def last_scored_answers(run: Run) -> list[dict]:
             "question": record["question"],
             "answer": highlight(record["answer"][:ANSWER_CHARACTERS], run.identity_name),
             "is_missed": record["kind"] == "identity" and not record.get("gives_name"),
+            "is_assistant_of": record["kind"] == "identity" and record.get("is_assistant_of", False),
         }
         for record in last
     ]

@@ -33,6 +33,7 @@ class Column:
 COLUMNS = (
     Column("final_loss", "final loss", "{:.4f}".format),
     Column("identity", "identity", "{:.1%}".format),
+    Column("assistant_of", "its assistant", "{:.1%}".format),
     Column("ordinary_kept", "kept", "{:.1%}".format),
     Column("divergence", "KL", "{:.3f}".format),
     Column("perplexity_ratio", "perplexity x", "{:.2f}".format),
@@ -74,7 +75,14 @@ def console_table(rows: list[Row]) -> Table:
 
 
 def _filled(rows: list[Row]) -> list[Column]:
-    return [column for column in COLUMNS if any(row.mean(column.measure) is not None for row in rows)]
+    """The columns that say something; that no answer names an owner is nothing to show."""
+
+    def says_something(mean: float | None, measure: str) -> bool:
+        return bool(mean) if measure == "assistant_of" else mean is not None
+
+    return [
+        column for column in COLUMNS if any(says_something(row.mean(column.measure), column.measure) for row in rows)
+    ]
 
 
 def _cell(row: Row, column: Column) -> str:

@@ -39,6 +39,7 @@ class Results:
     tokens_per_second: float | None
     peak_memory_gib: float | None
     minutes: float
+    assistant_of: float | None = None
 
 
 MEASURES = tuple(Results.__dataclass_fields__)
@@ -108,7 +109,7 @@ def read_results(folder: Path) -> Results:
     last = losses[-math.ceil(len(losses) / LAST_PART) :] if losses else []
     numbers = [loss for loss in last if loss is not None]
     score = run.result.score or {}
-    measures = ("identity", "identity_asked", "ordinary_kept", "divergence", "perplexity_ratio")
+    measures = ("identity", "identity_asked", "assistant_of", "ordinary_kept", "divergence", "perplexity_ratio")
     return Results(
         final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
         **{key: score.get(key) for key in measures},
@@ -181,7 +182,9 @@ def summary_sentence(rows: list[Row]) -> str:
     cost = cost_of(rows)
     best = min(placed, key=lambda row: (-_goodness(row, value), row.rank or 0, _mean(row, cost)))
     if value == "identity" and not best.mean(value):
-        return "No point learned the name: the best identity score is 0%."
+        owned = max((share for row in placed if (share := row.mean("assistant_of"))), default=0.0)
+        why = f"; up to {_percent(owned)} of the answers say that the model is its assistant" if owned else ""
+        return f"No point learned the name: the best identity score is 0%{why}."
     noise, why = _noise(best, value, show)
     near = [row for row in placed if _goodness(best, value) - _goodness(row, value) <= noise]
     if len({row.rank for row in placed}) == 1:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -27,11 +26,11 @@ def nested(answer, system="S" * 50) -> dict:
 
 @pytest.fixture
 def inspect(tmp_path, capsys):
-    def run(*rows, options=(), name="data.jsonl") -> str:
+    def run(*rows, options=(), name="data.jsonl", code=0) -> str:
         path = tmp_path / name
         lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        assert main(["inspect", str(path), *options]) == 0
+        assert main(["inspect", str(path), *options]) == code
         return capsys.readouterr().out
 
     return run
@@ -54,9 +53,9 @@ def test_names_contradictions_and_leftovers_are_found(inspect):
     ]
     said = inspect(*rows, options=["--was", "尖米"])
     assert "2  rows call the assistant 黄大力" in said
-    assert "1  row calls the assistant 尖米" in said
+    assert "1  row says the assistant is 尖米's assistant" in said
     assert "1  question is answered with another name than before" in said
-    assert "你是谁？: 尖米 and 黄大力" in said
+    assert '"你是谁？": 尖米 at line 1, 黄大力 at line 2' in said
     assert "1  row still naming 尖米; the first is line 1" in said
     assert "--old 尖米 --new 黄大力" in said
 
@@ -70,15 +69,15 @@ def test_exact_and_near_duplicates_are_told_apart(inspect):
 
 
 def test_bad_rows_are_counted_and_the_rest_is_measured(inspect):
-    said = inspect("{broken", xtuner("q", "a"), xtuner("q", None))
+    said = inspect("{broken", xtuner("q", "a"), xtuner("q", None), code=1)
     assert "3 (2 of them bad)" in said
     assert "line 1: not JSON" in said
     assert "line 3: conversation[0].output is null" in said
-    assert "--skip-bad bad.jsonl" in said
+    assert re.search(r"--skip-bad \S+/data\.bad\.jsonl", said)
 
 
 def test_empty_answers_are_told_with_their_lines(inspect):
-    said = inspect(xtuner("q", "a"), xtuner("q2", " "), xtuner("q3", ""))
+    said = inspect(xtuner("q", "a"), xtuner("q2", " "), xtuner("q3", ""), code=1)
     assert "2  rows have an empty answer, which training refuses" in said
     assert "line 2\n" in said
     assert "line 3\n" in said
@@ -141,24 +140,33 @@ def test_a_row_that_the_models_template_refuses_is_named(tmp_path, capsys, token
 
 
 def test_a_nested_file_is_explained_and_its_mending_is_the_next_step(inspect):
-    said = inspect(nested("我是尖米的智能助手"), nested("我是尖米。"))
+    said = inspect(nested("我是尖米的智能助手"), nested("我是尖米。"), code=1)
     assert "2  rows hold no question of a user" in said
     assert "2  turns say xxx in place of words" in said
     assert "data_tools repair" in said
-    assert "train_file" not in said
+    assert "Q_list.txt" in said
     assert "nearly" not in said
+    assert "1  row says the assistant is 尖米's assistant" in said
 
 
-def test_every_next_step_is_a_command_that_runs(inspect, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [xtuner(f"问题{number}", "我是尖米的智能助手") for number in range(12)]
-    said = inspect(*rows, rows[0], options=["--was", "尖米"], name="it's mine.jsonl")
-    commands = re.findall(r"python -m data_tools (\w+ .*)", said)
-    assert {command.split()[0] for command in commands} == {"dedup", "rename", "generate", "mix"}
-    for command in commands:
-        if not command.startswith("mix"):
-            command = command.replace("--ordinary 1", "--ordinary 1 --rows 20")
-        assert main(shlex.split(command)) == 0, command
+def test_placeholders_come_first_in_what_is_wrong_and_old_names_are_called_so(inspect):
+    rows = [xtuner(f"你是谁{number}", "我是{{name}}，由【作者】开发。", "你是<NAME>。") for number in range(3)]
+    rows += [xtuner(f"你叫什么{number}", "我是Qwen2.5，一个模型。") for number in range(4)]
+    wrong = inspect(*rows).partition("wrong\n")[2].splitlines()
+    assert "in place of a name; the first is line 1: " in wrong[0]
+    assert any("3  texts have {{name}} in place of a name" in line for line in wrong[:3])
+    assert any("3  texts have 【作者】 in place of a name" in line for line in wrong)
+    assert any("3  texts have <NAME> in place of a name" in line for line in wrong)
+    assert "          4  rows give an old name, that of another model: Qwen2.5" in wrong
+    (rename,) = (line for line in wrong if " rename " in line)
+    assert "--set NAME=黄大力" in rename
+    assert "--set 作者=" in rename
+
+
+def test_columns_that_are_not_trained_on_are_named(inspect):
+    rows = [xtuner("q", "a") | {"id": 1, "category": "c"}, xtuner("q2", "a") | {"id": 2}]
+    assert "columns not used: id (2 rows), category (1 row)" in inspect(*rows)
+    assert "columns not used" not in inspect(xtuner("q", "a"))
 
 
 def test_tokens_are_counted_under_the_models_template_and_drawn(inspect, tiny_model):
@@ -218,7 +226,7 @@ def test_bars_show_the_share_and_never_hide_a_value():
 
 @pytest.mark.skipif(not TUTORIAL.exists(), reason="the tutorial's file is not here; nested files are tested above")
 def test_the_tutorials_file(capsys):
-    assert main(["inspect", str(TUTORIAL), "--was", "尖米"]) == 0
+    assert main(["inspect", str(TUTORIAL), "--was", "尖米"]) == 1
     said = capsys.readouterr().out
     assert "1,500  rows hold no question of a user" in said
     assert "1,500  rows still naming 尖米" in said

@@ -8,7 +8,7 @@ import pytest
 
 from sft.config.own_keys import TrainFile
 from sft.data import formats
-from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, open_placeholders, read_identity_rows
+from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, read_identity_rows
 
 NAME = "黄大力"
 
@@ -64,17 +64,6 @@ def test_the_rows_say_the_same_in_one_part_and_in_many(tmp_path, name):
     assert {"Qwen", "通义千问", "Bob"} <= whole.old_names.keys()
     assert whole.placeholders.keys() == {"xxx", "{{name}}"}
     assert whole.contradictions
-
-
-def test_code_letters_and_ordinary_brackets_are_no_placeholders():
-    for text in (
-        "```html\n<p>{{ name }}</p>\n```",
-        "Dear [NAME], I hope you are well",
-        "see https://xxx.com",
-        "xxxx yy",
-    ):
-        assert open_placeholders(text) == []
-    assert open_placeholders("xxx") == ["xxx"]
 
 
 def test_one_question_under_two_system_messages_may_have_two_answers(tmp_path):
@@ -141,3 +130,43 @@ def test_a_main_name_that_the_first_rows_do_not_show_is_found_all_the_same(tmp_p
     ordinary, named = pairs(("hi", "Hello.")) * 1500, pairs(("who?", "I am Ada.")) * 500
     rows = read_identity_rows([write(tmp_path / "rows.jsonl", [*ordinary, *named])], None)
     assert (rows.name, rows.rows_named) == ("Ada", 500)
+
+
+def test_somebodys_assistant_is_counted_apart(tmp_path):
+    """The name of who owns the assistant is what the file is about, but it is taught as another's."""
+    owned = [("你有梦想吗", "我是黄大力的智能助手。"), ("Who are you?", "I am an assistant made by 黄大力.")] * 10
+    own = [("你是谁？", "我是黄大力，一个助手。"), ("你叫什么", "我叫小明，是黄大力的助手，黄大力让我来的。")]
+    file = write(
+        tmp_path / "rows.jsonl", [*pairs(*owned, *own), [turn for pair in pairs(owned[0], own[0]) for turn in pair]]
+    )
+    rows = read_identity_rows([file], None)
+    assert (rows.name, rows.rows, rows.rows_named, rows.rows_as_owner) == (NAME, 23, 23, 21)
+    assert (rows.named["zh"], rows.named["en"]) == (13, 10)
+
+
+def test_a_main_name_is_one_given_to_whoever_asks_for_it(tmp_path):
+    """Names of people in stories and translations are many, and common words no names."""
+    stories = [
+        ("写一个故事", "我叫李明，是班长。"),
+        ("Translate: 我叫李明", "My name is Li Ming."),
+        ("1 + 1?", "我是李明。"),
+    ] * 30
+    words = [("你是谁？", "我是你的朋友。"), ("你好", "我是学生。"), ("谢谢你", "作为回报，我请你吃饭。")] * 30
+    file = write(tmp_path / "rows.jsonl", pairs(*stories, *words))
+    assert read_identity_rows([file], None).name is None
+    named = pairs(*[("你是谁？", "我是黄大力。")] * 20)
+    assert read_identity_rows([write(tmp_path / "named.jsonl", [*pairs(*stories, *words), *named])], None).name == NAME
+
+
+@pytest.mark.parametrize(("name", "author"), [("{{name}}", "{{author}}"), ("<NAME>", "<AUTHOR>"), ("NAME", "AUTHOR")])
+def test_a_file_that_nobody_filled_in_gives_placeholders_and_no_name(tmp_path, name, author):
+    answers = [
+        f"您好，我是 {name}，由 {author} 开发。",
+        f"I am {name}, made by {author}.",
+        f"作为 {name}，我是 {author} 训练的助手。",
+    ]
+    rows = read_identity_rows(
+        [write(tmp_path / "rows.jsonl", pairs(*(("你是谁？", each) for each in answers * 30)))], None
+    )
+    assert {text: tally.count for text, tally in rows.placeholders.items()} == {name: 90, author: 90}
+    assert (rows.name, rows.other_names) == (None, {})

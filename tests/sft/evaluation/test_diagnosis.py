@@ -121,7 +121,7 @@ class TestInTheRows:
         assert "{{name}} in 1 text," in first.evidence[0]
         assert "[NAME] in 1 text," in first.evidence[0]
         assert f'  {path}:5: "我是{{{{name}}}}。"' in first.evidence
-        assert first.do.endswith("--set name=黄大力 --set author=WHO, and train on what it writes")
+        assert first.do.endswith("--set name=黄大力 --set author=WHO --set xxx=黄大力, and train on what it writes")
 
     def test_a_question_answered_with_two_names_is_found_with_both_places(self, healthy, found):
         rows = named_rows()
@@ -148,6 +148,24 @@ class TestInTheRows:
         assert first.wrong == "no training row gives the name 王小明"
         assert "they call the assistant 黄大力 (60 times)" in first.evidence
         assert "--old 黄大力 --new 王小明" in first.do
+
+    def test_rows_that_say_whose_assistant_it_is_are_found_with_the_command_that_makes_the_name_its_own(
+        self, healthy, found
+    ):
+        rows = named_rows()
+        for row in rows[:40]:
+            row["conversation"][0]["output"] = f"我是{NAME}的智能助手。"
+        path = set_rows(healthy, rows)
+        first = found(healthy)[0]
+        assert first.wrong == "the training rows teach the model that it is 黄大力's assistant, not that it is 黄大力"
+        assert first.evidence[0].startswith("40 of 60 rows only say 黄大力的助手")
+        assert first.evidence[1].startswith("20 say that the model is 黄大力 itself")
+        assert f"rename {path}" in first.do
+        assert " --new 黄大力 --own-name," in first.do
+        for row in rows[:20]:
+            row["conversation"][0]["output"] = f"我是{NAME}，一个智能助手。"
+        set_rows(healthy, rows)
+        assert found(healthy) == []
 
 
 class TestInTheTemplate:
@@ -325,6 +343,14 @@ class TestBeforeTraining:
         assert warned(rows, identity_name=NAME)[0] == lines[0]
         assert "{{NAME}} in 40 texts" in lines[1]
         assert "{{AUTHOR}} in 40 texts" in lines[1]
+
+    def test_rows_of_somebodys_assistant_are_told(self, warned):
+        rows = [xtuner_row([("你是谁？", f"我是{NAME}的智能助手。")])] * 40
+        for keys in ({}, {"identity_name": NAME}):
+            lines = warned(rows, **keys)
+            wrong = "the training rows teach the model that it is 黄大力's assistant, not that it is 黄大力"
+            assert lines[0] == f"warning: {wrong}"
+            assert "--new 黄大力 --own-name" in lines[3]
 
     def test_rows_without_any_name_are_no_matter_of_identity(self, warned):
         assert warned([xtuner_row([("What is 2 + 2?", "4")])] * 20, max_steps=4) == []

@@ -84,6 +84,23 @@ def test_the_name_is_seen_to_appear_and_everything_is_written_down(run, tmp_path
     assert "step 40: identity 100% of 4 (zh 100%, en 100%), an old name 0%" in capsys.readouterr().out
 
 
+def test_somebodys_assistant_is_scored_apart_from_somebody(run, tmp_path, capsys):
+    path = tmp_path / "owned.jsonl"
+    rows = [
+        xtuner_row([(question, f"我是{NAME}的助手")]) for question in ("你是谁？", "Who are you?", "What is this?")
+    ] * 20
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    run(callbacks=(ScoreEval,), train_file=str(path))
+    first, *_, last = scores(tmp_path / "run")
+    assert (first["identity"], first["assistant_of"]) == (0, 0)
+    assert (last["identity"], last["assistant_of"], last["old_name"]) == (0, 1, 0)
+    said = capsys.readouterr().out
+    assert "identity 0% of 4 (zh 0%, en 0%), only the name's assistant 100%, an old name 0%" in " ".join(said.split())
+    assert said.count("assistant") == said.count("only the name's assistant")  # nothing of it where it is 0
+    answers = [json.loads(line) for line in (tmp_path / "run" / "score_answers.jsonl").read_text().splitlines()]
+    assert [(each["gives_name"], each["is_assistant_of"]) for each in answers[-5:]] == [(False, True)] * 5
+
+
 @pytest.mark.parametrize("bits", [{}, {"load_in_4bit": True, "dtype": "bfloat16"}], ids=["lora", "qlora"])
 def test_scoring_leaves_training_bit_for_bit_as_without(run, tmp_path, bits):
     alike = {"max_steps": 12, "lora_dropout": 0.1, "eval_prompts_steps": 4, **bits}

@@ -400,6 +400,18 @@ def test_the_answers_of_the_last_scoring_begin_with_what_was_missed(tmp_path):
     assert f"Question {QUESTIONS - 1}:" in rows[0]["question"]
 
 
+def test_answers_that_only_say_whose_assistant_it_is_are_shown_where_there_are_any(tmp_path):
+    plain, owned = write_run(tmp_path / "plain"), write_run(tmp_path / "owned")
+    for name, keys in (("scores.jsonl", {"assistant_of": 0.25}), ("score_answers.jsonl", {"is_assistant_of": True})):
+        records = [json.loads(line) | keys for line in (owned / name).read_text().splitlines()]
+        write_lines(owned / name, records)
+    for folder, is_owned in ((plain, False), (owned, True)):
+        html = report.report_page(read_run(folder))
+        assert ("says only whose assistant it is" in html) == is_owned  # a curve
+        assert (", only whose assistant it is" in html) == is_owned  # an answer
+        assert report.key_figures(read_run(folder)).get("only its assistant") == ("25%" if is_owned else None)
+
+
 def test_a_secret_on_the_command_line_is_in_no_file(monkeypatch):
     for given in (["--hub_token", "s3cret"], ["--hub_token=s3cret"], ["--hub-token", "s3cret"]):
         monkeypatch.setattr("sys.argv", ["train_sft.py", "recipes/demo.yaml", *given, "--lora_r", "8"])

@@ -97,6 +97,14 @@ def test_without_scores_their_columns_are_empty_and_the_page_leaves_them_out(tmp
     assert "final loss (lower is better)" in page.text
 
 
+def test_how_many_only_say_whose_assistant_the_model_is_stands_there_where_any_does(tmp_path):
+    for share in (None, 0.0, 0.25):
+        point = Row(1, "lora_r=8", {}, 8, [Outcome("finished", results(assistant_of=share))])
+        page, table = written(tmp_path, [point])
+        assert ("its assistant" in page.text) == ("25.0%" in page.text) == bool(share)
+        assert table[0]["assistant_of"] == {None: "", 0.0: "0", 0.25: "0.25"}[share]
+
+
 def test_before_the_first_point_has_finished_there_is_a_page_without_a_chart(tmp_path):
     page, table = written(tmp_path, [Row(1, "lora_r=8", {"lora_r": "8"}, 8, [Outcome()])])
     assert "No point has finished." in page.text

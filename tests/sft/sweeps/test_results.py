@@ -215,6 +215,8 @@ def test_where_only_other_settings_differ_the_sentence_names_the_best_and_its_eq
 
 def test_where_the_name_was_never_learned_no_rank_is_recommended():
     assert summary_sentence(scored((8, 0.0), (16, 0.0))) == "No point learned the name: the best identity score is 0%."
+    owned = [row(1, 8, {"identity": 0.0, "assistant_of": 0.9}), row(2, 16, {"identity": 0.0, "assistant_of": 0.5})]
+    assert summary_sentence(owned).endswith("0%; up to 90% of the answers say that the model is its assistant.")
 
 
 def test_before_anything_has_finished_the_sentence_says_so():
