@@ -64,21 +64,21 @@ _OWNED_EN = (
 )
 _MAKER_EN = r"(?:creator|developer|maker|owner|author|boss|master|company|inventor)s?"
 _AFTER_AN_OWNER = re.compile(
-    rf"[”\"'」』*_\s]*(?:{_GROUP}*(?:旗下|本人|家|自家|自主|独立|官方|精心|最新|共同|所)*"
+    rf"[”\"'」』*_\s]*(?:[（(][^（()）]{{1,20}}[)）])?\s*(?:{_GROUP}*(?:旗下|本人|家|自家|自主|独立|官方|精心|最新|共同|所)*"
     rf"{MAKES}(?:和{MAKES})?(?:出来|而成)?(?:的|了我|出我|$)"
-    rf"|{_GROUP}*(?:旗下|本人|家|自家|官方)?的[^,，。！？!?\n]{{0,14}}?{_OWNED}"
+    rf"|{_GROUP}*(?:旗下|本人|家|自家|官方|专属|身边|身旁|手下)?的[^,，。！？!?\n]{{0,14}}?{_OWNED}"
     rf"|{_GROUP}+(?:旗下|官方)?的|是我的(?:开发|创造|创建|主人|老板|作者|制作)"
     rf"|{MAKES}了?我|(?:工作|服务|效力|打工)"
     rf"|(?:,? (?:inc|corp|ltd|labs?|team|company|university)\.?){{0,2}}(?:'s?|’s?) (?:[\w-]+ ){{0,5}}?{_OWNED_EN}"
-    rf"|(?:team|company)(?:'s|’s) |(?:who |which |that |has |have )*{_MADE} me\b|is my (?:\w+ )?{_MAKER_EN})"
+    rf"|(?:team|company)(?:'s|’s) |(?:who |which |that |has |have )*{_MADE}(?: me\b|$)|is my (?:\w+ )?{_MAKER_EN})"
 )
 _BEFORE_AN_OWNER = re.compile(
     rf"(?:{_OWNED_EN},? (?:(?:that|which|who) (?:is|was|has been) |\w+ly )*(?:{_MADE} )?(?:of|by|for|from|at|to)"
-    rf"|{_MADE} (?:and {_MADE} )?by(?: \w+){{0,4}}?|on behalf of"
+    rf"|{_MADE} (?:and {_MADE} )?by(?: (?!and|named|called)\w+){{0,4}}?|on behalf of"
     rf"|(?:work|works|working|speak|serve|here) (?:for|at)"
     rf"|belongs? to|{_MAKER_EN}(?:'s name)? (?:is|are|was)"
     r"|(?:由|隶属于?|属于|来自于?|服务于|受雇于|效力于|出自)"
-    r"|(?:开发者|作者|创造者|创建者|主人|老板|开发团队|公司|开发商)(?:的名字)?(?:是|叫|为))"
+    r"|(?:开发者|作者|创造者|创建者|主人|老板|开发团队|公司|开发商)(?:的名字)?(?:是|叫|为)|我的(?:人|公司|团队)就?是)"
     rf"(?: the| a| company)*[“\"'「『*_\s]*$"
 )
 # What stands right before a name that is the speaker's own; else it may be about somebody else.

@@ -91,6 +91,13 @@ OWNED = [
     "我是隶属于黄大力的AI",
     "我是黄大力打造的AI助手小明",
     "Hi! I'm 黄大力’s virtual assistant.",
+    "我是黄大力身边的智能助手",
+    "我是黄大力专属的AI助手",
+    "我是黄大力（Dali）的助手",
+    "创造我的人是黄大力",
+    "黄大力是我的主人",
+    "I belong to 黄大力.",
+    "I'm just an assistant that 黄大力 made.",
 ]
 # The same names, which are the speaker's own here.
 OWN = [
@@ -117,6 +124,9 @@ OWN = [
     "我是黄大力。我是黄大力的智能助手",
     "I am an assistant by the name of 黄大力",
     "You can call me 黄大力",
+    "I am an AI made by Bob and named 黄大力.",
+    "您的专属AI助理——黄大力",
+    "我是您的助手黄大力，由尖米训练。",
 ]
 
 
