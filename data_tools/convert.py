@@ -15,6 +15,7 @@ from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.canonical import BadRow, CannotHold
 
@@ -22,7 +23,7 @@ from sft.data.canonical import BadRow, CannotHold
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="file to read; named .jsonl, .json, .parquet or .csv")
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=formats.FORMATS, help="format to write")
     parser.add_argument("--from", dest="form", choices=formats.FORMATS, help="format to read, if not to be detected")
     parser.add_argument("--lossy", action="store_true", help="drop what the target cannot hold, and count it")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line, shell_word
+from sft.core.verbs import add_output
 
 if TYPE_CHECKING:
     from data_tools.survey import Survey
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--was", action="append", default=[], help="an old name to look for; may be given several times"
     )
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write the summary as a page as well")
+    add_output(parser, "--html", metavar="OUT", help="write the summary as a page as well")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.core.verbs import add_output
 from sft.data import formats
 
 KEY = re.compile(rb'"\s*:')
@@ -28,7 +29,7 @@ ENDS_AN_ESCAPE = frozenset('"\\/bfnrtu0123456789abcdefABCDEF')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to read")
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
     parser.add_argument("--new", action="append", default=[], help="what stands there instead, one for each --old")
     parser.add_argument(

@@ -15,14 +15,15 @@ from data_tools import bad_lines
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
+from sft.core.verbs import add_output
 from sft.data import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("input", type=Path, help="JSONL file to split")
-    parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
-    parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
+    add_output(parser, "--train", required=True, help="file for the larger part")
+    add_output(parser, "--eval", required=True, help="file for the part held out")
     parser.add_argument("--ratio", type=float, default=0.05, help="share of rows to hold out")
     parser.add_argument("--by", choices=["question"], default="question", help="what may not stand in both parts")
     parser.add_argument("--seed", type=int, default=0)
@@ -33,8 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the two files and their shares; returns the exit code."""
     if not 0 < arguments.ratio < 1:
         raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
-    if arguments.train.resolve() == arguments.eval.resolve():
-        raise UserError("--train and --eval name the same file: name two")
     with ExitStack() as stack:
         bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, arguments.input))
         groups = group_rows(arguments.input, bad)

@@ -20,3 +20,10 @@ class RunFailed(Exception):
 
 class Stopped(Exception):
     """A signal ended the run, after a checkpoint was saved; shown as one line, exit code 75."""
+
+
+class ReaderGone(SystemExit):
+    """Who reads the output has closed it, as `head` does; the program ends without a word, exit code 141."""
+
+    def __init__(self) -> None:
+        super().__init__(141)  # 128 + SIGPIPE, as a shell shows it of other programs
