@@ -38,7 +38,7 @@ class _Console(Console):
         for text, style, control in super().render(*arguments, **options):
             yield Segment(text if control else visible(text), style, control)
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it
     def file(self) -> IO[str]:
         """Where rich writes; while it keeps a bar at the bottom, it stands before standard output itself."""
         file = super().file

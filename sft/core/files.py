@@ -4,6 +4,7 @@ Knows nothing about what a line, a file or a folder holds.
 """
 
 import codecs
+import errno
 import functools
 import gzip
 import hashlib
@@ -197,10 +198,11 @@ def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
         if not force and place.exists() and place.stat().st_size:
             raise UserError(f"{path}: is there already: name another file, or overwrite it with --force")
         folder = next(parent for parent in place.parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number))
     except OSError as problem:
         raise UserError(f"{path}: cannot be written: {problem.strerror}: name another file") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: cannot be written: no right to make files in {folder}: name another folder")
 
 
 def _refuse_sources(place: Path, path: Path, sources: Iterable[Path]) -> None:

@@ -67,7 +67,15 @@ class ConsoleStream(io.TextIOWrapper):
 
 
 def guard() -> None:
-    """Put a `ConsoleStream` in place of standard output and standard error."""
+    """Put a `ConsoleStream` in place of standard output and standard error.
+
+    Where the locale knows ASCII alone, the program starts once more in UTF-8 mode, without which Chinese names and
+    paths on the command line are no text. What it prints stays in the console's encoding.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding if sys.stdout else "ascii")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # Newer versions of Python colour help and tracebacks on a terminal, which would be shown as escapes.
     os.environ.setdefault("PYTHON_COLORS", "0")
     if isinstance(sys.stdout, io.TextIOWrapper):
