@@ -1,7 +1,7 @@
 """Makes the hidden files and folders in which something is written before it takes its name, and removes dead ones.
 
-Whoever writes one holds a lock on it for as long as it lives, also on what a killed process has left: that is not
-locked, and the next process that writes beside it removes it. Knows nothing about what is written.
+Whoever writes one holds a lock on it for as long as it lives, so that what is not locked is what a killed process
+has left, and the next one that writes beside it removes it. Knows nothing about what is written.
 """
 
 import fcntl
@@ -47,9 +47,12 @@ def folder_beside(target: Path) -> Iterator[Path]:
     """
     remove_abandoned(target.parent)
 
-    def make(path: Path) -> int:
+    def make(path: Path) -> int | None:
         path.mkdir()
-        return os.open(path, os.O_RDONLY)
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None  # it was taken for a dead one
 
     aside, handle = _locked(target, make)
     try:
@@ -66,7 +69,7 @@ def remove_abandoned(folder: Path) -> None:
             _remove_if_abandoned(path)
 
 
-def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+def _locked(target: Path, make: Callable[[Path], int | None]) -> tuple[Path, int]:
     """The path of what was made, and its descriptor, which holds the lock."""
     while True:
         aside = _name_beside(target)
@@ -74,10 +77,7 @@ def _locked(target: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
             handle = make(aside)
         except FileExistsError:
             continue
-        except FileNotFoundError:
-            # A folder may be taken for a dead one and removed before it is open; that its parent is gone is an error.
-            if not target.parent.is_dir():
-                raise
+        if handle is None:
             continue
         with suppress(OSError):  # a file system without locks: there nothing is ever taken for dead
             fcntl.flock(handle, fcntl.LOCK_EX)
