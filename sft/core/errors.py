@@ -10,6 +10,10 @@ class UserError(Exception):
     The message says what is wrong, where (`file:line` or key) and what to do about it.
     """
 
+    def __str__(self) -> str:
+        """The message; a line break in a name that it quotes does not make it two lines."""
+        return super().__str__().replace("\n", "\\n")
+
 
 class RunFailed(Exception):
     """The run cannot continue; shown as one line, exit code 3. What was saved before stays.

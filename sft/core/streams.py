@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from sft.core.errors import ReaderGone
 from sft.core.text import visible
@@ -78,10 +78,18 @@ def guard() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # Newer versions of Python colour help and tracebacks on a terminal, which would be shown as escapes.
     os.environ.setdefault("PYTHON_COLORS", "0")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = ConsoleStream(sys.stdout, has_bars=False)
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = ConsoleStream(sys.stderr, has_bars=True)
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            # The shell has closed it. No file that is opened later may take its number, and nothing be written to it.
+            os.dup2(os.open(os.devnull, os.O_RDONLY), number)
+    sys.stdout = _guarded(sys.stdout)
+    sys.stderr = _guarded(sys.stderr, has_bars=True)
+
+
+def _guarded(stream: TextIO | None, has_bars: bool = False) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    return ConsoleStream(stream, has_bars=has_bars) if isinstance(stream, io.TextIOWrapper) else stream
 
 
 @contextmanager
@@ -95,9 +103,8 @@ def guarded() -> Iterator[None]:
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream:  # it is None where the shell has closed it
-                stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def print_as_it_is(text: str) -> None:

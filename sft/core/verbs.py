@@ -41,8 +41,7 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
             stack.enter_context(_notice(chosen.verb, verbs[chosen.verb]))
             return verbs[chosen.verb].run(chosen)
     except UserError as error:
-        line = str(error).replace("\n", "\\n")
-        print(f"{package} {chosen.verb}: {line}", file=sys.stderr)
+        print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
         return 2
 
 

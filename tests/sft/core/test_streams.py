@@ -126,3 +126,19 @@ def test_a_carriage_return_stays_only_where_a_bar_has_it():
         stream = ConsoleStream(inner, has_bars=has_bars)
         assert stream.write("\ra\rb\r") == 5
         assert inner.buffer.getvalue().decode() == expected
+
+
+def test_a_standard_output_that_the_shell_has_closed_takes_nothing(tmp_path):
+    (tmp_path / "in.jsonl").write_text(ROW, encoding="utf-8")
+    verb = f"{sys.executable} -m data_tools"
+    for command, code, error in (
+        (f"{verb} inspect {tmp_path}/in.jsonl >&-", 0, ""),
+        (f"{verb} inspect {tmp_path}/in.jsonl >&- 2>&-", 0, ""),
+        (f"{verb} convert {tmp_path}/in.jsonl {tmp_path}/out.jsonl --to messages >&-", 0, ""),
+        (f"{verb} convert {tmp_path}/in.jsonl /dev/stdout --to messages >&-", 2, "Bad file descriptor"),
+    ):
+        ended = subprocess.run(["sh", "-c", command], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == code
+        assert error in ended.stderr
+        assert ended.stderr.count("\n") == bool(error)
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 1
