@@ -37,6 +37,14 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(capsys):
     assert (captured.out, captured.err) == ("", "sft do: a.jsonl:3: not JSON: mend the line\n")
 
 
+def test_ctrl_c_ends_a_verb_in_silence(capsys):
+    def run(arguments):
+        raise KeyboardInterrupt
+
+    assert dispatch("sft", {"do": make_verb(run)}, ["do"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bug_keeps_its_traceback():
     def run(arguments):
         raise RuntimeError("a bug")
