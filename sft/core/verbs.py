@@ -24,7 +24,7 @@ def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
 
 
 def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | None) -> int:
-    """Run one verb of a package; returns its exit code: 2 after a `UserError`, printed as one line, 130 after Ctrl-C."""
+    """Run one verb; returns its exit code, 2 after a `UserError`, which is printed as one line, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=sys.modules[package].__doc__)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in verbs.items():
