@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sft.core.console import quiet_the_stack, say
 from sft.core.errors import UserError
+from sft.core.streams import guarded
 from sft.sweeps import planning
 from sft.sweeps.grid import read_grid
 from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
@@ -94,10 +95,11 @@ def _jobs(text: str) -> int | None:
 
 if __name__ == "__main__":
     quiet_the_stack()
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"sweep.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:  # while the plan is made; nothing runs yet
-        sys.exit(130)
+    with guarded():
+        try:
+            sys.exit(main(sys.argv[1:]))
+        except UserError as error:
+            print(f"sweep.py: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:  # while the plan is made; nothing runs yet
+            sys.exit(130)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
+from sft.core.streams import guard
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -145,6 +146,7 @@ def carry_out(
 
 
 if __name__ == "__main__":
+    guard()
     quiet_the_stack()
     try:
         main(sys.argv[1:])

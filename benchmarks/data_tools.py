@@ -47,9 +47,9 @@ def main() -> None:
         verb = [sys.executable, "-m", "data_tools"]
         out = str(Path(scratch) / "out.jsonl")
         programs = {
-            "rename": (nested, [*verb, "rename", str(nested), out, "--old", "尖米", "--new", "黄大力"]),
+            "rename": (nested, [*verb, "rename", str(nested), out, "--force", "--old", "尖米", "--new", "黄大力"]),
             "rename, by hand": (nested, [sys.executable, "-c", BY_HAND, str(nested), out]),
-            "convert --to messages": (flat, [*verb, "convert", str(flat), out, "--to", "messages"]),
+            "convert --to messages": (flat, [*verb, "convert", str(flat), out, "--force", "--to", "messages"]),
         }
         print(f"{rows:,} rows; {os.cpu_count()} cores; Python {sys.version.split()[0]}")
         print("| program | MB | seconds | of them CPU | MB/s | MB per CPU second | peak MiB |")

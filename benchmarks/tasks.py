@@ -71,7 +71,7 @@ def tutorial_files(device: str) -> tuple[Path, Path]:
     """A model of InternLM2.5-7B's shape and 1,500 rows; made once."""
     MADE.mkdir(parents=True, exist_ok=True)
     rows = MADE / "huangdali.jsonl"
-    generate = ["data_tools", "generate", "--name", "黄大力", "--rows", "1500", "--seed", "0"]
+    generate = ["data_tools", "generate", "--name", "黄大力", "--rows", "1500", "--seed", "0", "--force"]
     subprocess.run([sys.executable, "-m", *generate, str(rows)], cwd=REPOSITORY, check=True)
     return make_model(SHAPES["InternLM2.5-7B"], MODEL, MADE / "internlm2_5_7b", device), rows
 

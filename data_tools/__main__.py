@@ -3,6 +3,7 @@
 import sys
 
 from data_tools import anchor, convert, dedup, generate, inspect, mix, preview, rename, repair, split
+from sft.core.streams import guarded
 from sft.core.verbs import dispatch, verbs_of
 
 VERBS = verbs_of((generate, inspect, repair, rename, convert, split, mix, dedup, preview, anchor))
@@ -14,4 +15,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded():
+        sys.exit(main())

@@ -11,6 +11,7 @@ from pathlib import Path
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.json_line import json_line
 
@@ -21,7 +22,7 @@ BATCH = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--model", required=True, help="the base model: a folder or hub id")
     parser.add_argument(
         "--prompts",

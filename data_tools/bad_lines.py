@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sft.core import files
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.json_line import BadRow, json_line
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--skip-bad` to a verb that reads lines."""
-    parser.add_argument(
-        "--skip-bad", type=Path, metavar="REPORT.jsonl", help="skip lines that cannot be read and list them there"
-    )
+    add_output(parser, "--skip-bad", metavar="REPORT.jsonl", help="skip lines that cannot be read and list them there")
 
 
 @contextmanager

@@ -6,12 +6,12 @@ stops it, or is counted with `--lossy`.
 
 import argparse
 from collections import Counter
-from pathlib import Path
 
 from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.core.verbs import add_output
 from sft.data.canonical import CannotHold
 from sft.data.columns import OTHER, is_read
 from sft.data.formats import canonical_row, unused_keys
@@ -22,7 +22,7 @@ from sft.data.row_writing import FORMATS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     inputs.add_arguments(parser)
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format to write")
     parser.add_argument("--lossy", action="store_true", help="drop what the target cannot hold, and count it")
     bad_lines.add_argument(parser)

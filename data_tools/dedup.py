@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from pathlib import Path
 
 from rensa import RMinHash, RMinHashDeduplicator
 
@@ -19,6 +18,7 @@ from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.canonical import texts_of
 from sft.data.json_line import BadRow, parse_line
@@ -37,7 +37,7 @@ RECALL = 0.99
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     inputs.add_arguments(parser)
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument(
         "--near", type=float, metavar="SHARE", help="also drop rows that share so much of their text, such as 0.9"
     )

@@ -26,6 +26,7 @@ from data_tools.spellings import Placeholders, key_of
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
+from sft.core.verbs import add_output
 from sft.core.yaml_file import read_yaml
 from sft.data.json_line import json_line
 
@@ -50,7 +51,7 @@ class Pattern:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("out", type=Path, help="JSONL file to write, such as data/huangdali.jsonl")
+    add_output(parser, "out", help="JSONL file to write, such as data/huangdali.jsonl")
     parser.add_argument("--name", required=True, help="what the model shall call itself, such as 黄大力")
     parser.add_argument("--author", help="who made it; without it the answers speak of its developers")
     parser.add_argument("--rows", type=int, default=1500)
@@ -63,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", type=Path, metavar="FILE", help="YAML file of your own questions and answers (see README)"
     )
-    parser.add_argument(
-        "--holdout", type=Path, metavar="OUT", help="write the questions that no row asks there, for model_tools ask"
+    add_output(
+        parser, "--holdout", metavar="OUT", help="write the questions that no row asks there, for model_tools ask"
     )
 
 

@@ -14,6 +14,7 @@ from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
+from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--was", action="append", default=[], help="an old name to look for; may be given several times"
     )
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write the summary as a page as well")
+    add_output(parser, "--html", metavar="OUT", help="write the summary as a page as well")
 
 
 def run(arguments: argparse.Namespace) -> int:

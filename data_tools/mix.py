@@ -18,6 +18,7 @@ from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.json_line import BadRow, parse_line
 from sft.data.readers.row_file import RowFile
@@ -25,7 +26,7 @@ from sft.data.readers.row_file import RowFile
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("parts", nargs="+", metavar="FILE:WEIGHT", help="such as a.jsonl:1.0 b.jsonl:0.3")
     inputs.add_columns(parser)
     parser.add_argument("--seed", type=int, default=0)

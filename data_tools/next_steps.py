@@ -15,6 +15,7 @@ from pathlib import Path
 from data_tools.spellings import key_of
 from data_tools.survey import Survey
 from sft.core.text import counted, normalise, shell_word
+from sft.data.readers.row_file import DATA_SET, JSON_LINES, RowFile
 
 # The share of ordinary rows to aim at, and below which there are too few: the README has measured 30 to 50%.
 ORDINARY_SHARE, FEWEST_ORDINARY = 0.4, 0.3
@@ -37,17 +38,19 @@ MOST_DELETED = 100
 MUCH_SYSTEM = 0.5
 
 
-def next_steps(survey: Survey, path: Path, max_length: int, rows_holding: Counter[str]) -> list[str]:
+def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Counter[str]) -> list[str]:
     """The chain as lines of a shell: comments that say why, and commands.
 
     `rows_holding` says in how many rows a name stands that contradicts another; see `Survey.contradictions`.
     """
-    steps = Steps(path)
+    steps = Steps(file)
     _mend(survey, steps)
     _rename(survey, steps, rows_holding)
     for remark in _remarks(survey):
         steps.remark(remark)
     _mix(survey, steps)
+    if steps.columns:
+        steps.verb("write the columns under names that are read", "convert", "named", "--to", "messages")
     _train(survey, steps, max_length)
     return steps.lines
 
@@ -69,12 +72,16 @@ def chosen_name(survey: Survey) -> str:
 class Steps:
     """Lines of the chain, and the file that the next command reads."""
 
-    path: Path
+    file: RowFile
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.current = self.path
-        self.stem = self.path.name.partition(".")[0] or "data"
+        self.current = Path(self.file.path)
+        self.stem = re.split("[.:]", self.current.name)[0] or "data"
+        # What a data set is made into stands where the commands are run.
+        self.folder = Path() if self.file.kind == DATA_SET else self.current.parent
+        # The first command writes the columns under names that are read.
+        self.columns = ",".join(f"{meaning}={column}" for meaning, column in self.file.columns.items())
         self._taken: set[Path] = set()
 
     def remark(self, text: str) -> None:
@@ -89,12 +96,13 @@ class Steps:
         """Add a command that reads the current file and writes the next."""
         out = self.beside(f"{self.stem}.{suffix}.jsonl")
         self.remark(why)
-        self.run(f"python -m data_tools {verb}", self.current, out, *rest)
-        self.current = out
+        columns = ["--columns", self.columns] if self.columns else []
+        self.run(f"python -m data_tools {verb}", self.current, out, *rest, *columns)
+        self.current, self.columns = out, ""
 
     def beside(self, name: str) -> Path:
         """A path beside the file that neither exists nor is written by an earlier step."""
-        return self.free(self.path.with_name(name) if self.path.name else Path(name))
+        return self.free(self.folder / name)
 
     def free(self, path: Path) -> Path:
         """The path, with a number in its name where it is taken."""
@@ -112,13 +120,10 @@ def _mend(survey: Survey, steps: Steps) -> None:
         _drop_empty(survey, steps)
     if survey.nested:
         _repair(survey, steps)
-    lossy = ["--lossy"] if survey.unused_keys else []
     if survey.bad.count:
         report = steps.beside(f"{steps.stem}.bad.jsonl")
         why = f"skip {counted(survey.bad.count, 'bad row')}; each will be in {report} with its reason"
-        steps.verb(why, "convert", "good", "--to", "messages", *lossy, "--skip-bad", report)
-    elif steps.current.suffix in (".gz", ".zst") and _missing_ordinary(survey) > 0:
-        steps.verb("unpack the rows, as mixing needs them", "convert", "plain", "--to", "messages", *lossy)
+        steps.verb(why, "convert", "good", "--to", "messages", "--skip-bad", report)
     if survey.exact.count:
         also = f"; --near 0.9 drops {survey.near.count:,} more that are nearly the same" if survey.near.count else ""
         steps.verb(f"drop what appears twice{also}", "dedup", "distinct")
@@ -126,7 +131,7 @@ def _mend(survey: Survey, steps: Steps) -> None:
 
 def _drop_empty(survey: Survey, steps: Steps) -> None:
     count = len(survey.empty_lines)
-    if count > MOST_DELETED or steps.path.suffix != ".jsonl" or not steps.path.is_file():
+    if count > MOST_DELETED or steps.file.kind != JSON_LINES or steps.current.suffix in (".gz", ".zst"):
         steps.remark(f"write an answer in {counted(count, 'row')} that has none, or take the row out: see above")
         return
     out = steps.beside(f"{steps.stem}.answered.jsonl")
@@ -147,9 +152,9 @@ def _repair(survey: Survey, steps: Steps) -> None:
         why = f"drop {counted(survey.nested, 'row')} that hold no question; with their list, --questions gives it back"
         steps.verb(why, "repair", "repaired", "--as", "drop", *skip)
     else:
-        questions = questions_of(steps.path)
+        questions = questions_of(Path(steps.file.path))
         if not questions:
-            questions = steps.path.with_name(QUESTIONS)
+            questions = steps.folder / QUESTIONS
             steps.remark(
                 f"put the list of questions that the file was made from at {questions}: docs/tutorial-data.md;"
             )

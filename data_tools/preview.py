@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from sft.core import files
+from sft.core.streams import print_as_it_is
+from sft.core.verbs import add_output
 
 LOADS = "PyTorch and Transformers"
 PAGES = Path(__file__).parent / "pages"
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="text",
         help="text: loss falls on what is green, or between ⟦ and ⟧; masked_text: that alone; or the numbers",
     )
-    parser.add_argument("--html", type=Path, metavar="OUT", help="write it as a page as well, every token with its id")
+    add_output(parser, "--html", metavar="OUT", help="write it as a page as well, every token with its id")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         lines = [" ".join(map(str, getattr(sequence, arguments.show)))]
     for line in lines:
-        print(line)
+        print_as_it_is(line)
     if arguments.html:
         _write_page(arguments.html, shown, sequence)
         print(f"page: {arguments.html}")

@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import orjson
 
@@ -20,7 +19,8 @@ from data_tools.survivors import Survivors
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
-from sft.data import formats
+from sft.core.verbs import add_output
+from sft.data.json_line import BadRow, json_line, parse_json, parse_line
 
 KEY = re.compile(rb'"\s*:')
 # A string of a JSON line with its quotes, and the colon after it if it is a key.
@@ -37,7 +37,7 @@ KEYS = {"system": "system", **dict.fromkeys(("input", "instruction", "question",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     inputs.add_arguments(parser)
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--old", action="append", default=[], help="name to replace; may be given several times")
     parser.add_argument("--new", action="append", default=[], help="what stands there instead, one for each --old")
     parser.add_argument(

@@ -14,6 +14,7 @@ from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
+from sft.core.verbs import add_output
 from sft.data.canonical import PLACEHOLDER
 from sft.data.json_line import BadRow, json_line, parse_line
 
@@ -26,7 +27,7 @@ PAIRS_KEPT = 4096
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     inputs.add_arguments(parser)
-    parser.add_argument("out", type=Path, help="JSONL file to write")
+    add_output(parser, "out", help="JSONL file to write")
     parser.add_argument(
         "--as",
         dest="way",

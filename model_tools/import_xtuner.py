@@ -25,6 +25,7 @@ from sft.config.settings_parser import SettingsParser
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
+from sft.core.verbs import add_output
 
 LOADS = "PyTorch and Transformers"
 
@@ -47,7 +48,7 @@ GROUPS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
     parser.add_argument("config", type=Path, help="XTuner config, such as internlm2_5_chat_7b_qlora_alpaca_e3_copy.py")
-    parser.add_argument("out", type=Path, help="recipe to write, such as recipes/mine.yaml")
+    add_output(parser, "out", help="recipe to write, such as recipes/mine.yaml")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,13 +7,14 @@ import argparse
 from pathlib import Path
 
 from sft.core.errors import UserError
+from sft.core.verbs import add_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory, such as work_dirs/demo")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="page to write (default: RUN/report.html; of several, ./report.html)"
+    add_output(
+        parser, "--out", metavar="FILE", help="page to write (default: RUN/report.html; of several, ./report.html)"
     )
 
 

@@ -8,13 +8,45 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from rich.console import Console
+from rich.segment import Segment
+
+from sft.core.streams import ConsoleStream
+from sft.core.text import visible
+
+
+class _AsItIs:
+    """A `ConsoleStream` to which rich writes its own escapes."""
+
+    def __init__(self, stream: ConsoleStream):
+        self._stream = stream
+        self.write = stream.write_as_it_is
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Console(Console):
+    """rich's console, in which only rich itself steers the terminal, and not the texts that it is given."""
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        """The parts of what is printed, their texts made visible."""
+        for text, style, control in super().render(*arguments, **options):
+            yield Segment(text if control else visible(text), style, control)
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def file(self) -> IO[str]:
+        """Where rich writes; while it keeps a bar at the bottom, it stands before standard output itself."""
+        file = super().file
+        return _AsItIs(file) if isinstance(file, ConsoleStream) else file  # type: ignore[return-value]
+
 
 # Where no terminal sets the width, wide and unwrapped: in a log file one line stays one line.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
 
 # Loggers whose warnings nobody who runs a recipe can act on: which kernels a package lacks, whether a process group was
 # found, that a scheduler stepped first.

@@ -10,6 +10,10 @@ class UserError(Exception):
     The message says what is wrong, where (`file:line` or key) and what to do about it.
     """
 
+    def __str__(self) -> str:
+        """The message; a line break in a name that it quotes does not make it two lines."""
+        return super().__str__().replace("\n", "\\n")
+
 
 class RunFailed(Exception):
     """The run cannot continue; shown as one line, exit code 3. What was saved before stays.
@@ -20,3 +24,10 @@ class RunFailed(Exception):
 
 class Stopped(Exception):
     """A signal ended the run, after a checkpoint was saved; shown as one line, exit code 75."""
+
+
+class ReaderGone(SystemExit):
+    """Who reads the output has closed it, as `head` does; the program ends without a word, exit code 141."""
+
+    def __init__(self) -> None:
+        super().__init__(141)  # 128 + SIGPIPE, as a shell shows it of other programs

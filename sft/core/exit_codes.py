@@ -48,8 +48,11 @@ def exit_now(code: int) -> NoReturn:
     the interpreter; C++ aborts the whole process (-6) where that is being taken down meanwhile.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except SystemExit as end:  # nobody reads them
+        code = end.code if isinstance(end.code, int) else BUG
     os._exit(code)
 
 

@@ -4,29 +4,32 @@ Knows nothing about what a line, a file or a folder holds.
 """
 
 import codecs
+import errno
 import functools
 import gzip
 import hashlib
 import io
 import os
-import shutil
+import re
+import stat
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import zstandard
 
-from sft.core.errors import UserError
+from sft.core import unfinished
+from sft.core.errors import ReaderGone, UserError
 
 Item = TypeVar("Item")
 
 ITEMS_PER_UPDATE = 256
 BUFFER = 1 << 18
+MOST_LINKS = 40  # as of Linux
 UNSETTLED_NS = 2_000_000_000
 # With these a file begins that is compressed.
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -101,32 +104,126 @@ def decompressed(file: BinaryIO) -> BinaryIO:
 def atomic_write(path: Path, *sources: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when it is complete and on the disk.
 
-    A killed or failed run leaves the file of this name as it was; a missing directory is made. `sources` are what is
-    read meanwhile.
+    A killed or failed run leaves the file of this name as it was, which keeps its mode when it is replaced; a link
+    stays, and what it points to is written. A missing directory is made. What is no file, such as /dev/stdout, a pipe
+    or a device, is written through. `sources` are what is read meanwhile.
 
     Raises:
         UserError: the path is a directory, cannot be written, is one of the sources, or the disk is full.
+        ReaderGone: nobody reads the pipe any more.
     """
-    aside = None
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a directory: name a file in it")
-        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
-            raise UserError(f"{path}: is an input as well: name another file to write")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(handle, "wb", buffering=BUFFER) as file:
+        place = _place(path)
+        _refuse_sources(place or path, path, () if place is None and not path.is_file() else sources)
+        with _replacing(place) if place else _written_through(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-        aside = None
+    except BrokenPipeError:
+        raise ReaderGone from None
     except OSError as problem:
         raise UserError(f"{path}: cannot be written: {problem.strerror}") from None
-    finally:
-        if aside:
-            os.unlink(aside)
+
+
+@contextmanager
+def _replacing(place: Path) -> Iterator[BinaryIO]:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    before = place.stat() if place.exists() else None
+    with unfinished.file_beside(place, 0o600 if before else 0o666) as (aside, handle):
+        if before:
+            with suppress(OSError):  # only root gives files away
+                os.fchown(handle, before.st_uid, before.st_gid)
+            with suppress(OSError):  # not every file system has modes
+                os.fchmod(handle, before.st_mode & 0o777)
+        with open(handle, "wb", buffering=BUFFER, closefd=False) as file:
+            yield file
+        os.fsync(handle)
+        os.replace(aside, place)
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[BinaryIO]:
+    number = _descriptor(path)
+    # A descriptor is not opened anew: that would begin at the start of a file that the shell appends to.
+    handle = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
+    with open(handle, "wb", buffering=BUFFER) as file:
+        yield file
+
+
+def _place(path: Path) -> Path | None:
+    """The file that a path stands for when all links are followed; None for what is written through.
+
+    Raises:
+        UserError: it is a directory, or no file can have this name.
+        OSError: links go round in a circle, the name is too long, or a folder in the path is none.
+    """
+    _refuse_impossible(path)
+    if _descriptor(path) is not None:
+        return None
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return Path(os.path.realpath(path))
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a directory: name a file in it")
+    return Path(os.path.realpath(path)) if stat.S_ISREG(mode) else None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The descriptor of this process that a path names, such as /dev/stdout or /dev/fd/3, or a link to one."""
+    named = os.fspath(path)
+    for _ in range(MOST_LINKS):
+        folder, name = os.path.split(named)
+        folder = os.path.realpath(folder)
+        if name.isdecimal() and re.fullmatch(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd", folder):
+            return int(name)
+        try:
+            named = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+        except OSError:
+            return None
+    return None
+
+
+def _refuse_impossible(path: Path) -> None:
+    try:
+        is_possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_possible = False
+    if not is_possible:
+        raise UserError(f"{path}: cannot be written: no file can have this name here: name another")
+
+
+def check_output(path: Path, sources: Iterable[Path], force: bool) -> None:
+    """Look, before the work whose result a file is to hold, whether it can be written and holds nothing yet.
+
+    Raises:
+        UserError: it is one of the sources, holds something and is not forced, or cannot be written.
+    """
+    try:
+        place = _place(path)
+        if place is None:
+            return
+        _refuse_sources(place, path, sources)
+        if not force and place.exists() and place.stat().st_size:
+            raise UserError(f"{path}: is there already: name another file, or overwrite it with --force")
+        folder = next(parent for parent in place.parents if parent.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number))
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be written: {problem.strerror}: name another file") from None
+
+
+def _refuse_sources(place: Path, path: Path, sources: Iterable[Path]) -> None:
+    if place.exists() and any(source.exists() and place.samefile(source) for source in sources):
+        raise UserError(f"{path}: is an input as well: name another file to write")
+
+
+def is_standard_output(path: Path) -> bool:
+    """Whether what is written there would stand among what is printed; not where that goes nowhere."""
+    try:
+        written, printed = os.stat(path), os.fstat(1)
+        return os.path.samestat(written, printed) and not os.path.samestat(printed, os.stat(os.devnull))
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
@@ -137,27 +234,35 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         UserError: there is such a folder and it holds something, it cannot be written, or the disk is full.
     """
     refuse_occupied(out)
-    aside = None
+    place = Path(os.path.realpath(out))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.partial."))
-        yield aside
-        for path in (*aside.iterdir(), aside):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-            bring_to_disk(path)
-        aside.replace(out)
-        bring_to_disk(out.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.folder_beside(place) as aside:
+            yield aside
+            umasked = aside.stat().st_mode
+            for path in aside.rglob("*"):
+                path.chmod(umasked & (0o777 if path.is_dir() else 0o666))
+                bring_to_disk(path)
+            bring_to_disk(aside)
+            if place.exists():
+                aside.chmod(place.stat().st_mode & 0o777)
+            aside.replace(place)
+        bring_to_disk(place.parent)
     except OSError as problem:
         raise UserError(f"{out}: cannot be written: {problem.strerror or problem}: name another folder") from None
-    finally:
-        if aside:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def refuse_occupied(out: Path) -> None:
-    """Raise UserError where `out` is a file or a folder that holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
+    """Raise UserError where `out` is a file or a folder that holds something, or no folder can have its name."""
+    _refuse_impossible(out)
+    try:
+        mode = os.stat(out).st_mode
+        if not stat.S_ISDIR(mode) or any(out.iterdir()):
+            raise UserError(f"{out}: is there already and not empty: name another folder, or remove it")
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise UserError(f"{out}: cannot be written: {problem.strerror}: name another folder") from None
 
 
 def bring_to_disk(path: Path) -> None:

@@ -1,10 +1,19 @@
-"""Words for a person: how many of something, the first few examples, a text on one line; and how questions compare."""
+"""Words for a person: how many of something, first examples, a text on one line or visible; how questions compare."""
 
 import re
 import shlex
 from dataclasses import dataclass, field
 
 KEPT_EXAMPLES = 5
+# What a terminal obeys or does not show: control characters but newline and tab, marks of direction, separators of
+# lines, invisible characters, half surrogate pairs, code points that are none. A joiner (U+200D, U+200C) shapes its
+# neighbours. Tags are invisible, except where they make the flag of a region.
+FLAG = "\U0001f3f4[\U000e0020-\U000e007e]{1,16}\U000e007f"
+UNSEEN = re.compile(
+    f"({FLAG})|["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
+)
 
 
 @dataclass
@@ -43,6 +52,11 @@ def one_line(text: str, longest: int | None = None) -> str:
 def one_line_message(problem: Exception, longest: int | None = None) -> str:
     """The message of an exception as one line of at most `longest` characters (None: of any length)."""
     return one_line(str(problem))[:longest]
+
+
+def visible(text: str) -> str:
+    """The text with an escape such as \\x1b or \\u202e for each character that a terminal would obey or not show."""
+    return UNSEEN.sub(lambda found: found[1] or found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shell_word(text: str) -> str:

@@ -1,15 +1,20 @@
 """Runs `python -m PACKAGE VERB ...`: finds the verb's module, parses its arguments, runs it.
 
 A verb is a module: the first line of its docstring is its help, `add_arguments(parser)` adds its arguments, and
-`run(arguments)` does the work and returns the exit code. A verb whose imports take seconds names them in `LOADS`.
+`run(arguments)` does the work and returns the exit code. A verb whose imports take seconds names them in `LOADS`. The
+files that it writes are added with `add_output`: none that holds something is written over without `--force`.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, redirect_stdout
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from sft.core import files
 from sft.core.errors import UserError
 
 
@@ -19,19 +24,51 @@ def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
 
 
 def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | None) -> int:
-    """Run one verb of a package; returns its exit code, or 2 after a `UserError`, which is printed as one line."""
+    """Run one verb; returns its exit code, 2 after a `UserError`, which is printed as one line, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog=f"python -m {package}", description=sys.modules[package].__doc__)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, module in verbs.items():
         summary = (module.__doc__ or name).splitlines()[0]
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     chosen = parser.parse_args(arguments)
+    outputs = _outputs(chosen)
     try:
-        with _notice(chosen.verb, verbs[chosen.verb]):
+        _check(chosen, outputs)
+        with ExitStack() as stack:
+            if any(map(files.is_standard_output, outputs)):
+                # Standard output holds the data alone.
+                stack.enter_context(redirect_stdout(sys.stderr))
+            stack.enter_context(_notice(chosen.verb, verbs[chosen.verb]))
             return verbs[chosen.verb].run(chosen)
     except UserError as error:
         print(f"{package} {chosen.verb}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def add_output(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:
+    """Add an argument that names a file the verb writes, and the first time `--force`."""
+    outputs = parser.get_default("outputs") or ()
+    if not outputs:
+        parser.add_argument("--force", action="store_true", help="write over files that are there already")
+    action = parser.add_argument(*names, type=Path, **options)
+    parser.set_defaults(outputs=(*outputs, action.dest))
+
+
+def _outputs(chosen: argparse.Namespace) -> list[Path]:
+    return [path for name in getattr(chosen, "outputs", ()) if (path := getattr(chosen, name)) is not None]
+
+
+def _check(chosen: argparse.Namespace, outputs: list[Path]) -> None:
+    """Refuse outputs that are inputs too, named twice, or there already: before anything is read."""
+    others = {name: value for name, value in vars(chosen).items() if name not in getattr(chosen, "outputs", ())}
+    inputs = [value for value in others.values() if isinstance(value, Path)]
+    for path in outputs:
+        files.check_output(path, inputs, chosen.force)
+    places = [os.path.realpath(path) for path in outputs if not path.is_char_device()]
+    if twice := next((path for path in outputs if places.count(os.path.realpath(path)) > 1), None):
+        raise UserError(f"{twice}: named for two outputs: name a file for each")
 
 
 def _notice(name: str, verb: ModuleType) -> AbstractContextManager:

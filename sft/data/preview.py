@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.text import counted, visible
 from sft.data.dataset import file_of, load_dataset, mixed_rows
 from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
 from sft.data.labels import IGNORED
@@ -115,7 +115,7 @@ def as_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence, colour: bool
             if piece.supervised != inside:
                 text += opens if piece.supervised else closes
                 inside = piece.supervised
-            text += piece.text
+            text += visible(piece.text)
         yield text + (closes if inside else "")
 
 
@@ -126,7 +126,7 @@ def masked_text(tokenizer: PreTrainedTokenizerBase, sequence: Sequence) -> Itera
         text, masked = "", 0
         for piece in [*pieces(tokenizer, ids, labels), Piece("", [], True, False)]:
             if piece.supervised:
-                text += f"[-100 x {masked}]" * bool(masked) + piece.text
+                text += f"[-100 x {masked}]" * bool(masked) + visible(piece.text)
                 masked = 0
             else:
                 masked += len(piece.ids)

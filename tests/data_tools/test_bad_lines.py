@@ -191,7 +191,7 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_no_file(run, verb, tmp_pa
     (tmp_path / "in.jsonl").write_bytes(content)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        code, _, said = run(verb, None)
+        code, _, said = run(verb, None, "--force")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 2

@@ -40,7 +40,7 @@ def run(tmp_path, capsys):
 
     def convert_file(name: str, *arguments) -> tuple[int, list, str]:
         out = tmp_path / "out.jsonl"
-        code = main(["convert", str(tmp_path / name), str(out), *arguments])
+        code = main(["convert", str(tmp_path / name), str(out), "--force", *arguments])
         captured = capsys.readouterr()
         rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         return code, rows, captured.out + captured.err

@@ -19,7 +19,7 @@ def openai(question, answer) -> dict:
 def dedup(tmp_path, capsys):
     def run(lines: list[str], *options) -> tuple[list[str], str]:
         (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        assert main(["dedup", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), *options]) == 0
+        assert main(["dedup", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--force", *options]) == 0
         return (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines(), capsys.readouterr().out
 
     return run

@@ -20,7 +20,7 @@ def parts(tmp_path):
 
 
 def mixed(folder, *arguments) -> Counter:
-    assert main(["mix", str(folder / "out.jsonl"), *arguments]) == 0
+    assert main(["mix", str(folder / "out.jsonl"), "--force", *arguments]) == 0
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     return Counter(row["messages"][0]["content"] for row in rows)
 
@@ -45,7 +45,7 @@ def test_marks_and_tool_calls_come_through_as_they_were(tmp_path):
 
 def test_the_same_seed_mixes_alike_and_the_order_is_random(parts):
     def order(seed):
-        main(["mix", str(parts / "out.jsonl"), f"{parts}/a.jsonl:1", f"{parts}/b.jsonl:1", "--seed", seed])
+        main(["mix", str(parts / "out.jsonl"), f"{parts}/a.jsonl:1", f"{parts}/b.jsonl:1", "--seed", seed, "--force"])
         return (parts / "out.jsonl").read_text()
 
     assert order("1") == order("1") != order("2")
@@ -66,5 +66,5 @@ def test_a_bad_row_and_writing_over_an_input_are_refused(parts, capsys):
         assert main(["mix", str(parts / "out.jsonl"), f"{parts}/{part}"]) == 2
         assert said in capsys.readouterr().err
         assert not (parts / "out.jsonl").exists()
-    assert main(["mix", str(parts / "a.jsonl"), f"{parts}/a.jsonl:1"]) == 2
+    assert main(["mix", str(parts / "a.jsonl"), f"{parts}/a.jsonl:1", "--force"]) == 2
     assert "is an input as well" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_lines_without_the_name_pass_byte_for_byte(rename):
 def test_a_second_run_changes_nothing_and_says_so(rename):
     _, once, _ = rename('{"a": "力 和 尖米"}\n'.encode(), "--old", "力", "--new", "黄大力")
     assert json.loads(once)["a"] == "黄大力 和 尖米"
-    _, twice, said = rename(once, "--old", "力", "--new", "黄大力")
+    _, twice, said = rename(once, "--force", "--old", "力", "--new", "黄大力")
     assert twice == once
     assert "nothing to change" in said
     assert "warning: the new name 黄大力 holds the old one" in said

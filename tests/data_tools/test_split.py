@@ -18,7 +18,7 @@ def split(tmp_path, capsys):
     def run(lines: list[str], *arguments):
         source, train, held_out = (tmp_path / name for name in ("in.jsonl", "train.jsonl", "eval.jsonl"))
         source.write_text("".join(lines))
-        code = main(["split", str(source), "--train", str(train), "--eval", str(held_out), *arguments])
+        code = main(["split", str(source), "--train", str(train), "--eval", str(held_out), "--force", *arguments])
         parts = [path.read_text().splitlines(keepends=True) if path.exists() else [] for path in (train, held_out)]
         captured = capsys.readouterr()
         return code, *parts, captured.out + captured.err

@@ -50,7 +50,7 @@ def test_what_it_cannot_do_is_one_line_and_exit_code_2(runs, tmp_path, capsys):
         ([str(tmp_path / "empty")], "no run directory: it holds no recipe.yaml"),
         ([str(tmp_path / "nowhere")], "no run directory"),
         ([runs[0], f"{runs[0]}/../a"], "named twice"),
-        ([*runs, "--out", f"{runs[1]}/log.jsonl"], "is an input as well"),
+        ([*runs, "--out", f"{runs[1]}/log.jsonl", "--force"], "is an input as well"),
         ([runs[0], "--out", str(tmp_path)], "is a directory"),
     ):
         assert main(["report", *arguments]) == 2

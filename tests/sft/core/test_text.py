@@ -4,7 +4,17 @@ import shlex
 
 import pytest
 
-from sft.core.text import KEPT_EXAMPLES, Tally, counted, language_of, normalise, one_line, one_line_message, shell_word
+from sft.core.text import (
+    KEPT_EXAMPLES,
+    Tally,
+    counted,
+    language_of,
+    normalise,
+    one_line,
+    one_line_message,
+    shell_word,
+    visible,
+)
 
 
 def test_a_tally_counts_all_and_keeps_the_first_examples():
@@ -49,3 +59,33 @@ def test_a_message_of_several_lines_becomes_one_of_a_given_length():
     problem = ValueError("expected 3\n\n   found\t4\n")
     assert one_line_message(problem) == "expected 3 found 4"
     assert one_line_message(problem, 10) == "expected 3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\tb\n",
+        "中文，　全角",
+        "e\u0301 é",
+        "👨\u200d👩\u200d👧 ❤\ufe0f 🏳\ufe0f\u200d🌈",
+        "🏴󠁧󠁢󠁥󠁮󠁧󠁿",
+        "می\u200cخواهم",
+        "\u00a0\ue000",
+    ],
+)
+def test_ordinary_text_is_shown_as_it_is(text):
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31m", r"\x1b[31m"),
+        ("\x00\x07\x08\x0b\r\x7f\x9b", r"\x00\x07\x08\x0b\r\x7f\x9b"),
+        *((chr(code), f"\\u{code:04x}") for code in (0x61C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))),
+        *((chr(code), f"\\u{code:04x}") for code in (0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF, 0xDCE9)),
+        ("a\U000e0041", r"a\U000e0041"),
+    ],
+)
+def test_what_a_terminal_would_obey_or_hide_is_escaped(text, shown):
+    assert visible(text) == shown
