@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.spellings import key_of
 from data_tools.survey import Survey
 from sft.core.text import counted, normalise, shell_word
+from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.readers.row_file import DATA_SET, JSON_LINES, RowFile
 
 # The share of ordinary rows to aim at, and below which there are too few: the README has measured 30 to 50%.
@@ -24,12 +24,6 @@ ORDINARY_ROWS, MOST_COPIES = 3000, 4
 # A script that so many of the answers are written in is a language of the file.
 SPOKEN_SHARE = 0.2
 EXAMPLE_NAMES = {"zh": "黄大力", "en": "Ada"}
-# Keys of placeholders that stand for whoever made the model.
-MAKERS = re.compile(
-    r"author|developer|creator|maker|owner|company|organi[sz]ation|team"
-    r"|作者|开发|创造|创建|公司|企业|机构|组织|单位|团队",
-    re.IGNORECASE,
-)
 # What the tutorial calls its list of questions.
 QUESTIONS = "Q_list.txt"
 # Deleting so many lines by number still fits on one line.
@@ -48,9 +42,9 @@ def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Cou
     _rename(survey, steps, rows_holding)
     for remark in _remarks(survey):
         steps.remark(remark)
-    _mix(survey, steps)
     if steps.columns:
         steps.verb("write the columns under names that are read", "convert", "named", "--to", "messages")
+    _mix(survey, steps)
     _train(survey, steps, max_length)
     return steps.lines
 
@@ -224,7 +218,7 @@ def _keys(survey: Survey) -> Iterator[str]:
 
 
 def _value(key: str, name: str, survey: Survey) -> str:
-    if not MAKERS.search(key):
+    if not is_of_the_maker(key):
         return name
     return f"{name}团队" if languages_of(survey)[0] == "zh" else f"the {name} team"
 

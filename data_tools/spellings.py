@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from sft.core.text import normalise
-from sft.data.placeholders import open_placeholders
+from sft.data.placeholders import key_of, open_placeholders
 
 # Scripts that put no space between words, so that a name ends where they begin: Thai, kana, Chinese, Korean.
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u312f\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
@@ -59,11 +59,6 @@ def first_characters(name: str) -> set[str]:
     """How the first character of any of the name's spellings may look."""
     plain = unicodedata.normalize("NFC", name)[:1]
     return {spelling[0] for spelling in _widths_and_cases({plain, *(word[0] for word in _converted(name))})}
-
-
-def key_of(placeholder: str) -> str:
-    """What a placeholder says without its brackets: NAME for {{NAME}} and <NAME>; xxx and ○○ are their own."""
-    return re.sub(r"^[\W_]+|[\W_]+$", "", placeholder) or placeholder
 
 
 class Placeholders:

@@ -44,9 +44,9 @@ def replace(row: Any, text: str) -> str | None:
     key = shape.turns or shape.columns.question
     turns = list_of(row[key], str(key))
     column = shape.columns.system or "system"
-    if not isinstance(turns, list):
+    if not shape.turns and not isinstance(turns, list):
         return _replace_key(row, column, text)
-    if not turns or not all(isinstance(turn, dict) for turn in turns):
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise BadRow(f'"{key}" must be a list of turns')
     row[key] = turns
     if shape.name == "xtuner" and not row.get(column):

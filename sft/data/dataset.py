@@ -27,7 +27,8 @@ from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import LossRules
 from sft.data.formats import draw
-from sft.data.identity_rows import IdentityRows, read_identity_rows, sought_names
+from sft.data.identity_files import read_identity_rows, sought_names
+from sft.data.identity_rows import IdentityRows
 from sft.data.labels import IGNORED, mark_supervised
 from sft.data.readers.row_file import RowFile
 from sft.data.samples import row_facts, tokenise

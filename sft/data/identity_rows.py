@@ -7,28 +7,24 @@ templates.
 
 import hashlib
 import inspect
-import itertools
 import json
 import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from opencc import OpenCC
 
-from sft.config.own_keys import TrainFile
-from sft.core.errors import UserError
 from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
-from sft.data import formats, given_names, identity, placeholders
+from sft.data import given_names, identity, placeholders
 from sft.data.canonical import answered
 from sft.data.given_names import asks_for_a_text, asks_who, given_name
 from sft.data.identity import OLD_NAMES, OWN, normal, role_of_name
 from sft.data.placeholders import open_placeholders
-from sft.data.readers.row_file import RowFile
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200
@@ -37,8 +33,6 @@ KEPT_SYSTEMS = 1000
 QUOTED_CHARACTERS = 80
 # A name is what a file teaches if so many rows give it, and such a share of them.
 MAIN_NAME_ROWS, MAIN_NAME_SHARE = 3, 0.05
-# A file's first rows, which show what name most of its rows are likely to give.
-FIRST_ROWS = 1000
 
 # What stands before a name in the same clause where somebody presents himself or who made him.
 _I_AM = r"我是|我叫|我的名字|叫我|i am|i'm|i was|my name is|call me"
@@ -271,49 +265,6 @@ class IdentityRows:
             self.contradictions.setdefault(wrong, Tally()).extend(Tally(counts.pop(wrong, 0), [example]))
 
 
-def facts_of_file(file: TrainFile, names: SoughtNames) -> Iterator[RowFacts]:
-    """What a file's rows say, read from the file itself, as one part.
-
-    Raises:
-        UserError: the file cannot be read, or a row of it is bad.
-    """
-    facts = RowFacts(names)
-    for _ in facts.of(formats.read_rows(RowFile(file.path, file.columns))):
-        pass
-    yield facts
-
-
-def read_identity_rows(
-    files: list[TrainFile],
-    name: str | None,
-    old_names: Iterable[str] = (),
-    facts_of: Callable[[TrainFile, SoughtNames], Iterable[RowFacts]] = facts_of_file,
-) -> IdentityRows:
-    """What the rows of all files say of a name; without one, of the name that most of them give.
-
-    `old_names` come on top of `OLD_NAMES`; `facts_of` gives the facts of a file, part by part.
-
-    Raises:
-        UserError: a file cannot be read, or a row of it is bad.
-    """
-    names = sought_names(files, name, old_names)
-    name = name or main_name(facts for file in files for facts in facts_of(file, names))
-    if name and name not in names.wanted:
-        # The first rows did not show it, so that no row was searched for it yet.
-        names = SoughtNames((name,), names.old)
-    rows = IdentityRows(name, names.old)
-    for file in files:
-        for facts in facts_of(file, names):
-            rows.add(file.path, facts, file.weight)
-    return rows
-
-
-def sought_names(files: list[TrainFile], name: str | None, old_names: Iterable[str] = ()) -> SoughtNames:
-    """The wanted name, or those that the files' first rows are likely to teach, and old names beside `OLD_NAMES`."""
-    wanted = [name] if name else [_likely_name(RowFile(file.path, file.columns)) for file in files]
-    return SoughtNames(tuple(dict.fromkeys(filter(None, wanted))), tuple(dict.fromkeys([*OLD_NAMES, *old_names])))
-
-
 def main_name(parts: Iterable[RowFacts]) -> str | None:
     """The name that most rows give; None where none stands out, or it is another model's."""
     names: Counter[str] = Counter()
@@ -326,18 +277,6 @@ def main_name(parts: Iterable[RowFacts]) -> str | None:
     [(name, count)] = names.most_common(1)
     is_rare = count < max(MAIN_NAME_ROWS, MAIN_NAME_SHARE * rows)
     return None if is_rare or any(normal(old) in normal(name) for old in OLD_NAMES) else name
-
-
-def _likely_name(file: RowFile) -> str | None:
-    """The main name of a file's first rows; what is wrong with the file is for whoever reads it whole to say."""
-    facts = RowFacts(SoughtNames((), ()))
-    rows = formats.read_rows(file, on_bad=lambda *bad_line: None)
-    try:
-        for _ in facts.of(itertools.islice(rows, FIRST_ROWS)):
-            pass
-    except UserError:
-        return None
-    return main_name([facts])
 
 
 def others(names: Iterable[str], wanted: str | None) -> list[str]:

@@ -22,7 +22,8 @@ from sft.core.text import one_line_message
 from sft.data.dataset import load_identity_rows
 from sft.data.dataset_card import DatasetCard
 from sft.data.identity import OLD_NAMES, gives_name, mentions
-from sft.data.identity_rows import IdentityRows, others, read_identity_rows
+from sft.data.identity_files import read_identity_rows
+from sft.data.identity_rows import IdentityRows, others
 from sft.models.chat_template import ChatTemplate
 from sft.runs.run_files import RECIPE, Run
 

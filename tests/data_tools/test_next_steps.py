@@ -13,6 +13,7 @@ from data_tools.next_steps import ORDINARY_ROWS
 from sft.config.load import load_recipe
 from sft.data import formats
 from sft.data.given_names import given_name
+from sft.data.json_line import json_line
 from sft.data.placeholders import open_placeholders
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +75,7 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 
 def write(path: Path, rows: list) -> None:
-    path.write_bytes(
-        b"".join(each.encode() + b"\n" if isinstance(each, str) else formats.json_line(each) for each in rows)
-    )
+    path.write_bytes(b"".join(each.encode() + b"\n" if isinstance(each, str) else json_line(each) for each in rows))
 
 
 def chain(path: str, capsys, *options: str) -> list[str]:

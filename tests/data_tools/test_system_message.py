@@ -8,6 +8,7 @@ from data_tools import system_message
 from data_tools.__main__ import main
 from sft.core.errors import UserError
 from sft.data import formats
+from sft.data.json_line import BadRow, json_line
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -57,7 +58,7 @@ def test_a_row_without_one_gets_it(name):
 
 @pytest.mark.parametrize("row", [{"a": 1}, {"messages": []}, {"conversation": "q"}, {"conversations": [1]}])
 def test_a_row_without_turns_is_bad(row):
-    with pytest.raises(formats.BadRow):
+    with pytest.raises(BadRow):
         system_message.replace(row, "T")
 
 
@@ -72,7 +73,7 @@ def test_a_file_that_holds_no_text_is_refused(tmp_path, content):
 
 def test_rename_sets_the_text_of_a_file_with_its_placeholders_filled_and_counts(tmp_path, capsys):
     source, text, out = tmp_path / "in.jsonl", tmp_path / "system.txt", tmp_path / "out.jsonl"
-    source.write_bytes(formats.json_line(WITH["xtuner"]) + formats.json_line(WITHOUT["alpaca"]))
+    source.write_bytes(json_line(WITH["xtuner"]) + json_line(WITHOUT["alpaca"]))
     text.write_text("\ufeff你是{{name}}。\n", encoding="utf-8")
     assert main(["rename", str(source), str(out), "--system", str(text), "--set", "name=黄大力"]) == 0
     assert [system_of(row) for _, row in formats.read_rows(out)] == ["你是黄大力。"] * 2

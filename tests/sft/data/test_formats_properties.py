@@ -177,7 +177,7 @@ def test_whatever_a_file_holds_no_verb_loses_a_row(tmp_path_factory, capsys, val
     source.write_bytes(b"\n".join(lines))
     assume(not source.read_bytes().lstrip().startswith(b"["))  # one array, whatever its lines
     capsys.readouterr()
-    assert main([verb, str(source), str(out), *VERBS[verb], "--skip-bad", str(report)]) in (0, 2)
+    assert main([verb, str(source), str(out), *VERBS[verb], "--skip-bad", str(report), "--force"]) in (0, 2)
     said = capsys.readouterr()
     if said.err:
         assert "UTF-16" in said.err
@@ -195,6 +195,6 @@ def test_whatever_a_file_holds_no_verb_loses_a_row(tmp_path_factory, capsys, val
 def test_whatever_a_file_holds_it_can_be_inspected(tmp_path_factory, capsys, values, garbage):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(b"".join(json.dumps(value).encode() + b"\n" for value in values) + garbage)
-    code = main(["inspect", str(path), "--was", "a", "--html", str(path.with_suffix(".html"))])
+    code = main(["inspect", str(path), "--was", "a", "--html", str(path.with_suffix(".html")), "--force"])
     said = capsys.readouterr().err
     assert code in (0, 1) or (said.startswith(f"data_tools inspect: {path}:") and said.count("\n") == 1)

@@ -8,7 +8,8 @@ import pytest
 
 from sft.config.own_keys import TrainFile
 from sft.data import formats
-from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, read_identity_rows
+from sft.data.identity_files import read_identity_rows
+from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames
 
 NAME = "黄大力"
 

@@ -18,7 +18,8 @@ from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
 from sft.data import samples
 from sft.data.identity import OLD_NAMES
-from sft.data.identity_rows import SoughtNames, read_identity_rows
+from sft.data.identity_files import read_identity_rows
+from sft.data.identity_rows import SoughtNames
 from sft.data.readers.row_file import RowFile
 from sft.data.samples import row_facts, tokenise
 from tests.support.encoding import ANSWERS_ALONE, MARKED, VARIED, encode_one_by_one, turns, with_template
