@@ -7,7 +7,7 @@ stops it, or is counted with `--lossy`.
 import argparse
 from collections import Counter
 
-from data_tools import bad_lines, inputs
+from data_tools import bad_lines, inputs, system_message
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_arguments(parser)
     add_output(parser, "out", help="JSONL file to write")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format to write")
+    system_message.add_argument(parser)
     parser.add_argument("--lossy", action="store_true", help="drop what the target cannot hold, and count it")
     bad_lines.add_argument(parser)
 
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert the file, count what could not be held; returns the exit code."""
     file = inputs.row_file(arguments.input, arguments)
-    rows, dropped, kept = 0, Counter[str](), Counter[str]()
+    system = system_message.read(arguments.system)
+    rows, dropped, kept, systems = 0, Counter[str](), Counter[str](), Counter[str]()
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
@@ -40,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
             rows += 1
             try:
                 row = parse_line(raw)
+                if system is not None and (what := system_message.replace(row, system)):
+                    systems[what] += 1
                 converted = convert(row, arguments.to)
             except CannotHold as problem:
                 if not arguments.lossy:
@@ -54,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
                 kept.update(unused_keys(row))  # type: ignore[arg-type]
     rows_in, rows_out = counted(rows, "row"), counted(rows - dropped.total() - bad.count, "row")
     print(f"{file.described()}: {rows_in} in; {arguments.out}: {rows_out} out, as {arguments.to}")
+    for what, count in systems.items():
+        print(f"  {count:>9,}  system message {what}")
     for reason, count in dropped.items():
         print(f"  {count:>9,}  {reason}")
     for key, count in kept.items():

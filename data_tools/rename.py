@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inside-words", action="store_true", help='replace Latin names inside longer words too, Al in "Always"'
     )
-    parser.add_argument(
-        "--system", metavar="FILE|none", help="text file to put in place of every system message; none drops them"
-    )
+    system_message.add_argument(parser)
     parser.add_argument("--also", action="append", default=[], help="another spelling of the old name to warn about")
     bad_lines.add_argument(parser)
 

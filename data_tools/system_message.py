@@ -3,6 +3,7 @@
 In: the text of a file, or none. Out: the same row with this system message. Knows nothing about names.
 """
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,13 @@ from sft.data.json_line import BadRow
 from sft.data.row_shapes import list_of, shape_of, words_key
 
 NONE = "none"
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--system` to a verb that writes rows."""
+    parser.add_argument(
+        "--system", metavar="FILE|none", help="text file to put in place of every system message; none drops them"
+    )
 
 
 def read(argument: str | None) -> str | None:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from data_tools.__main__ import main
 from data_tools.convert import convert
-from sft.data.formats import canonical_row
+from sft.data.formats import canonical_row, read_rows
 from sft.data.row_writing import FORMATS
 
 ONE = [{"role": "user", "content": "q\n\n1"}, {"role": "assistant", "content": " a\n"}]
@@ -137,3 +137,59 @@ def test_bad_input_is_one_line_and_leaves_no_file(run, tmp_path, name, content, 
     assert said in heard
     assert heard.count("\n") == 1
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_system_message_is_set_or_dropped_on_the_way(run, tmp_path):
+    (tmp_path / "in.csv").write_text("问题,回答,系统\nq,a,S\n", "utf-8")
+    (tmp_path / "system.txt").write_text("T\n")
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    code, [row], said = run("in.csv", "--to", "messages", "--system", str(tmp_path / "system.txt"))
+    assert (code, row) == (0, {"messages": [{"role": "system", "content": "T"}, *turns]})
+    assert "1  system message replaced" in said
+    assert run("in.csv", "--to", "xtuner", "--system", "none", "--force")[1] == [
+        {"conversation": [{"input": "q", "output": "a"}]}
+    ]
+
+
+VERBS = {
+    "convert": ["IN", "OUT", "--to", "xtuner"],
+    "rename": ["IN", "OUT", "--old", "小明", "--new", "黄大力"],
+    "dedup": ["IN", "OUT"],
+    "split": ["IN", "--train", "OUT", "--eval", "OUT2", "--ratio", "0.4"],
+    "mix": ["OUT", "IN:1"],
+    "inspect": ["IN"],
+}
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.json", "in.parquet", "in.jsonl.gz", "folder"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_reads_every_file_by_the_columns_that_are_named(verb, name, tmp_path, capsys):
+    rows = [{"提": f"问{number}", "复": "我是小明", "id": number} for number in range(9)]
+    path, outs = tmp_path / name, [tmp_path / "out.jsonl", tmp_path / "out2.jsonl"]
+    if name == "in.csv":
+        path.write_bytes(("提;复;id\r\n" + "".join(f"{r['提']};{r['复']};{r['id']}\r\n" for r in rows)).encode("gbk"))
+    elif name == "in.json":
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), "utf-8")
+    elif name == "in.jsonl.gz":
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    else:
+        parts = path if name == "in.parquet" else path / "train.parquet"
+        parts.parent.mkdir(exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), parts)
+    words = [w.replace("IN", str(path)).replace("OUT2", str(outs[1])).replace("OUT", str(outs[0])) for w in VERBS[verb]]
+    assert main([verb, *words, "--columns", "question=提,answer=复"]) == 0
+    said = capsys.readouterr().out
+    if verb == "inspect":
+        assert "提" not in said.partition("what to do next")[0]
+        assert "id (9 rows)" in said
+        return
+    questions = [row["messages"][0]["content"] for out in outs if out.exists() for _, row in read_rows(out)]
+    assert sorted(questions) == [f"问{number}" for number in range(9)]
+    assert (verb == "rename") == ("我是黄大力" in outs[0].read_text("utf-8"))
+
+
+@pytest.mark.parametrize("columns", ["", "question", "question=", "name=提", "question=提,question=复", "a=b,c=b"])
+def test_columns_that_no_row_has_a_place_for_are_a_mistake_of_the_command_line(columns, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["inspect", str(tmp_path / "in.csv"), "--columns", columns])
+    assert "argument --columns: " in capsys.readouterr().err

@@ -17,6 +17,7 @@ def rename(tmp_path, capsys):
     def run(content: bytes, *arguments) -> tuple[int, bytes, str]:
         source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         source.write_bytes(content)
+        out.unlink(missing_ok=True)
         code = main(["rename", str(source), str(out), *arguments])
         captured = capsys.readouterr()
         return code, out.read_bytes() if out.exists() else b"", captured.out + captured.err
