@@ -78,7 +78,7 @@ def train(recipe: "Recipe") -> None:
         chat_template_date=date.fromisoformat(start.inputs[DATE]),
         pad_token=training.pad_token,
     )
-    reading = waiting(f"reading {recipe.run.train_file}")
+    reading = waiting(f"reading {', '.join(file.path for file in recipe.train_files)}")
     with clock.spent_on("data"), reading, training.distributed_state.local_main_process_first():
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)

@@ -76,7 +76,7 @@ class DatasetCard:
 
     def _unused_line(self) -> str:
         samples = counted(self.samples_with_unused_keys, "sample")
-        return f"not trained on keys that no conversation needs, in {samples}; the first is {self.first_unused}"
+        return f"unused keys    in {samples}, not trained on; the first is {self.first_unused}"
 
     def _samples(self) -> str:
         if self.samples_made == self.rows:

@@ -54,6 +54,30 @@ def test_every_token_that_comes_in_goes_out(load, keys):
     assert card.packs == len(sequences)
 
 
+def test_a_table_by_its_columns_makes_the_same_packs_and_says_how_it_was_read(load, tmp_path):
+    pairs = [(f"你是谁{number}", f"我是黄大力，第{number}个。") for number in range(30)]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(xtuner_row([pair])) + "\n" for pair in pairs))
+    table = tmp_path / "客服.csv"
+    table.write_bytes(("编号;用户;客服\r\n" + "".join(f"{q[3:]};{q};{a}\r\n" for q, a in pairs)).encode("gbk"))
+    columns = {"question": "用户", "answer": "客服"}
+    expected, _ = load(train_file=str(lines))
+    for keys in (
+        {"train_file": str(table), "columns": columns},
+        {"train_file": [{"path": str(table), "columns": columns}], "columns": {"question": "other", "answer": "none"}},
+    ):
+        packs, card = load(**keys)
+        assert packs["input_ids"][:] == expected["input_ids"][:]
+        assert f"file           {table} (CSV, GB18030, separated by semicolons)" in card.lines()
+        assert f"unused keys    in 30 samples, not trained on; the first is {table}:2: 编号" in card.lines()
+    with pytest.raises(
+        UserError, match=r"客服\.csv:1: there is no 用户 名, which columns names; there is 编号, 用户, 客服"
+    ):
+        load(train_file=str(table), columns={"question": "用户 名", "answer": "客服"})
+    with pytest.raises(UserError, match="columns: name: a row holds question, answer"):
+        load(train_file=str(table), columns={"name": "用户"})
+
+
 def test_packs_hold_whole_samples_up_to_max_length(load):
     packs, card = load(shuffle_dataset=True)
     assert max(lengths(packs)) <= 256
