@@ -30,7 +30,7 @@ NAMES = {
 WHOLE = ("messages", "conversation", "conversations", "tools")
 # Keys that hold a conversation as well, if what they hold is a list, and those of what cannot be trained on.
 OTHER_LISTS = ("items", "dialogue", "dialog", "对话")
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 # What not every row has.
 OPTIONAL = ("context", "system", "history", "tools")
 EXAMPLE = "question=用户,answer=客服"
@@ -74,10 +74,9 @@ def find_columns(row: Mapping) -> Columns:
     return Columns(**{meaning: _only(row, meaning, found.get(meaning, ())) for meaning in NAMES})
 
 
-def system_column(row: Mapping) -> Columns:
-    """Of a row that holds its conversation elsewhere, the key of its system message alone."""
-    keys = [key for key in row if _meaning(key) == "system"] if len(row) > 1 else []
-    return Columns(system=_only(row, "system", keys))
+def system_column(row: Mapping) -> str | None:
+    """The key of a row's system message."""
+    return _only(row, "system", [key for key in row if _meaning(key) == "system"]) if len(row) > 1 else None
 
 
 def read_columns(text: str) -> dict[str, str]:

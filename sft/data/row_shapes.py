@@ -8,6 +8,7 @@ templates.
 import ast
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sft.data import canonical
 from sft.data.canonical import kind, message
@@ -54,13 +55,16 @@ class Shape:
         Raises:
             BadRow: something is missing, of another kind than it must be, or could not be honoured.
         """
-        _refuse_media(row)
+        if not MEDIA.isdisjoint(row):
+            _refuse_media(row)
         if self.turns is None:
             messages = _from_columns(row, self.columns)
         else:
             turns = list_of(row[self.turns], self.turns)
-            messages = _with_system(row, self.columns.system, list(_READERS[self.name](turns, self.turns)))
-        tools = _tools(row)
+            messages = list(_READERS[self.name](turns, self.turns))
+            if self.columns.system:
+                messages = _with_system(row, self.columns.system, messages)
+        tools = _tools(row) if "tools" in row or "functions" in row else []
         return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
     def unused(self, row: dict) -> list[str]:
@@ -85,13 +89,18 @@ def shape_of(row: object) -> Shape:
         )
     if listed:
         [key] = listed
-        return Shape(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
+        return _shape_of_turns(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
     columns = find_columns(row)
     if not columns.is_pair:
         _refuse_unknown(row, columns)
     question, answer = columns.question, columns.answer
     is_alpaca = (question, answer) == ("instruction", "output")
     return Shape("alpaca" if is_alpaca else f"{question}/{answer}", None, columns)
+
+
+@lru_cache(maxsize=256)
+def _shape_of_turns(name: str, key: str, system: str | None) -> Shape:
+    return Shape(name, key, Columns(system=system))
 
 
 def _refuse_unknown(row: dict, columns: Columns) -> None:
@@ -122,7 +131,9 @@ def _turn_format(turns: object) -> str | None:
         return None
     if "role" in first:
         return "messages"
-    return "sharegpt" if "from" in first else "xtuner" if find_columns(first) != Columns() else None
+    if "from" in first:
+        return "sharegpt"
+    return "xtuner" if "input" in first or find_columns(first) != Columns() else None
 
 
 def list_of(turns: object, key: str) -> object:
@@ -139,8 +150,8 @@ def list_of(turns: object, key: str) -> object:
 
 
 def _refuse_media(row: dict) -> None:
-    for key in MEDIA:
-        if row.get(key):
+    for key in sorted(MEDIA & row.keys()):
+        if row[key]:
             raise BadRow(
                 f"the row has {key}, and only text can be trained on: drop the row, or the key if it says nothing"
             )
@@ -184,7 +195,7 @@ def _from_xtuner(turns: object, key: str) -> Iterator[dict]:
         system = system or given
         question = message("user", turn[columns.question], f"{field}.{columns.question}")
         answer = message("assistant", turn[columns.answer], f"{field}.{columns.answer}")
-        if turn.keys() - {"system", columns.question, columns.answer}:
+        if len(turn) > 2 + ("system" in turn):
             _refuse_end_of_turn(turn, field)
             _add_mark(answer, turn, (XTUNER_MARK,), field)
         yield question

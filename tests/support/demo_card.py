@@ -9,5 +9,6 @@ CARD = DatasetCard(
     padding_share=0.0, packs_per_step=1, repeated=0,
     steps_per_epoch=352, total_steps=1056, rows_with_control_tokens=0, first_control_token="", answers=1500,
     answers_without_end=0, answers_asked_otherwise=0, samples_with_words_left_out=0, first_left_out="",
+    samples_with_unused_keys=0, first_unused="",
     first_sample="",
 )  # fmt: skip

@@ -64,6 +64,11 @@ def test_an_encoding_without_a_letter_ends_no_program(tmp_path, variables, words
         assert "黄大力☃" in (tmp_path / "数据☃.jsonl").read_text(encoding="utf-8")
 
 
+def without_notice(said: bytes) -> bytes:
+    """What was said but for the line that a slow machine sees, that the verb is at work."""
+    return said.replace(b"inspect: at work\n", b"")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -77,13 +82,13 @@ def test_an_encoding_without_a_letter_ends_no_program(tmp_path, variables, words
     ids=" ".join,
 )
 def test_a_reader_that_has_gone_ends_a_program_in_silence(tmp_path, words):
-    (tmp_path / "in.jsonl").write_text(ROW * 5000, encoding="utf-8")
+    (tmp_path / "in.jsonl").write_text(ROW * 500, encoding="utf-8")
     words = [word.replace("IN", str(tmp_path / "in.jsonl")) for word in words]
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run([sys.executable, *words], cwd=REPOSITORY, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
-    assert (ended.returncode, ended.stderr) == (141, b"")
+    assert (ended.returncode, without_notice(ended.stderr)) == (141, b"")
 
 
 def test_a_full_disk_under_standard_output_is_one_line(tmp_path):
@@ -91,7 +96,10 @@ def test_a_full_disk_under_standard_output_is_one_line(tmp_path):
     command = [sys.executable, "-m", "data_tools", "inspect", str(tmp_path / "in.jsonl")]
     with open("/dev/full", "wb") as full:
         ended = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (ended.returncode, ended.stderr) == (2, b"<stdout>: cannot be written: No space left on device\n")
+    assert (ended.returncode, without_notice(ended.stderr)) == (
+        2,
+        b"<stdout>: cannot be written: No space left on device\n",
+    )
 
 
 def test_a_bar_moves_and_colours_are_seen_on_a_terminal_but_those_of_a_text_are_not():
