@@ -6,6 +6,8 @@ from collections import Counter
 import pytest
 
 from data_tools.__main__ import main
+from sft.data import formats
+from sft.data.formats import canonical_row
 
 
 @pytest.fixture
@@ -68,3 +70,18 @@ def test_a_bad_row_and_writing_over_an_input_are_refused(parts, capsys):
         assert not (parts / "out.jsonl").exists()
     assert main(["mix", str(parts / "a.jsonl"), f"{parts}/a.jsonl:1", "--force"]) == 2
     assert "is an input as well" in capsys.readouterr().err
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    path.write_text('{"question": "q", "answer": "a"}\n' * 9)
+
+    def read_and_change(row):
+        with open(path, "a") as file:
+            file.write("x")
+        return canonical_row(row)
+
+    monkeypatch.setattr(formats, "canonical_row", read_and_change)
+    assert main(["mix", str(out), f"{path}:1"]) == 2
+    assert "in.jsonl: changed while it was read: start again once it stays as it is" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [path]

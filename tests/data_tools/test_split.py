@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from data_tools import split
 from data_tools.__main__ import main
+from data_tools.split import choose_groups
 from sft.core.text import normalise
 from sft.data.formats import read_rows
 
@@ -80,3 +82,17 @@ def test_what_cannot_be_split_is_one_line_and_leaves_no_file(split, lines, argum
     assert (code, train, held_out) == (2, [], [])
     assert said in heard
     assert heard.count("\n") == 1
+
+
+def test_a_file_that_changes_between_the_two_readings_is_refused_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{number}", "answer": "a"}) + "\n" for number in range(9)))
+
+    def choose_after_a_change(*arguments):
+        path.write_text("\n" + path.read_text())
+        return choose_groups(*arguments)
+
+    monkeypatch.setattr(split, "choose_groups", choose_after_a_change)
+    assert main(["split", str(path), "--train", str(tmp_path / "train"), "--eval", str(tmp_path / "eval")]) == 2
+    assert "in.jsonl: changed while it was read: start again once it stays as it is" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [path]
