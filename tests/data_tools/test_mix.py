@@ -78,7 +78,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_written(
 
     def read_and_change(row):
         with open(path, "a") as file:
-            file.write("x")
+            file.write("\n")
         return canonical_row(row)
 
     monkeypatch.setattr(formats, "canonical_row", read_and_change)

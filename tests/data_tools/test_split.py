@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from data_tools import split
 from data_tools.__main__ import main
 from data_tools.split import choose_groups
 from sft.core.text import normalise
@@ -92,7 +91,7 @@ def test_a_file_that_changes_between_the_two_readings_is_refused_and_nothing_is_
         path.write_text("\n" + path.read_text())
         return choose_groups(*arguments)
 
-    monkeypatch.setattr(split, "choose_groups", choose_after_a_change)
+    monkeypatch.setattr("data_tools.split.choose_groups", choose_after_a_change)
     assert main(["split", str(path), "--train", str(tmp_path / "train"), "--eval", str(tmp_path / "eval")]) == 2
     assert "in.jsonl: changed while it was read: start again once it stays as it is" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [path]
