@@ -12,7 +12,13 @@ DONE_ANYWAY = {
     "DatasetInfoHook", "ThroughputHook", "VarlenAttnArgsToMessageHubHook", "HFCheckpointHook", "IterTimerHook",
     "ParamSchedulerHook", "DistSamplerSeedHook", "RuntimeInfoHook",
 }  # fmt: skip
-BACKENDS = {"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow"}
+BACKENDS = {
+    "TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow",
+    "ClearMLVisBackend": "clearml", "NeptuneVisBackend": "neptune", "DVCLiveVisBackend": "dvclive",
+    "SwanlabVisBackend": "swanlab", "SwanLabVisBackend": "swanlab",
+}  # fmt: skip
+# What EvaluateChatHook generates with beside max_new_tokens, where a config does not say otherwise.
+SAMPLING = {"do_sample": True, "temperature": 0.1, "top_p": 0.75, "top_k": 40}
 HELD_OUT = "held-out rows are measured here by eval_file and eval_strategy"
 # Parts that the runner takes and that change no setting while they have these values.
 USUAL: dict[str, tuple[tuple[object, ...], str]] = {
@@ -186,7 +192,11 @@ def _read_evaluation(hook: Part) -> None:
 def _read_generation(hook: Part) -> None:
     """How answers are generated. Source of the default: EvaluateChatHook."""
     fields: dict[str, Any] = {"max_new_tokens": hook.get("max_new_tokens", WHOLE, "eval_prompts_generation", 600)}
-    if given := hook.part("generation_kwargs"):
+    given = hook.part("generation_kwargs")
+    if not given or not given.values:
+        hook.draft.note(f"{hook.path}: XTuner samples answers, at temperature 0.1; here they are greedy")
+    else:
+        fields |= SAMPLING
         for name in given.values:
             value = given.take(name)
             if isinstance(value, Unknown) or as_symbol(value):
