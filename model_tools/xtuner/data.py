@@ -237,6 +237,8 @@ def _read_source(source: Part) -> list[str]:
     for file in files:
         if any(mark in file for mark in "*?["):
             draft.note(f"{source.path}.data_files = {file}: is a pattern; name each file in train_file")
+        elif "://" in file:
+            draft.note(f"{source.path}.data_files = {file}: is an address; download the file and name it in train_file")
     split = source.take("split")
     if split not in (None, "train"):
         draft.note(f"{source.shown('split', split)}: a file is read whole here; weight takes a random part of it")

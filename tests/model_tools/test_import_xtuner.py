@@ -113,6 +113,39 @@ def test_what_only_running_would_tell_is_named_with_its_line(imported, old):
     assert key not in recipe
 
 
+def test_a_second_hook_changes_nothing_of_the_first(imported):
+    second = "dict(type=EvaluateChatHook, every_n_iters=7, evaluation_inputs=['再问'], system='另一', max_new_tokens=9)"
+    once = imported(QLORA)[0]
+    recipe, comments, _ = imported(QLORA + f"custom_hooks.append({second})\n")
+    assert recipe.pop("eval_prompts") == [*once.pop("eval_prompts"), "再问"]
+    assert recipe == once
+    for said in ("every_n_iters = 7", "system = '另一'", "max_new_tokens = 9"):
+        assert f"custom_hooks[2].{said}: no counterpart here" in comments
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("a dump of a run under DeepSpeed", {"gradient_accumulation_steps": 16, "max_grad_norm": 1, "bf16": True}),
+        ("batches made by a sampler", {"per_device_train_batch_size": 4, "dataloader_drop_last": True}),
+        ("8 bits, said to the model itself", {"load_in_8bit": True}),
+        ("a folder named after the config", {"output_dir": "runs/config"}),
+        ("what runs as a program", {"lora_r": 64}),
+        (
+            "how answers are generated",
+            {
+                "eval_prompts_generation": {
+                    "max_new_tokens": 600, "do_sample": True, "temperature": 0.7, "top_p": 0.75, "top_k": 40
+                }
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_what_stands_in_another_place_is_a_key_too(imported, name, keys):
+    recipe, _, _ = imported(CONFIGS[name])
+    assert {key: recipe.get(key) for key in keys} == keys
+
+
 def test_a_statement_that_is_not_followed_is_named_and_not_run(imported, tmp_path):
     _, comments, said = imported(QLORA + "open('was_run', 'w')\nfix(model)\nprint('no word of this')\n")
     line = QLORA.count("\n") + 1
