@@ -239,7 +239,7 @@ def _schedule(schedulers: list[dict], loop: dict, counts: int) -> dict:
         "max_steps": (in_steps(iterations, counts) if iterations else None, "train_cfg.max_iters"),
         "warmup_steps": (warmup, "param_scheduler[0].end"),
         "lr_scheduler_type": (f"{name}_with_min_lr" if least else name, "param_scheduler"),
-        "fall_note": (reached, "it ends with training here"),
+        "fall_note": (reached, "T_max = " if falling and falling[0].get("T_max") else "it ends with training here"),
         "lr_scheduler_kwargs": ({"min_lr": least} if least else None, "param_scheduler"),
     }
 
