@@ -75,6 +75,9 @@ def _refuse_what_is_no_text_sft(path: Path, config: dict[str, Any]) -> None:
         if not isinstance(value, dict):
             raise UserError(f"{path}: sets no {name}: is it a whole XTuner config for text?")
         kind = name_of(value.get("type"))
+        if name == "model" and kind == "from_pretrained":
+            advice = "XTuner trains dict(type=SupervisedFinetune, llm=...): put it there"
+            raise UserError(f"{path}: model.type = {shown(value['type'])}: {advice}")
         if name == "model" and kind not in (None, "SupervisedFinetune"):
             raise UserError(f"{path}: trains a {kind}: only text SFT (SupervisedFinetune) has a counterpart here")
 
@@ -89,7 +92,6 @@ def recipe_of(config: Config) -> tuple[dict[str, Any], list[str]]:
     read_data(whole)
     read_schedule(whole, length)
     read_runtime(whole, length)
-    whole.take("strategy")
     whole.take("framework")
     _note_names_at_top(whole, config.used)
     _drop_what_no_recipe_takes(draft)

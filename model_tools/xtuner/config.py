@@ -62,7 +62,8 @@ def _read(path: Path, readers: tuple[Path, ...]) -> Config:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path}: cannot be read: {getattr(problem, 'strerror', 'not UTF-8')}: check it") from None
+        reason = getattr(problem, "strerror", "not UTF-8: save it as UTF-8")
+        raise UserError(f"{path}: cannot be read: {reason}") from None
     if path.suffix != ".json":
         return _evaluate(text, str(path), path, readers)
     try:
@@ -89,14 +90,17 @@ def _evaluate(text: str, where: str, path: Path | None, readers: tuple[Path, ...
         raise UserError(f"{where}: nests too deeply to be a config: check it") from None
     bases = _Bases(where, path, readers)
     statements = Statements(path.name if path else where, bases.module, bases.merged)
+    # As mmengine runs a config: it is not the main module, and knows its own place.
+    statements.names |= {"__name__": "builtins"} | ({"__file__": str(path.absolute())} if path else {})
     try:
         statements.run(tree.body)
+        without = statements.imported | {BASE}
+        values = {name: value for name, value in statements.names.items() if name not in without and name[:2] != "__"}
+        values = merged_dict(values, bases.values)
     except RecursionError:
         raise UserError(f"{where}: nests too deeply to be a config: check it") from None
-    without = statements.imported | {BASE}
-    values = {name: value for name, value in statements.names.items() if name not in without and name[:2] != "__"}
     return Config(
-        merged_dict(values, bases.values),
+        values,
         [*bases.remarks, *statements.remarks],
         statements.used | bases.used,
     )

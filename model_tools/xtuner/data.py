@@ -37,6 +37,8 @@ def read_data(config: Part) -> None:
         return
     # Defaults: those of torch's DataLoader.
     loader.carry("batch_size", WHOLE, "per_device_train_batch_size", 1, at_top="batch_size")
+    if batches := loader.part("batch_sampler"):
+        _read_batch_sampler(batches)
     workers = loader.carry("num_workers", WHOLE, "dataloader_num_workers", 0, at_top="dataloader_num_workers")
     for name in ("drop_last", "pin_memory", "persistent_workers"):
         if name != "persistent_workers" or workers:
@@ -63,6 +65,15 @@ def read_data(config: Part) -> None:
     if "train_file" not in draft.settings:
         draft.note("train_dataloader.dataset: names no file of yours that can be read here; set train_file yourself")
     draft.note_rest(loader)
+
+
+def _read_batch_sampler(batches: Part) -> None:
+    """What makes the batches in the loader's place."""
+    batches.expect("type", *_usual(batches.values.get("type"), "BatchSampler"))
+    batches.carry("drop_last", SWITCH, "dataloader_drop_last")
+    if "batch_size" in batches.values:
+        batches.carry("batch_size", WHOLE, "per_device_train_batch_size", at_top="batch_size")
+    batches.draft.note_rest(batches)
 
 
 def _usual(value: object, name: str) -> tuple[object, ...]:
@@ -159,10 +170,11 @@ def _carry_shared(dataset: Part, name: str, kind: str, key: str, default: object
 
 
 def _note_map_function(dataset: Part) -> None:
-    function = dataset.take("dataset_map_fn")
+    key = "map_fn" if "map_fn" in dataset.values else "dataset_map_fn"  # the first releases call it map_fn
+    function = dataset.take(key)
     if function is None:
         return
-    name, said = name_of(function), dataset.shown("dataset_map_fn", function)
+    name, said = name_of(function), dataset.shown(key, function)
     if name in READ_AS_THEY_ARE:
         note = f"its rows ({READ_AS_THEY_ARE[name]}) are read here without a function"
     elif name in OTHER_COLUMNS:
@@ -225,6 +237,8 @@ def _read_source(source: Part) -> list[str]:
     for file in files:
         if any(mark in file for mark in "*?["):
             draft.note(f"{source.path}.data_files = {file}: is a pattern; name each file in train_file")
+        elif "://" in file:
+            draft.note(f"{source.path}.data_files = {file}: is an address; download the file and name it in train_file")
     split = source.take("split")
     if split not in (None, "train"):
         draft.note(f"{source.shown('split', split)}: a file is read whole here; weight takes a random part of it")

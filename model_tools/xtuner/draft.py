@@ -94,15 +94,15 @@ class Part:
                 self.draft.note(self.not_known(path, item, "see what it sets"))
         return found
 
-    def not_known(self, name: str, value: object, advice: str) -> str:
-        """A note on a value that cannot be carried over."""
+    def not_known(self, name: str, value: object, advice: str, kind: str = "what belongs here") -> str:
+        """A note on a value that cannot be carried over, where a value of a kind belongs."""
         if isinstance(value, Unknown):
             return f"{self.shown(name, value)}: only running the config would tell; {advice}"
         if isinstance(value, Symbol) and not value.is_defined:
             return f"{self.shown(name, value)}: is assigned nowhere in the config; {advice}"
         if as_symbol(value):
             return f"{self.shown(name, value)}: stands in a library, not in the config; {advice}"
-        return f"{self.shown(name, value)}: is nothing that fits here; {advice}"
+        return f"{self.shown(name, value)}: is not {kind}; {advice}"
 
     def get(self, name: str, kind: str, key: str, default: Any = None, at_top: str | None = None) -> Any:
         """The value of a name where it is of a kind; None otherwise, with a note to set `key`."""
@@ -112,7 +112,7 @@ class Part:
         if value is None:
             return None
         if (fitting := _fitting(value, kind)) is None:
-            self.draft.note(self.not_known(name, value, f"set {key} yourself"))
+            self.draft.note(self.not_known(name, value, f"set {key} yourself", kind))
         return fitting
 
     def carry(self, name: str, kind: str, key: str, default: Any = None, at_top: str | None = None) -> Any:

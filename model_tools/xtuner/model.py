@@ -49,7 +49,7 @@ def _read_llm(llm: Part, precision: str | None, is_adapted: bool) -> None:
         attention = "flash_attention_2"
     draft.settings["attn_implementation"] = attention or "sdpa"
     held = _dtype(llm, "torch_dtype") or _dtype(llm, "dtype")
-    quantised = llm.part("quantization_config")
+    quantised = _quantisation(llm)
     if quantised:
         computed = _read_quantisation(quantised, is_adapted)
         if computed and held and computed != held:
@@ -67,6 +67,13 @@ def _read_llm(llm: Part, precision: str | None, is_adapted: bool) -> None:
         dtype = precision
     draft.settings["dtype"] = dtype
     draft.note_rest(llm)
+
+
+def _quantisation(llm: Part) -> Part | None:
+    """The part on quantisation; `from_pretrained` takes load_in_4bit and load_in_8bit in its place too."""
+    quantised = llm.part("quantization_config")
+    direct: dict[str, Any] = {name: llm.take(name) for name in ("load_in_4bit", "load_in_8bit") if name in llm.values}
+    return quantised or (Part(direct, llm.path, llm.draft) if any(direct.values()) else None)
 
 
 def _names(full_name: str, value: object) -> tuple[object, ...]:

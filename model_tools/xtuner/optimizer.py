@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from model_tools.xtuner.draft import NUMBER, SWITCH, WHOLE, Part
+from model_tools.xtuner.draft import NUMBER, SWITCH, TEXT, WHOLE, Part
 from model_tools.xtuner.values import name_of
 
 ADAM = (0.9, 0.999)
@@ -40,6 +40,11 @@ OPTIMIZERS = {
     "SGD": Optimizer("sgd", 1e-3, 0.0, None, None),
 }
 DEEPSPEED = "ds_configs/zero2.json"
+# What DeepSpeed is told beside that which is a setting: how it goes about it, and what the loader says too.
+WITHOUT_A_SETTING = (
+    "train_micro_batch_size_per_gpu", "inputs_to_half", "exclude_frozen_parameters", "zero_allow_untested_optimizer",
+    "zero_force_ds_cpu_optimizer", "steps_per_print", "wall_clock_breakdown",
+)  # fmt: skip
 
 
 def read_optimizer(config: Part) -> str | None:
@@ -52,12 +57,14 @@ def read_optimizer(config: Part) -> str | None:
     if kind == "DeepSpeedOptimWrapper":
         precision = _read_strategy(config)
     else:
-        draft.note("deepspeed: XTuner takes it on the command line; here it is a key, set to ZeRO-2")
+        config.expect("strategy")
         counts = wrapper.carry("accumulative_counts", WHOLE, "gradient_accumulation_steps", 1, "accumulative_counts")
         draft.accumulation = max(1, counts or 1)
         if counts is None and wrapper.values.get("accumulative_counts") is not None:
             draft.note("save_steps, logging_steps, eval_prompts_steps and max_steps: in batches, as XTuner has them")
         precision = _read_precision(wrapper, kind)
+        then = "" if precision == "bfloat16" else ", and computes in bf16 then where the GPU can"
+        draft.note(f"deepspeed: XTuner takes it on the command line{then}; here it is a key, set to ZeRO-2")
         _read_clipping(wrapper)
     draft.settings |= {"fp16": precision == "float16", "bf16": precision == "bfloat16"}
     if optimizer := wrapper.part("optimizer"):
@@ -135,13 +142,12 @@ def _read_arguments(optimizer: Part) -> None:
 
 def _read_strategy(config: Part) -> str | None:
     """A config that brings DeepSpeed with it; returns its precision."""
-    draft, strategy = config.draft, config.part("strategy")
-    if strategy is None:
+    draft, given = config.draft, config.part("strategy")
+    if given is None:
+        draft.note("optim_wrapper.type = DeepSpeedOptimWrapper: there is no strategy; set fp16 or bf16 yourself")
         return "float16"
+    strategy = _merged_with_file(given)
     strategy.take("type")
-    if isinstance(inner := strategy.values.get("config"), dict):
-        strategy.take("config")
-        strategy.values.update(inner)
     accumulation = strategy.carry(
         "gradient_accumulation_steps", WHOLE, "gradient_accumulation_steps", 1, "accumulative_counts"
     )
@@ -153,24 +159,54 @@ def _read_strategy(config: Part) -> str | None:
         enabled = strategy.part(name)
         if enabled and enabled.get("enabled", SWITCH, name):
             precision = dtype
+            enabled.expect("loss_scale", 0, advice="the scale is dynamic here")
     if zero := strategy.part("zero_optimization"):
-        stage = zero.get("stage", WHOLE, "deepspeed", 0)
-        offload = "_offload" if zero.take("offload_optimizer") or zero.take("offload_param") else ""
-        draft.settings["deepspeed"] = f"ds_configs/zero{stage}{offload if stage in (2, 3) else ''}.json"
-        if stage not in (1, 2, 3):
-            draft.settings["deepspeed"] = DEEPSPEED
-        zero.taken |= zero.values.keys()
-        draft.note(f"{zero.path}: is taken as {draft.settings['deepspeed']}; see whether its details matter to you")
-    for name in (
-        "train_micro_batch_size_per_gpu",
-        "inputs_to_half",
-        "zero_allow_untested_optimizer",
-        "wall_clock_breakdown",
-    ):
+        _read_zero(zero)
+    for name in WITHOUT_A_SETTING:
         strategy.take(name)
     strategy.expect("sequence_parallel_size", 1)
     draft.note_rest(strategy)
     return precision
+
+
+def _merged_with_file(strategy: Part) -> Part:
+    """The strategy's own words over those of its `config`, of which "auto" ones say nothing.
+
+    Source: mmengine's `DeepSpeedStrategy`.
+    """
+    inner = strategy.take("config")
+    if inner is not None and not isinstance(inner, dict):
+        advice = "is not read; set deepspeed, max_grad_norm, and fp16 or bf16 to what it says"
+        strategy.draft.note(f"{strategy.shown('config', inner)}: {advice}")
+    said = {name: value for name, value in (inner if isinstance(inner, dict) else {}).items() if value != "auto"}
+    own = {name: value for name, value in strategy.values.items() if name != "config" and value is not None}
+    return Part(said | own, strategy.path, strategy.draft)
+
+
+def _read_zero(zero: Part) -> None:
+    draft = zero.draft
+    stage = zero.get("stage", WHOLE, "deepspeed", 0)
+    devices = {_device(zero, name) for name in ("offload_optimizer", "offload_param")}
+    offload = "_offload" if stage != 1 and devices - {None, "none"} else ""
+    file = draft.settings["deepspeed"] = f"ds_configs/zero{stage}{offload}.json" if stage in (1, 2, 3) else DEEPSPEED
+    if stage not in (1, 2, 3):
+        draft.note(f"{zero.shown('stage', stage)}: here it is {file}")
+    zero.expect("overlap_comm", True, False)
+    if others := [name for name in zero.values if name not in zero.taken]:
+        draft.note(f"{zero.path}: {file} stands for it; not taken from it: {', '.join(map(str, others))}")
+
+
+def _device(zero: Part, name: str) -> str | None:
+    """The device that something is moved to."""
+    place = zero.part(name)
+    if place is None:
+        return None
+    place.expect("pin_memory", True, False)
+    device = place.get("device", TEXT, "deepspeed", "cpu")
+    if device not in ("cpu", "none"):
+        zero.draft.note(f"{place.shown('device', device)}: the CPU takes it here")
+    zero.draft.note_rest(place)
+    return device
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,13 @@ DONE_ANYWAY = {
     "DatasetInfoHook", "ThroughputHook", "VarlenAttnArgsToMessageHubHook", "HFCheckpointHook", "IterTimerHook",
     "ParamSchedulerHook", "DistSamplerSeedHook", "RuntimeInfoHook",
 }  # fmt: skip
-BACKENDS = {"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow"}
+BACKENDS = {
+    "TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow",
+    "ClearMLVisBackend": "clearml", "NeptuneVisBackend": "neptune", "DVCLiveVisBackend": "dvclive",
+    "SwanlabVisBackend": "swanlab", "SwanLabVisBackend": "swanlab",
+}  # fmt: skip
+# What EvaluateChatHook generates with beside max_new_tokens, where a config does not say otherwise.
+SAMPLING = {"do_sample": True, "temperature": 0.1, "top_p": 0.75, "top_k": 40}
 HELD_OUT = "held-out rows are measured here by eval_file and eval_strategy"
 # Parts that the runner takes and that change no setting while they have these values.
 USUAL: dict[str, tuple[tuple[object, ...], str]] = {
@@ -147,8 +153,9 @@ def _read_custom_hooks(config: Part) -> None:
         kind = name_of(hook.values.get("type"))
         if kind == "EvaluateChatHook":
             if asks:
-                draft.note(f"{hook.path}: a second EvaluateChatHook; its prompts are added to the first's")
-            _read_evaluation(hook)
+                _read_second_evaluation(hook)
+            else:
+                _read_evaluation(hook)
             asks = True
         elif kind not in DONE_ANYWAY:
             draft.note(f"{hook.path} = {shown(hook.values)}: no counterpart here")
@@ -156,12 +163,19 @@ def _read_custom_hooks(config: Part) -> None:
         draft.note("custom_hooks: no EvaluateChatHook, so nothing is asked during training; eval_prompts would ask")
 
 
-def _read_evaluation(hook: Part) -> None:
+def _read_second_evaluation(hook: Part) -> None:
+    """Its prompts join the first's, and are asked as those are."""
+    hook.draft.note(f"{hook.path}: a second EvaluateChatHook; its prompts are asked when and as the first's are")
+    for name in ("type", "tokenizer", "prompt_template"):
+        hook.take(name)
+    _add_prompts(hook)
+    hook.draft.note_rest(hook)
+
+
+def _add_prompts(hook: Part) -> list[str]:
+    """Add a hook's prompts to those that are asked; returns its own."""
     draft, settings = hook.draft, hook.draft.settings
-    hook.take("type")
-    hook.take("tokenizer")
     given = hook.take("evaluation_inputs")
-    draft.at_top["evaluation_inputs"] = (hook.path_of("evaluation_inputs"), given)
     prompts = given if isinstance(given, list) else [given]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     for prompt in prompts:
@@ -169,6 +183,15 @@ def _read_evaluation(hook: Part) -> None:
             draft.note(hook.not_known("evaluation_inputs", prompt, "set eval_prompts yourself"))
     if texts:
         settings["eval_prompts"] = [*settings.get("eval_prompts", []), *texts]
+    return texts
+
+
+def _read_evaluation(hook: Part) -> None:
+    draft, settings = hook.draft, hook.draft.settings
+    hook.take("type")
+    hook.take("tokenizer")
+    draft.at_top["evaluation_inputs"] = (hook.path_of("evaluation_inputs"), hook.values.get("evaluation_inputs"))
+    if texts := _add_prompts(hook):
         every = hook.get("every_n_iters", WHOLE, "eval_prompts_steps", at_top="evaluation_freq")
         settings["eval_prompts_steps"] = draft.steps_of(hook, "every_n_iters", max(every or 0, 0), "eval_prompts_steps")
         _read_generation(hook)
@@ -186,7 +209,11 @@ def _read_evaluation(hook: Part) -> None:
 def _read_generation(hook: Part) -> None:
     """How answers are generated. Source of the default: EvaluateChatHook."""
     fields: dict[str, Any] = {"max_new_tokens": hook.get("max_new_tokens", WHOLE, "eval_prompts_generation", 600)}
-    if given := hook.part("generation_kwargs"):
+    given = hook.part("generation_kwargs")
+    if not given or not given.values:
+        hook.draft.note(f"{hook.path}: XTuner samples answers, at temperature 0.1; here they are greedy")
+    else:
+        fields |= SAMPLING
         for name in given.values:
             value = given.take(name)
             if isinstance(value, Unknown) or as_symbol(value):

@@ -56,10 +56,6 @@ def _span(part: Part) -> tuple[Any, Any, bool]:
     by_epoch = part.get("by_epoch", SWITCH, "lr_scheduler_type", True)
     converted = part.take("convert_to_iter_based", False)
     begin, end = part.take("begin", 0), part.take("end")
-    lasts = part.take("T_max")
-    part.take("total_iters")
-    if end is None and amount(lasts) is not None and amount(begin) is not None:
-        end = begin + lasts
     part.expect("verbose", False)
     part.expect("last_step", -1)
     if by_epoch and not converted:
@@ -79,8 +75,8 @@ def _read_warmup(part: Part, length: Length) -> None:
         draft.note(f"{part.shown('start_factor', start)}: the warm-up rises from 0 here")
     draft.note_rest(part)
     if amount(end) is None:
-        if end is not None:
-            draft.note(part.not_known("end", end, "set warmup_steps yourself"))
+        unknown = part.not_known("end", end, "set warmup_steps yourself")
+        draft.note(unknown if end is not None else f"{part.path}: names no end; set warmup_steps yourself")
         return
     whole = length.epochs if by_epoch else length.iterations
     share = end / whole if whole else None
@@ -99,13 +95,14 @@ def _read_fall(part: Part, length: Length, warmup: Part | None) -> None:
     draft, settings = part.draft, part.draft.settings
     kind, said = name_of(part.values.get("type")), part.shown("type", part.values.get("type"))
     begin, end, by_epoch = _span(part)
+    lasts = part.take("T_max")
     name, arguments = _transformers_name(part, kind, settings.get("learning_rate"))
     settings["lr_scheduler_type"] = name
     if arguments:
         settings["lr_scheduler_kwargs"] = arguments
     if name == CONSTANT and kind != "ConstantLR":
         draft.note(f"{said}: no counterpart here: set lr_scheduler_type yourself; it is constant now")
-    _note_ends(part, length, by_epoch, begin, end, warmup)
+    _note_ends(part, length, by_epoch, (begin, end, lasts), warmup)
     draft.note_rest(part)
 
 
@@ -131,18 +128,21 @@ def _transformers_name(part: Part, kind: str | None, rate: float | None) -> tupl
     return CONSTANT, {}
 
 
-def _note_ends(part: Part, length: Length, by_epoch: bool, begin: Any, end: Any, warmup: Part | None) -> None:
+def _note_ends(part: Part, length: Length, by_epoch: bool, span: tuple[Any, Any, Any], warmup: Part | None) -> None:
     """Here, the fall begins where the warm-up ends and ends with training; a note where XTuner's does not."""
-    draft = part.draft
-    for name, value in (("begin", begin), ("end", end)):
+    draft, (begin, end, lasts) = part.draft, span
+    whole, unit = (length.epochs, "epochs") if by_epoch else (length.iterations, "iterations")
+    for name, value in (("begin", begin), ("end", end), ("T_max", lasts)):
         if value is not None and amount(value) is None:
             draft.note(part.not_known(name, value, "the fall lasts from the warm-up to the end here"))
-    whole = length.epochs if by_epoch else length.iterations
-    unit = "epochs" if by_epoch else "iterations"
-    if whole and amount(end) is not None and not math.isclose(end, whole, rel_tol=1e-3):
-        draft.note(f"{part.shown('end', end)} of {shown(whole)} {unit}: it ends with training here")
-    elif not whole and amount(end) is not None:
-        draft.note(f"{part.shown('end', end)} {unit}: it ends with training here")
+    # A cosine is at its least T_max after it begins, wherever it ends.
+    name, value = ("end", end) if lasts is None else ("T_max", lasts)
+    start = begin if lasts is not None and amount(begin) is not None else 0
+    if value is None and name_of(part.values.get("type")) != "ConstantLR":
+        draft.note(f"{part.path}: names neither end nor T_max, so XTuner's never falls; it ends with training here")
+    elif amount(value) is not None and not (whole and math.isclose(start + value, whole, rel_tol=1e-3)):
+        of_all, since = f" of {shown(whole)}" if whole else "", f", from {shown(start)} on" if start else ""
+        draft.note(f"{part.shown(name, value)}{of_all} {unit}{since}: it ends with training here")
     rise_ends = amount(warmup.values.get("end")) if warmup else 0
     same_unit = warmup is None or bool(warmup.values.get("by_epoch", True)) == by_epoch
     starts = amount(begin) if same_unit else None

@@ -21,9 +21,10 @@ def imported(tmp_path, capsys, monkeypatch):
 
     def run(source: str, code: int = 0, name: str = "config.py") -> tuple[dict[str, Any], str, str]:
         (tmp_path / name).write_text(source, encoding="utf-8")
+        out = tmp_path / "mine.yaml"
+        out.unlink(missing_ok=True)
         assert main(["import-xtuner", name, "mine.yaml"]) == code
         said = capsys.readouterr()
-        out = tmp_path / "mine.yaml"
         text = out.read_text(encoding="utf-8") if out.exists() else ""
         comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
         return yaml.safe_load(text) or {}, comments, said.out + said.err
@@ -47,7 +48,7 @@ def test_the_qlora_config_gives_huangdalis_values(imported):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_value_that_the_runner_takes_is_in_the_recipe_or_named_in_a_comment(imported, name, tmp_path):
     recipe, comments, said = imported(CONFIGS[name])
-    recipe["max_new_tokens"] = recipe.get("eval_prompts_generation", {}).get("max_new_tokens")
+    recipe |= recipe.get("eval_prompts_generation", {})
     lost = {}
     for key, (value, word) in expected(execute(tmp_path / "config.py")).items():
         got = recipe.get(key)
@@ -112,6 +113,39 @@ def test_what_only_running_would_tell_is_named_with_its_line(imported, old):
     assert key not in recipe
 
 
+def test_a_second_hook_changes_nothing_of_the_first(imported):
+    second = "dict(type=EvaluateChatHook, every_n_iters=7, evaluation_inputs=['再问'], system='另一', max_new_tokens=9)"
+    once = imported(QLORA)[0]
+    recipe, comments, _ = imported(QLORA + f"custom_hooks.append({second})\n")
+    assert recipe.pop("eval_prompts") == [*once.pop("eval_prompts"), "再问"]
+    assert recipe == once
+    for said in ("every_n_iters = 7", "system = '另一'", "max_new_tokens = 9"):
+        assert f"custom_hooks[2].{said}: no counterpart here" in comments
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("a dump of a run under DeepSpeed", {"gradient_accumulation_steps": 16, "max_grad_norm": 1, "bf16": True}),
+        ("batches made by a sampler", {"per_device_train_batch_size": 4, "dataloader_drop_last": True}),
+        ("8 bits, said to the model itself", {"load_in_8bit": True}),
+        ("a folder named after the config", {"output_dir": "runs/config"}),
+        ("what runs as a program", {"lora_r": 64}),
+        (
+            "how answers are generated",
+            {
+                "eval_prompts_generation": {
+                    "max_new_tokens": 600, "do_sample": True, "temperature": 0.7, "top_p": 0.75, "top_k": 40
+                }
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_what_stands_in_another_place_is_a_key_too(imported, name, keys):
+    recipe, _, _ = imported(CONFIGS[name])
+    assert {key: recipe.get(key) for key in keys} == keys
+
+
 def test_a_statement_that_is_not_followed_is_named_and_not_run(imported, tmp_path):
     _, comments, said = imported(QLORA + "open('was_run', 'w')\nfix(model)\nprint('no word of this')\n")
     line = QLORA.count("\n") + 1
@@ -151,13 +185,14 @@ def test_a_config_with_deepspeed_in_it(imported):
     source = edited(QLORA, ("type=AmpOptimWrapper", "type='DeepSpeedOptimWrapper'"))
     strategy = (
         "strategy = dict(type='DeepSpeedStrategy', bf16=dict(enabled=True), gradient_clipping=0.7, "
-        "gradient_accumulation_steps=4, zero_optimization=dict(stage=3, offload_optimizer=dict(device='cpu')))\n"
+        "gradient_accumulation_steps=4, zero_optimization=dict(stage=3, offload_optimizer=dict(device='cpu'), "
+        "offload_param=dict(device='none'), reduce_bucket_size=5e8))\n"
     )
     recipe, comments, _ = imported(source + strategy)
     assert (recipe["bf16"], recipe["fp16"], recipe["dtype"]) == (True, False, "bfloat16")
     assert (recipe["max_grad_norm"], recipe["gradient_accumulation_steps"]) == (0.7, 4)
     assert recipe["deepspeed"] == "ds_configs/zero3_offload.json"
-    assert "strategy.zero_optimization: is taken as" in comments
+    assert "zero3_offload.json stands for it; not taken from it: reduce_bucket_size" in comments
     assert "optim_wrapper.accumulative_counts = 1" in comments
 
 
@@ -176,6 +211,10 @@ REFUSED = [
     ("\0", "not Python"),
     ("lr = 1", "config.py: sets no model: is it a whole XTuner config"),
     ("model = build()", "config.py: model = build() (config.py:1): only running the config would tell"),
+    (
+        "model = dict(type=AutoModelForCausalLM.from_pretrained)",
+        "model.type = AutoModelForCausalLM.from_pretrained: XTuner trains dict(type=SupervisedFinetune, llm=...)",
+    ),
     ("model = dict(type=LLaVAModel, llm=dict())", "trains a LLaVAModel: only text SFT"),
     ("from xtuner.model import DPO\nmodel = dict(type=DPO, llm=dict())", "trains a DPO: only text SFT"),
     ("model = dict(type='xtuner.model.RewardModel')", "trains a RewardModel: only text SFT"),
@@ -190,6 +229,7 @@ REFUSED = [
     (f"a = {NESTED}", "nests too deeply"),
     ("a = " + "-" * 5000 + "1", "nests too deeply"),
     ("a = []\na.append(a)", "nests too deeply"),
+    ("model = dict()\nmodel['self'] = model", "nests too deeply"),
     ("a = [0] * 9999\nb = [a] * 9999", "holds too many values"),
     ("for i in range(9999):\n    for j in range(9999):\n        a = i", "takes too many steps"),
     ("a = [1]\nfor i in range(9999):\n    a.extend(a)", "config.py: sets no model"),

@@ -9,6 +9,32 @@ _QUANTISED = QLORA[QLORA.index("        quantization_config=dict(") : QLORA.inde
 _LORA = QLORA[QLORA.index("    lora=dict(") : QLORA.index("# part 3")]
 _ASKING = QLORA[QLORA.index("    dict(\n        type=EvaluateChatHook") : QLORA.index("if use_varlen_attn:")]
 _CHECKPOINT = QLORA[QLORA.index("    checkpoint=dict(") : QLORA.index("    sampler_seed")]
+_COSINE_ENDS = "        end=max_epochs,\n        convert"
+_CMD = "import torch\nfrom xtuner.dataset.map_fns import cmd_map_fn\n"
+_WRAPPER = DUMP[DUMP.index("optim_wrapper = dict(") : DUMP.index("param_scheduler = [")]
+# As `xtuner train --deepspeed` leaves it in work_dirs: what the wrapper said is said to DeepSpeed.
+_UNDER_DEEPSPEED = """
+optim_wrapper = dict(
+    optimizer=dict(betas=(0.9, 0.999), lr=0.0002, type='torch.optim.AdamW', weight_decay=0),
+    type='DeepSpeedOptimWrapper')
+runner_type = 'FlexibleRunner'
+strategy = dict(
+    config=dict(
+        bf16=dict(enabled=True),
+        fp16=dict(enabled=False, initial_scale_power=16),
+        gradient_accumulation_steps='auto',
+        gradient_clipping='auto',
+        train_micro_batch_size_per_gpu='auto',
+        zero_allow_untested_optimizer=True,
+        zero_force_ds_cpu_optimizer=False,
+        zero_optimization=dict(overlap_comm=True, stage=2)),
+    exclude_frozen_parameters=True,
+    gradient_accumulation_steps=16,
+    gradient_clipping=1,
+    sequence_parallel_size=1,
+    train_micro_batch_size_per_gpu=1,
+    type='xtuner.engine.DeepSpeedStrategy')
+"""
 
 Edit = tuple[str, str]
 
@@ -223,6 +249,41 @@ CONFIGS: dict[str, str] = {
         ("", "\nval_dataloader = dict(batch_size=1)\nval_cfg = dict(type='ValLoop')\n"),
         ("max_epochs=max_epochs)\n\n# part 5", "max_epochs=max_epochs, val_interval=100)\n\n# part 5"),
     ),
+    "a cosine that lasts longer than training": _qlora((_COSINE_ENDS, _COSINE_ENDS.replace("end=", "T_max="))),
+    "a cosine that comes up again": _qlora((_COSINE_ENDS, _COSINE_ENDS.replace("end=", "T_max=1, end="))),
+    "a cosine without end": _qlora((_COSINE_ENDS, "        convert")),
+    "one scheduler, in no list": _qlora(
+        (
+            _SCHEDULE,
+            "param_scheduler = dict(type=CosineAnnealingLR, T_max=max_epochs, by_epoch=True, "
+            "convert_to_iter_based=True)\n\n",
+        )
+    ),
+    "batches made by a sampler": _qlora(
+        (
+            "    collate_fn=dict(",
+            "    batch_sampler=dict(type=BatchSampler, drop_last=True, batch_size=4),\n    collate_fn=dict(",
+        ),
+        ("import torch\n", "import torch\nfrom torch.utils.data import BatchSampler\n"),
+    ),
+    "how answers are generated": _qlora(
+        ("every_n_iters=evaluation_freq", "every_n_iters=evaluation_freq, generation_kwargs=dict(temperature=0.7)")
+    ),
+    "8 bits, said to the model itself": _qlora((_QUANTISED, "        load_in_8bit=True),\n")),
+    "data sets by name": _qlora(
+        (
+            "sampler = Seq",
+            "both = dict(type='ConcatDataset', datasets_cfg=dict(first=alpaca_en, second=dict(alpaca_en, "
+            "dataset=dict(type=load_dataset, path='json', data_files='data/second.jsonl'))))\nsampler = Seq",
+        ),
+        ("dataset=alpaca_en,", "dataset=both,"),
+    ),
+    "the function's first name": _qlora(("dataset_map_fn=None", "map_fn=cmd_map_fn"), ("import torch\n", _CMD)),
+    "a folder named after the config": _qlora(
+        ("# part 2", "from pathlib import Path\nwork_dir = str(Path('runs') / Path(__file__).stem)\n# part 2")
+    ),
+    "what runs as a program": _qlora(("", "\nif __name__ == '__main__':\n    model.lora.r = 1\n")),
     "a dump": DUMP,
+    "a dump of a run under DeepSpeed": edited(DUMP, (_WRAPPER, _UNDER_DEEPSPEED)),
     "an edited dump": edited(DUMP, ("r=64", "r=16"), ("lr=0.0002", "lr=0.0001"), ("interval=400", "interval=160")),
 }

@@ -63,7 +63,11 @@ def execute(file: Path) -> dict[str, Any]:
             return module
         return __import__(name, names, None, parts) if name.partition(".")[0] in REAL else Library(name)
 
-    names = {"__builtins__": vars(builtins) | {"__import__": imported, "dict": AttributeDict}, "__name__": "config"}
+    names = {
+        "__builtins__": vars(builtins) | {"__import__": imported, "dict": AttributeDict},
+        "__name__": "config",
+        "__file__": str(file),
+    }
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), names)
     return {name: value for name, value in names.items() if not name.startswith("__")}
 
@@ -80,12 +84,15 @@ def is_text(value: Any) -> bool:
 def expected(names: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     """For each key of a recipe, its value, and the word that a comment must have where the recipe has another."""
     model, loader, wrapper = names["model"], names["train_dataloader"], names["optim_wrapper"]
+    if last(wrapper["type"]) == "DeepSpeedOptimWrapper":
+        wrapper = as_wrapper(names["strategy"]) | wrapper
     counts = wrapper.get("accumulative_counts", 1)
+    schedulers = names.get("param_scheduler") or []
     return {
         **_model(model),
         **_data(loader),
         **_optimizer(wrapper),
-        **_schedule(names.get("param_scheduler") or [], names["train_cfg"], counts),
+        **_schedule([schedulers] if isinstance(schedulers, dict) else schedulers, names["train_cfg"], counts),
         **_hooks(names, counts),
         "seed": (names.get("randomness", {}).get("seed"), "randomness.seed"),
         "full_determinism": (names.get("randomness", {}).get("deterministic") or None, "deterministic"),
@@ -97,9 +104,21 @@ def expected(names: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     }
 
 
+def as_wrapper(strategy: dict) -> dict[str, Any]:
+    """What DeepSpeed is told, in the words of an AmpOptimWrapper: the strategy's own over those of its config."""
+    said = strategy.get("config", {}) | {name: value for name, value in strategy.items() if value is not None}
+    clip = said.get("gradient_clipping", 0)
+    dtypes = [dtype for name, dtype in (("fp16", "float16"), ("bf16", "bfloat16")) if said.get(name, {}).get("enabled")]
+    return {
+        "accumulative_counts": said.get("gradient_accumulation_steps", 1),
+        "clip_grad": {"max_norm": 0 if clip == "auto" else clip},
+        "dtype": dtypes[0] if dtypes else "float32",
+    }
+
+
 def _model(model: dict) -> dict:
     llm, lora = model["llm"], model.get("lora")
-    quantised = llm.get("quantization_config") or {}
+    quantised = llm.get("quantization_config") or llm
     four = quantised.get("load_in_4bit") or None
     dtype = quantised.get("bnb_4bit_compute_dtype") if four else llm.get("torch_dtype")
     found = {
@@ -132,7 +151,7 @@ def _model(model: dict) -> dict:
 
 def _files(dataset: dict) -> list[str]:
     if last(dataset["type"]) == "ConcatDataset":
-        return [file for part in dataset["datasets"] for file in _files(part)]
+        return [file for part in _joined(dataset) for file in _files(part)]
     source = dataset["dataset"]
     named = source.get("data_files")
     named = named["train"] if isinstance(named, dict) else named
@@ -142,9 +161,14 @@ def _files(dataset: dict) -> list[str]:
     return [f"{source['data_dir']}/{file}" if source.get("data_dir") else file for file in files]
 
 
+def _joined(dataset: dict) -> list[dict]:
+    """The data sets in one; the first releases have them by name."""
+    return dataset.get("datasets") or list(dataset["datasets_cfg"].values())
+
+
 def _data(loader: dict) -> dict:
     dataset, files = loader["dataset"], _files(loader["dataset"])
-    one = dataset["datasets"][0] if "datasets" in dataset else dataset
+    one = _joined(dataset)[0] if last(dataset["type"]) == "ConcatDataset" else dataset
     function = one.get("dataset_map_fn")
     is_ordered = loader["sampler"].get("shuffle", True) is False
     return {
@@ -152,7 +176,10 @@ def _data(loader: dict) -> dict:
         "max_length": (one["max_length"], "dataset.max_length"),
         "packing": (one.get("pack_to_max_length", True), "pack_to_max_length"),
         "shuffle_dataset": (one.get("shuffle_before_pack", True), "shuffle_before_pack"),
-        "per_device_train_batch_size": (loader.get("batch_size", 1), "train_dataloader.batch_size"),
+        "per_device_train_batch_size": (
+            (loader.get("batch_sampler") or {}).get("batch_size", loader.get("batch_size", 1)),
+            "train_dataloader.batch_size",
+        ),
         "dataloader_num_workers": (loader.get("num_workers", 0), "train_dataloader.num_workers"),
         "train_sampling_strategy": ("sequential" if is_ordered else None, "sampler.shuffle"),
         "data_seed": (loader["sampler"].get("seed"), "sampler.seed"),
@@ -163,7 +190,7 @@ def _data(loader: dict) -> dict:
 
 def _optimizer(wrapper: dict) -> dict:
     optimizer, clip = wrapper["optimizer"], wrapper.get("clip_grad") or {}
-    mixed = last(wrapper["type"]) == "AmpOptimWrapper"
+    mixed = last(wrapper["type"]) in ("AmpOptimWrapper", "DeepSpeedOptimWrapper")
     kind = last(optimizer["type"])
     beta1, beta2 = optimizer.get("betas", (0.9, 0.999))
     eps = optimizer.get("eps", 1e-8)
@@ -187,6 +214,13 @@ def in_steps(iterations: int, counts: int) -> int:
     return max(1, round(iterations / counts))
 
 
+def _reached(fall: dict, whole: float) -> float | None:
+    """Where a fall is at its least, unless that is where training ends."""
+    begin, end, lasts = fall.get("begin", 0), fall.get("end", float("inf")), fall.get("T_max")
+    least = begin + lasts if lasts else end
+    return None if abs(least - whole) < 1e-6 else least
+
+
 def _schedule(schedulers: list[dict], loop: dict, counts: int) -> dict:
     epochs, iterations = loop.get("max_epochs"), loop.get("max_iters")
     rising = [part for part in schedulers if last(part["type"]) == "LinearLR" and part.get("end_factor", 1) == 1]
@@ -198,12 +232,14 @@ def _schedule(schedulers: list[dict], loop: dict, counts: int) -> dict:
             part["end"] / epochs if by_epoch and epochs else "unknown" if by_epoch else in_steps(part["end"], counts)
         )
     least = falling[0].get("eta_min") if falling else None
+    reached = _reached(falling[0], epochs or iterations) if falling else None
     name = "linear" if falling and last(falling[0]["type"]) == "LinearLR" else "cosine" if falling else "constant"
     return {
         "num_train_epochs": (epochs, "train_cfg.max_epochs"),
         "max_steps": (in_steps(iterations, counts) if iterations else None, "train_cfg.max_iters"),
         "warmup_steps": (warmup, "param_scheduler[0].end"),
         "lr_scheduler_type": (f"{name}_with_min_lr" if least else name, "param_scheduler"),
+        "fall_note": (reached, "T_max = " if falling and falling[0].get("T_max") else "it ends with training here"),
         "lr_scheduler_kwargs": ({"min_lr": least} if least else None, "param_scheduler"),
     }
 
@@ -215,13 +251,24 @@ def _hooks(names: dict[str, Any], counts: int) -> dict:
     every = asking[0].get("every_n_iters") if asking else None
     prompts = asking[0]["evaluation_inputs"] if asking else None
     system = asking[0].get("system") if asking else None
+    kwargs = (asking[0].get("generation_kwargs") if asking else None) or {}
+    sampled = {"do_sample": True, "temperature": 0.1, "top_p": 0.75, "top_k": 40, **kwargs}
     strategy = None if saving and not saving.get("by_epoch", True) else "epoch" if saving else "no"
+    strategy = "no" if saving and saving["interval"] < 0 else strategy
     found = {
         "logging_steps": (in_steps(logging.get("interval", 10), counts), "default_hooks.logger.interval"),
         "save_strategy": (strategy, "default_hooks.checkpoint: saves by epoch"),
         "eval_prompts": ([prompts] if isinstance(prompts, str) else prompts, "EvaluateChatHook"),
         "eval_prompts_system": (system or None, "system = "),
-        "max_new_tokens": (asking[0].get("max_new_tokens", 600) if asking else None, "max_new_tokens"),
+        "max_new_tokens": (
+            kwargs.get("max_new_tokens", asking[0].get("max_new_tokens", 600)) if asking else None,
+            "max_new_tokens",
+        ),
+        **{
+            name: (value if asking else None, "XTuner samples answers")
+            for name, value in sampled.items()
+            if name != "max_new_tokens"
+        },
     }
     if asking:
         found["eval_prompts_steps"] = (in_steps(every, counts) if every else 0, "every_n_iters")
