@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sft.data.canonical import BadRow, CannotHold, NoQuestion, answered, texts_of
+from sft.data.canonical import BadRow, CannotHold, answered, texts_of
 from sft.data.formats import canonical_row
 from sft.data.row_writing import FORMATS
 
@@ -133,9 +133,9 @@ def test_the_texts_of_parts_are_joined_with_nothing_between():
 
 @pytest.mark.parametrize("content", [[], {}, ["q"], [{"text": "q"}], [{"type": 1}]])
 def test_a_users_content_that_is_no_list_of_parts_is_no_question(content):
-    with pytest.raises(NoQuestion, match="not the user's words"):
+    with pytest.raises(BadRow, match="not the user's words: write the question there as text"):
         canonical_row(messages({"role": "user", "content": content}, answer()))
-    with pytest.raises(NoQuestion, match="is the placeholder"):
+    with pytest.raises(BadRow, match="is the placeholder"):
         canonical_row(messages({"role": "user", "content": [{"type": "text", "text": "xxx"}]}, answer()))
 
 

@@ -214,7 +214,7 @@ def test_no_cell_is_lost(tmp_path):
     [
         ("t.csv", 'question,answer\n"a\nb",c\nd\n', "t.csv:4: holds 1 cell, and the first line 2 cells: mend the row"),
         ("t.csv", 'question,answer\na,b\nc,"d\ne,f\n', "t.csv:3: not CSV (unexpected end of data)"),
-        ("t.csv", "姓名,电话\n黄大力,1\n", "t.csv:2: no known format; it has the keys 姓名, 电话. Read are"),
+        ("t.csv", "姓名,电话\n黄大力,1\n", "t.csv:2: no known format; it has the keys 姓名, 电话 (of a table"),
         ("t.json", '[\n{"a": 1},\n]', "t.json:2: a comma stands after the last row: take it away"),
         ("t.json", '[{"a": 1},\n{"a": 1,\n}]', "t.json:2: a comma stands before the closing bracket"),
         ("t.json", '[{"a": [1,\n2,\n]}]', "t.json:2: a comma stands before the closing bracket"),
