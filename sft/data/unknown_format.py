@@ -56,11 +56,18 @@ def _message(row: Mapping, found: Columns, columns: dict[str, str]) -> str:
 
 
 def _guessed_columns(row: Mapping, found: Columns) -> dict[str, str]:
-    if isinstance(row.get("chosen"), list):
-        return {"messages": "chosen"}
     taken = [key for key in vars(found).values() if key is not None]
     others = [key for key in row if key not in taken and key and key.isprintable() and not set(key) & _SEPARATORS]
+    others = [key for key in others if not key.startswith("rejected")]
+    if turns := next((key for key in others if _is_turns(row[key])), None):
+        return {"messages": turns}
     # Of a preference pair, the one is the answer.
     others = [key for key in others if key == "chosen"] or others
     question = found.question or (others.pop(0) if others else "KEY")
     return {"question": question, "answer": found.answer or (others.pop(0) if others else "KEY")}
+
+
+def _is_turns(value: object) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool({"role", "from"} & {*value[0]})
+    )
