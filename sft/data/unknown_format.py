@@ -68,6 +68,5 @@ def _guessed_columns(row: Mapping, found: Columns) -> dict[str, str]:
 
 
 def _is_turns(value: object) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool({"role", "from"} & {*value[0]})
-    )
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, dict) and ("role" in first or "from" in first)

@@ -62,7 +62,9 @@ def find_table(path: str, opened: Callable[[], AbstractContextManager[BinaryIO]]
     """
     encoding = _encoding(path, opened)
     with opened() as file:
-        sample = io.TextIOWrapper(file, encoding, newline="").read(SAMPLE)
+        text = io.TextIOWrapper(file, encoding, newline="")
+        sample = text.read(SAMPLE)
+        text.detach()  # which would close the file otherwise
     first, _, rest = sample.partition("\n")
     # Excel says on a line of its own what separates the cells.
     told = re.fullmatch(r"\"?sep=([,;|\t])\"?\r?", first, re.IGNORECASE)

@@ -24,6 +24,8 @@ from sft.data.readers.row_file import RowFile
 
 Turns = list[tuple[str, str]]
 
+PAIRS = b'{"question": "q", "answer": "a"}\n'
+
 
 def read(path) -> None:
     """Go through all lines, which shows what is wrong with the file, and then through its rows."""
@@ -233,7 +235,7 @@ def test_no_cell_is_lost(tmp_path):
         ("t.jsonl", '{"instruction": "q"},\n', "t.jsonl:1: a comma stands after the object: take it away"),
         ("t.jsonl", '{“question”: "q"}\n', "t.jsonl:1: not JSON (“ is Chinese punctuation)"),
         ("t.csv", "问题，答案\n你好，在的\n", "t.csv:1: the cells are separated by ，"),
-        ("t.csv", "question,answer\na,b\n\ufeff\"question\",answer\nc,d\n", "t.csv:3: the names of the columns stand here"),
+        ("t.csv", "question,answer\na,b\n\ufeff\"question\",answer\nc,d\n", "t.csv:3: the names of the columns"),
         ("t.md", "| question | answer |\n|---|:--|\n| a | b |\n", "t.md: a table in Markdown: save it as CSV"),
         ("t.txt", "甲：你好\n乙：在的\n", "t.txt:1: neither JSON nor Parquet, and as a table its first line names no"),
         ("t.jsonl", "version https://git-lfs.github.com/spec/v1\n", "t.jsonl: a pointer of Git LFS"),
@@ -328,14 +330,16 @@ def test_a_hub_id_without_a_network_is_one_line(monkeypatch):
         list(read_rows("nobody/nothing"))
 
 
-def test_a_pipe_is_read_once_and_can_be_gone_through_again(tmp_path):
+@pytest.mark.parametrize("content", [gzip.compress(PAIRS), zstandard.compress(PAIRS), b"question,answer\nq,a\n"])
+def test_a_pipe_is_read_once_and_can_be_gone_through_again(tmp_path, content):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    content = gzip.compress(b'{"question": "q", "answer": "a"}\n')
     writer = threading.Thread(target=pipe.write_bytes, args=(content,))
     writer.start()
     file = RowFile(pipe)
-    assert list(read_rows(file)) == list(read_rows(file)) == [(1, {"messages": messages([("q", "a")], None)})]
+    rows = list(read_rows(file))
+    assert rows == list(read_rows(file))
+    assert [row for _, row in rows] == [{"messages": messages([("q", "a")], None)}]
     writer.join()
 
 
@@ -350,9 +354,6 @@ def test_a_file_that_changes_between_or_during_two_readings_is_noticed(tmp_path)
     for changed in (lines, file.lines()):
         with pytest.raises(UserError, match=r"t\.jsonl: changed while it was read: start again"):
             list(changed)
-
-
-PAIRS = b'{"question": "q", "answer": "a"}\n'
 
 
 def test_nothing_of_a_folder_is_left_out_in_silence(tmp_path):
