@@ -38,6 +38,9 @@ def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Cou
     `rows_holding` says in how many rows a name stands that contradicts another; see `Survey.contradictions`.
     """
     steps = Steps(file)
+    if survey.bad.count == survey.rows:
+        _name_columns(survey, steps)
+        return steps.lines
     _mend(survey, steps)
     _rename(survey, steps, rows_holding)
     for remark in _remarks(survey):
@@ -106,6 +109,16 @@ class Steps:
             candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
         self._taken.add(candidate)
         return candidate
+
+
+def _name_columns(survey: Survey, steps: Steps) -> None:
+    """Where no row can be read, dropping them leaves nothing: what is wrong is wrong with the whole file."""
+    if survey.guessed_columns is None or steps.columns:
+        steps.remark("no row can be read: mend the file as is said above, then look again")
+        return
+    steps.remark("no row can be read: say which key is what; put others in place of these if they are")
+    columns = ",".join(f"{meaning}={key}" for meaning, key in survey.guessed_columns.items())
+    steps.run("python -m data_tools inspect", steps.current, "--columns", columns)
 
 
 def _mend(survey: Survey, steps: Steps) -> None:

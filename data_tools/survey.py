@@ -24,6 +24,7 @@ from sft.data.identity_rows import IdentityRows, NamedRows, RowFacts, SoughtName
 from sft.data.json_line import BadRow, parse_line
 from sft.data.placeholders import open_placeholders
 from sft.data.row_shapes import shape_of
+from sft.data.unknown_format import UnknownFormat
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
 NEAR_ROWS = 20_000
@@ -76,6 +77,8 @@ class Survey:
         # Keys that rows have and nobody trains on, by rows.
         self.unused_keys: Counter[str] = Counter()
         self.bad = Tally()
+        # What the keys of the first row of no known format may hold.
+        self.guessed_columns: dict[str, str] | None = None
         # Rows whose input is an object: nobody's question; of these some hold one. Nested turns that say xxx.
         self.nested = self.nested_questions = self.nested_placeholders = 0
         self.empty_answers, self.control_tokens = Tally(), Tally()
@@ -111,6 +114,8 @@ class Survey:
             canonical, has_question = {"messages": as_trained_by_xtuner(row)}, False
         except BadRow as problem:
             self.bad.add(f"line {number}: {problem}")
+            if isinstance(problem, UnknownFormat) and self.guessed_columns is None:
+                self.guessed_columns = problem.columns
             return
         self.unused_keys.update(formats.unused_keys(row))
         messages = canonical["messages"]

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import zstandard
 
@@ -29,6 +29,7 @@ Item = TypeVar("Item")
 
 ITEMS_PER_UPDATE = 256
 BUFFER = 1 << 18
+PACKED = 1 << 12
 MOST_LINKS = 40  # as of Linux
 UNSETTLED_NS = 2_000_000_000
 # With these a file begins that is compressed.
@@ -39,7 +40,7 @@ BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, bytes) for every line that is not blank, with a progress bar on a terminal.
 
-    A UTF-8 byte order mark at the start is taken off; what is compressed with gzip or zstd is decompressed on the way.
+    A UTF-8 byte order mark is taken off a line's start; gzip and zstd are unpacked on the way.
 
     Raises:
         UserError: the file cannot be read, or is UTF-16.
@@ -53,8 +54,12 @@ def reading(path: str | Path) -> Iterator[None]:
     """Raise `UserError` where the file cannot be opened, read or decompressed."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
+    except EOFError:
+        raise UserError(f"{path}: cut short: what is compressed in it has no end: copy or download it anew") from None
+    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as problem:
+        raise UserError(f"{path}: damaged ({problem}): copy or download it anew") from None
+    except OSError as problem:
+        reason = problem.strerror or problem
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
 
 
@@ -63,6 +68,9 @@ def lines_of(path: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, byt
     for number, line in enumerate(file, start=1):
         if number == 1 and line.startswith(BYTE_ORDER_MARKS):
             line = _without_mark(path, line)
+        # Where files were put one after the other, each began with a mark.
+        elif line.startswith(codecs.BOM_UTF8):
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line and not line.isspace():
             yield number, line
 
@@ -94,10 +102,41 @@ def decompressed(file: BinaryIO) -> BinaryIO:
     if begin.startswith(GZIP):
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if begin == ZSTD:
-        return io.BufferedReader(
-            zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)
-        )
+        return io.BufferedReader(_Zstd(file))
     return file
+
+
+class _Zstd(io.RawIOBase):
+    """What a file of zstd frames holds; the library's own reader takes one that is cut short for a whole one."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._packed, self._unpacked = file, b"", memoryview(b"")
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill some of the buffer; 0 at the end.
+
+        Raises:
+            EOFError: the file ends within a frame.
+        """
+        while not self._unpacked:
+            # A little unpacks to a lot.
+            packed = self._packed or self._file.read(PACKED)
+            if not packed:
+                if self._frame:
+                    raise EOFError
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._unpacked, self._packed = memoryview(self._frame.decompress(packed)), b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        read = min(len(buffer), len(self._unpacked))
+        buffer[:read], self._unpacked = self._unpacked[:read], self._unpacked[read:]
+        return read
 
 
 @contextmanager

@@ -25,7 +25,15 @@ class CannotHold(BadRow):
 
 
 class NoQuestion(BadRow):
-    """A row whose input is an object or a placeholder, so that nobody asked the question."""
+    """A row whose input is an object or a placeholder, so that nobody asked the question; `what` says just that."""
+
+    @property
+    def what(self) -> str:
+        """The message without what to do, which depends on the format."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.what}: {GIVE_BACK}"
 
 
 def parse_field(value: object, field: str) -> object:
@@ -43,10 +51,10 @@ def parse_field(value: object, field: str) -> object:
 def message(role: str, content: object, field: str) -> dict:
     """A message of role and content, which must be text, and of a user more than white space or xxx."""
     if role == "user" and isinstance(content, (dict, list)):
-        raise NoQuestion(f"{field} is {kind(content)}, not the user's words: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is {kind(content)}, not the user's words")
     content = text(content, field)
     if role == "user" and PLACEHOLDER.fullmatch(content):
-        raise NoQuestion(f"{field} is the placeholder {content.strip()[:9]!r}: {GIVE_BACK}")
+        raise NoQuestion(f"{field} is the placeholder {content.strip()[:9]!r}")
     if role == "user" and not content.strip():
         raise BadRow(f"{field} is empty: write the user's question there")
     return {"role": role, "content": content}

@@ -14,7 +14,7 @@ from sft.data.json_line import BadRow, named
 NAMES = {
     "question": (
         "question", "query", "prompt", "instruction", "input", "user", "human", "q", "questions", "user_input",
-        "user_message", "问题", "提问", "问", "用户", "用户问题", "用户输入", "输入", "指令", "提示词",
+        "user_message", "ask", "问题", "提问", "问", "用户", "用户问题", "用户输入", "输入", "指令", "提示词",
         "問題", "用戶",
     ),
     "answer": (
@@ -62,7 +62,7 @@ def find_columns(row: Mapping) -> Columns:
     """
     found: dict[str, list[str]] = {}
     for key in row:
-        if (meaning := _meaning(key)) is not None:
+        if (meaning := _meaning(key)) is not None and not (_plain(key) == "a" and _has_options(row)):
             found.setdefault(meaning, []).append(key)
     questions = found.get("question", ())
     if len(questions) == 2 and "context" not in found:
@@ -137,6 +137,17 @@ def refuse_missing(names: Iterable[str], columns: dict[str, str]) -> None:
 def is_read(key: str) -> bool:
     """Whether a row's key of this name is read for something."""
     return _meaning(key) is not None or key in (*WHOLE, *OTHER_LISTS, *MEDIA, "functions")
+
+
+def can_be_read(names: list[str]) -> bool:
+    """Whether columns of these names may hold a conversation, or a question and its answer."""
+    meanings = set(map(_meaning, names))
+    return {"question", "answer"} <= meanings or any(name in (*WHOLE, *OTHER_LISTS) for name in names)
+
+
+def _has_options(row: Mapping) -> bool:
+    """Whether the row has the answers that one may choose from, A, B and so on."""
+    return any(_plain(key) == "b" for key in row)
 
 
 @lru_cache(maxsize=4096)

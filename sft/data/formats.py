@@ -50,9 +50,10 @@ def canonical_rows(
             row = parse_line(raw)
             canonical = canonical_row(row)
         except NoQuestion as problem:
+            counted = ""
             if on_bad is stop_at_bad_line:
-                problem = NoQuestion(f"{problem} ({count_rows_without_question(file):,} such rows in the file)")
-            on_bad(file.path, number, problem, raw)
+                counted = f" ({count_rows_without_question(file):,} such rows in the file)"
+            on_bad(file.path, number, BadRow(f"{problem}{counted}"), raw)
         except BadRow as problem:
             on_bad(file.path, number, problem, raw)
         else:

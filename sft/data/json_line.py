@@ -48,7 +48,9 @@ def parse_line(raw: bytes) -> object:
     except UnicodeDecodeError as problem:
         if b"\0" in raw:
             raise BadRow(NUL_BYTES) from None
-        raise BadRow(f"not UTF-8 (byte {problem.start + 1} of the line): save the file as UTF-8") from None
+        raise BadRow(
+            f"not UTF-8 (byte {problem.start + 1} of the line): save the file as UTF-8{_in_gbk(raw)}"
+        ) from None
     except NotJson as problem:
         if b"\0" in raw:
             raise BadRow(NUL_BYTES) from None
@@ -96,9 +98,19 @@ def fault_of(problem: json.JSONDecodeError) -> tuple[str, int]:
         why = "a comma stands after the object: take it away; one JSON object to a line"
     elif here == "'":
         why = "not JSON (single quotes): JSON's quotes are double, such as Python's json.dumps writes"
+    elif here and here in "“”‘’：，｛｝":
+        why = f'not JSON ({here} is Chinese punctuation): JSON has " : , and {{}}'
     elif re.match(r"(?:True|False|None)\b", text[place:]):
         why = "not JSON (Python's True, False or None): write true, false or null"
     return why, place
+
+
+def _in_gbk(raw: bytes) -> str:
+    try:
+        raw.decode("gb18030")
+        return ", if it is in GBK with: iconv -f GB18030 -t UTF-8"
+    except UnicodeDecodeError:
+        return ""
 
 
 def comment_at(text: str, place: int) -> str | None:

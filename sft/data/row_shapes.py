@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sft.data import canonical
-from sft.data.canonical import kind, message
+from sft.data.canonical import NoQuestion, kind, message
 from sft.data.columns import MEDIA, OTHER_LISTS, Columns, find_columns, system_column
 from sft.data.json_line import BadRow, NotJson, named, parse_json
+from sft.data.unknown_format import UnknownFormat, refuse_wrapped
 
 # Keys that hold the turns of a conversation, and the format that is known for it.
 LISTS = {"conversation": "xtuner", "messages": "messages", "conversations": "sharegpt"}
@@ -34,7 +35,7 @@ _ROLES = {
     **dict.fromkeys(("system",), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 # Where a turn has its words.
@@ -57,15 +58,23 @@ class Shape:
         """
         if not MEDIA.isdisjoint(row):
             _refuse_media(row)
-        if self.turns is None:
-            messages = _from_columns(row, self.columns)
-        else:
-            turns = list_of(row[self.turns], self.turns)
-            messages = list(_READERS[self.name](turns, self.turns))
-            if self.columns.system:
-                messages = _with_system(row, self.columns.system, messages)
+        try:
+            messages = self._messages(row)
+        except NoQuestion as problem:
+            if (self.name, self.turns) == ("xtuner", "conversation"):
+                raise
+            raise BadRow(f"{problem.what}: write the question there as text, or drop the row") from None
+        if messages[-1]["role"] == "user" and "chosen" in row:
+            raise BadRow("the row has its answer under chosen, as for preference training: put it into the turns")
         tools = _tools(row) if "tools" in row or "functions" in row else []
         return {"messages": messages, "tools": tools} if tools else {"messages": messages}
+
+    def _messages(self, row: dict) -> list[dict]:
+        if self.turns is None:
+            return _from_columns(row, self.columns)
+        turns = list_of(row[self.turns], self.turns)
+        messages = _with_calls(_READERS[self.name](turns, self.turns))
+        return _with_system(row, self.columns.system, messages) if self.columns.system else messages
 
     def unused(self, row: dict) -> list[str]:
         """The keys of the row that hold something and are not read."""
@@ -90,9 +99,10 @@ def shape_of(row: object) -> Shape:
     if listed:
         [key] = listed
         return _shape_of_turns(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
+    refuse_wrapped(row)
     columns = find_columns(row)
     if not columns.is_pair:
-        _refuse_unknown(row, columns)
+        raise UnknownFormat(row, columns)
     question, answer = columns.question, columns.answer
     is_alpaca = (question, answer) == ("instruction", "output")
     return Shape("alpaca" if is_alpaca else f"{question}/{answer}", None, columns)
@@ -101,22 +111,6 @@ def shape_of(row: object) -> Shape:
 @lru_cache(maxsize=256)
 def _shape_of_turns(name: str, key: str, system: str | None) -> Shape:
     return Shape(name, key, Columns(system=system))
-
-
-def _refuse_unknown(row: dict, columns: Columns) -> None:
-    if columns.question is not None or columns.answer is not None:
-        lacking = f'the row has "{columns.question}" and no answer to it'
-        if columns.question is None:
-            lacking = f'the row has "{columns.answer}" and no question'
-        elif columns.question == "instruction":
-            lacking = 'the row lacks "output"'
-    else:
-        lacking = "no known format"
-    raise BadRow(
-        f"{lacking}; it has the keys {named(row) or 'none'}. Read are lists of turns under messages, conversations or "
-        "conversation, and pairs such as instruction/output, query/response, prompt/completion or question/answer; "
-        "name other columns with --columns question=KEY,answer=KEY, in a recipe columns: {question: KEY, answer: KEY}"
-    )
 
 
 def _turn_format(turns: object) -> str | None:
@@ -155,6 +149,19 @@ def _refuse_media(row: dict) -> None:
             raise BadRow(
                 f"the row has {key}, and only text can be trained on: drop the row, or the key if it says nothing"
             )
+
+
+def _with_calls(messages: Iterable[dict]) -> list[dict]:
+    """The messages, where a call that has a turn of its own is part of the assistant's message before it."""
+    made: list[dict] = []
+    for turn in messages:
+        before = made[-1] if made else {}
+        is_call = "tool_calls" in turn and not turn["content"] and before.get("role") == "assistant"
+        if is_call and before.get("loss") == turn.get("loss"):
+            made[-1] = before | {"tool_calls": [*before.get("tool_calls", ()), *turn["tool_calls"]]}
+        else:
+            made.append(turn)
+    return made
 
 
 def _with_system(row: dict, column: str | None, messages: list[dict]) -> list[dict]:
@@ -227,7 +234,9 @@ def _openai_message(turn: dict, field: str) -> dict:
     if turn.keys() == _PLAIN and isinstance(words, str) and role in _KEYS:
         return message(role, words, f"{field}.content")
     role = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
-    if role is None or role == "call":
+    if role == "call":
+        return _sharegpt_message({"from": "tool_call", **{key: turn[key] for key in turn if key != "role"}}, field)
+    if role is None:
         raise BadRow(
             f"{field}.role is {named([repr(turn.get('role'))])}: use system, user or assistant, or tool for a tool's "
             "answer"

@@ -150,3 +150,21 @@ def test_rows_that_are_too_long_are_dropped_by_the_recipe(workplace, capsys, tin
     assert any(line.startswith("# 1 row of more than 100 tokens") for line in lines)
     paste(lines)
     assert load_recipe(["recipes/a.yaml", *ON_CPU]).run.truncation == "drop"
+
+
+@pytest.mark.parametrize(
+    ("lines", "step"),
+    [
+        (b'{"x": "q", "y": "a"}\n', "python -m data_tools inspect {} --columns question=x,answer=y"),
+        (b'{"question": {"0": "q"}, "answer": {"0": "a"}}\n', "# no row can be read: mend the file"),
+        (b'{"messages": [{"role": "user", "content": {}}, {"role": "assistant", "content": "a"}]}\n', "# no row can"),
+    ],
+)
+def test_of_a_file_without_a_good_row_none_is_skipped_and_nothing_is_trained(tmp_path, capsys, lines, step):
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(lines)
+    assert main(["inspect", str(path)]) == 1
+    steps = capsys.readouterr().out.partition("what to do next")[2]
+    assert step.format(path) in steps
+    assert "--skip-bad" not in steps
+    assert "train_sft" not in steps

@@ -43,6 +43,8 @@ class Table:
     encoding: str
     separator: str
     skipped_lines: int
+    titles: int  # rows above that of the names
+    header: list[str]
     columns: list[str]
     notes: list[str]
 
@@ -60,7 +62,9 @@ def find_table(path: str, opened: Callable[[], AbstractContextManager[BinaryIO]]
     """
     encoding = _encoding(path, opened)
     with opened() as file:
-        sample = io.TextIOWrapper(file, encoding, newline="").read(SAMPLE)
+        text = io.TextIOWrapper(file, encoding, newline="")
+        sample = text.read(SAMPLE)
+        text.detach()  # which would close the file otherwise
     first, _, rest = sample.partition("\n")
     # Excel says on a line of its own what separates the cells.
     told = re.fullmatch(r"\"?sep=([,;|\t])\"?\r?", first, re.IGNORECASE)
@@ -69,8 +73,14 @@ def find_table(path: str, opened: Callable[[], AbstractContextManager[BinaryIO]]
     else:
         is_whole = len(sample) < SAMPLE
         separator = max(SEPARATORS, key=lambda separator: _regularity(sample, separator, is_whole=is_whole))
-    rows = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
-    return Table(encoding, separator, int(bool(told)), *_named_columns(next(filter(any, rows), [])))
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
+    rows = list(itertools.islice(filter(any, reader), SAMPLE_ROWS)) or [[]]
+    titles = _titles(rows)
+    header = rows[titles]
+    columns, notes = _named_columns(header)
+    _refuse_lookalike(path, separator, columns, rows[titles + 1 :])
+    notes += [f"above the columns stands {named(rows[0][:1])}"] if titles else []
+    return Table(encoding, separator, int(bool(told)), titles, header, columns, notes)
 
 
 def csv_rows(path: str, file: BinaryIO, table: Table) -> Iterator[tuple[int, bytes]]:
@@ -86,15 +96,16 @@ def csv_rows(path: str, file: BinaryIO, table: Table) -> Iterator[tuple[int, byt
         text.readline()
     reader = csv.reader(text, delimiter=table.separator, strict=True)
     begins = 1 + table.skipped_lines
-    is_header = True
+    above = 1 + table.titles
     try:
         for cells in reader:
             line, begins = begins, reader.line_num + table.skipped_lines + 1
             if not any(cells):
                 continue
-            if not is_header:
-                yield line, _row(table.columns, cells)
-            is_header = False
+            if above:
+                above -= 1
+            else:
+                yield line, _row(table, cells)
     except csv.Error as problem:
         raise UserError(
             f"{path}:{begins}: not CSV ({problem}): the row that begins here has a quote that does not end, or text "
@@ -104,7 +115,11 @@ def csv_rows(path: str, file: BinaryIO, table: Table) -> Iterator[tuple[int, byt
         text.detach()  # which would close the file otherwise
 
 
-def _row(header: list[str], cells: list[str]) -> bytes:
+def _row(table: Table, cells: list[str]) -> bytes:
+    header = table.columns
+    if _bare(cells) == _bare(table.header):
+        again = "the names of the columns stand here again, as where files were put one after the other: drop the line"
+        return BadLine(json.dumps(cells, ensure_ascii=False).encode(), BadRow(again))
     if len(cells) > len(header) and not any(cells[len(header) :]):
         cells = cells[: len(header)]
     row = json.dumps(dict(zip(header, cells, strict=False)), ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -112,6 +127,26 @@ def _row(header: list[str], cells: list[str]) -> bytes:
         return row + b"\n"
     held = f"{counted(len(cells), 'cell')}, and the first line {counted(len(header), 'cell')}"
     return BadLine(json.dumps(cells, ensure_ascii=False).encode(), BadRow(f"holds {held}: mend the row"))
+
+
+def _bare(cells: list[str]) -> list[str]:
+    """The cells without what surrounds words, a byte order mark and the quotes after it among it."""
+    return [cell.strip('\ufeff" ') for cell in cells]
+
+
+def _titles(rows: list[list[str]]) -> int:
+    """How many rows stand above the names, such as a spreadsheet's title: one cell of several is filled, the first."""
+    filled = [[bool(cell.strip()) for cell in cells] for cells in rows]
+    number = next((number for number, cells in enumerate(filled) if sum(cells) > 1), 0)
+    return number if all(len(cells) > 1 and cells[0] for cells in filled[:number]) else 0
+
+
+def _refuse_lookalike(path: str, separator: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Raise `UserError` for what looks like a table and is none."""
+    if len(columns) == 1 and (mark := next((mark for mark in "，；｜" if mark in columns[0]), None)):
+        raise UserError(f"{path}:1: the cells are separated by {mark}, which is text: use commas, and quotes around")
+    if separator == "|" and rows and all(re.fullmatch(r"\s*:?-*:?\s*", cell) for cell in rows[0]):
+        raise UserError(f"{path}: a table in Markdown: save it as CSV")
 
 
 def _named_columns(cells: list[str]) -> tuple[list[str], list[str]]:

@@ -59,7 +59,8 @@ def is_spread(head: bytes) -> bool:
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return False
-    return "\n" in text[:end]
+    # Old Macs end lines so.
+    return "\n" in text[:end] or text[end:].startswith("\r")
 
 
 class _Text:

@@ -8,6 +8,7 @@ id. Knows nothing about what a row means.
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -23,8 +24,8 @@ import zstandard
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.paths import is_data_set
-from sft.data.columns import fault_of, refuse_missing, renamed
-from sft.data.json_line import BadLine, BadRow, json_line, parse_line
+from sft.data.columns import EXAMPLE, can_be_read, fault_of, refuse_missing, renamed
+from sft.data.json_line import BadLine, BadRow, json_line, named, parse_line
 from sft.data.readers import csv_table, json_text, tables
 
 # So much of a file is looked at to see what it is.
@@ -32,6 +33,7 @@ HEAD = 1 << 20
 JSON_LINES, JSON_ARRAY, JSON_OBJECTS, PARQUET, CSV, DATA_SET = (
     "JSON lines", "a JSON array", "JSON objects over several lines", "Parquet", "CSV", "a data set",
 )  # fmt: skip
+TABLES = (".csv", ".tsv")
 # What the first bytes of other files say, and what to do about it.
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV UTF-8",
@@ -40,7 +42,14 @@ _FOREIGN = {
     b"\xfd7zXZ": "compressed with xz: unpack it",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
     b"%PDF": "a PDF: rows are read from JSON, CSV and Parquet",
+    b"ARROW1": "an Arrow or Feather file: save it as Parquet",
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file: git lfs pull fetches it",
+    files.GZIP: "compressed twice: unpack it once",
+    files.ZSTD: "compressed twice: unpack it once",
 }
+_WEB_PAGE, _TAR, _TAR_AT = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE), b"ustar", 257
+# What is no table, whatever its name says: an object with keys, or an array of such.
+_JSON = re.compile(rb"\s*(?:\{\s*\"|\[\s*\{)")
 
 
 class RowFile:
@@ -121,15 +130,26 @@ class RowFile:
     def _table(self) -> csv_table.Table:
         return csv_table.find_table(self.path, self._unpacked)
 
+    def _check_table(self) -> None:
+        """Raise `UserError` where the table lacks a column that was named, or is none but text of some other kind."""
+        names = self._table.columns
+        if self.columns:
+            try:
+                refuse_missing(names, self.columns)
+            except BadRow as problem:
+                raise UserError(f"{self.path}:1: {problem}") from None
+        elif not _plain_name(self.path).endswith(TABLES) and names and not can_be_read(names):
+            raise UserError(
+                f"{self.path}:1: neither JSON nor Parquet, and as a table its first line names no question and answer, "
+                f"but {named(names)}: write it as one of these, or name the columns with --columns {EXAMPLE}"
+            )
+
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         if self.kind == DATA_SET:
             yield from tables.data_set_rows(self.path)
             return
-        if self.kind == CSV and self.columns:
-            try:
-                refuse_missing(self._table.columns, self.columns)
-            except BadRow as problem:
-                raise UserError(f"{self.path}:1: {problem}") from None
+        if self.kind == CSV:
+            self._check_table()
         with self._opened() as (raw, file):
             stamp = _stamp(raw)
             self._stamp = self._stamp or stamp
@@ -179,17 +199,26 @@ class RowFile:
 def _kind(path: str, head: bytes) -> str:
     if foreign := next((what for begin, what in _FOREIGN.items() if head.startswith(begin)), None):
         raise UserError(f"{path}: {foreign}")
+    if _WEB_PAGE.match(head):
+        raise UserError(f"{path}: a web page in place of the file: download it anew")
+    if head[_TAR_AT:].startswith(_TAR):
+        raise UserError(f"{path}: a tar archive: unpack it")
     if head.startswith(b"PAR1"):
         return PARQUET
-    name = path.lower().removesuffix(".gz").removesuffix(".zst")
-    if name.endswith((".csv", ".tsv")):
+    name = _plain_name(path)
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    if name.endswith(TABLES) and not _JSON.match(head):
         return CSV
-    begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    begin = head.lstrip()[:1]
     if begin == b"[":
         return JSON_ARRAY
     if begin == b"{":
         return JSON_OBJECTS if json_text.is_spread(head) else JSON_LINES
     return JSON_LINES if not begin or name.endswith((".json", ".jsonl", ".ndjson", ".parquet")) else CSV
+
+
+def _plain_name(path: str) -> str:
+    return path.lower().removesuffix(".gz").removesuffix(".zst")
 
 
 def _head(file: BinaryIO) -> bytes:

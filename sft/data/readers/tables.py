@@ -8,13 +8,16 @@ import base64
 import io
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sft.core.errors import UserError
+from sft.core.paths import FILE_NAME
 from sft.core.text import one_line_message
 from sft.data.json_line import BadLine, BadRow, named
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS_AT_ONCE = 1000
+# Bytes of each column of a Parquet file in memory at once.
+BUFFER = 1 << 20
 # Characters of a library's message that are shown.
 SHOWN = 300
 
@@ -41,7 +46,8 @@ def parquet_rows(path: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
                 # What is compressed can be gone through in one direction only.
                 shutil.copyfileobj(file, whole)
                 file = whole
-            yield from _numbered(parquet.ParquetFile(file).iter_batches())
+            rows = parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
+            yield from _numbered(rows.iter_batches(ROWS_AT_ONCE))
     except (OSError, pyarrow.ArrowException) as problem:
         raise UserError(
             f"{path}: cannot be read as Parquet ({one_line_message(problem, SHOWN)}): save it anew"
@@ -56,29 +62,28 @@ def data_set_rows(name: str) -> Iterator[tuple[int, bytes]]:
     Raises:
         UserError: there is no such data set or part, or it cannot be read.
     """
-    yield from _numbered(_batches(load(name)))
+    loaded = load(name)
+    with _naming_faults(name):
+        yield from _numbered(_batches(loaded))
 
 
 def load(name: str) -> Any:
     """The data set of a folder or hub id, memory-mapped or streamed.
 
     Raises:
-        UserError: as `data_set_rows`.
+        UserError: as `data_set_rows`; or some of the folder's files would be left out.
     """
     import datasets
 
     path, config, split = parts_of(name)
-    try:
+    with _naming_faults(name):
         if (Path(path) / "dataset_info.json").exists() or (Path(path) / "dataset_dict.json").exists():
             loaded = datasets.load_from_disk(path)
         else:
+            if Path(path).is_dir() and not config:
+                _refuse_left_out(path)
             # A folder's files are read as they are; those of the hub are kept, and need no network the next time.
             loaded = datasets.load_dataset(path, config, streaming=Path(path).is_dir())
-    except Exception as problem:  # whatever the libraries below raise: it is the data set's fault, or the network's
-        raise UserError(
-            f"{name}: cannot be read as a data set ({one_line_message(problem, SHOWN)}): name a data file, a data set "
-            "folder, or a hub id such as org/name:train"
-        ) from None
     if not hasattr(loaded, "keys"):
         return loaded
     chosen = split or ("train" if "train" in loaded else None) or (next(iter(loaded)) if len(loaded) == 1 else None)
@@ -87,6 +92,38 @@ def load(name: str) -> Any:
             f"{name}: has the parts {named(map(str, loaded))}: name one, such as {path}:{next(iter(loaded))}"
         )
     return loaded[chosen]
+
+
+@contextmanager
+def _naming_faults(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:  # whatever the libraries below raise: it is the data set's fault, or the network's
+        raise UserError(
+            f"{name}: cannot be read as a data set ({one_line_message(problem, SHOWN)}): name a data file, a data set "
+            "folder, or a hub id such as org/name:train"
+        ) from None
+
+
+def _refuse_left_out(folder: str) -> None:
+    """Raise `UserError` where a data file of the folder is in no part of the data set.
+
+    Only files of one kind are read, and where one is called test, only those whose names tell their part.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(folder)
+    if len(builder.builder_configs) > 1:  # as its README.md has them
+        return
+    read = {os.path.realpath(path) for paths in (builder.config.data_files or {}).values() for path in paths}
+    there = [path for path in sorted(Path(folder).rglob("*")) if FILE_NAME.search(path.name) and path.is_file()]
+    if left_out := [str(path.relative_to(folder)) for path in there if os.path.realpath(path) not in read]:
+        raise UserError(
+            f"{folder}: as a data set of {named(os.path.relpath(path, os.path.realpath(folder)) for path in read)} "
+            f"would leave out {named(left_out)}: name the files one by one, or keep files of one kind in a folder"
+        )
 
 
 def parts_of(name: str) -> tuple[str, str | None, str | None]:

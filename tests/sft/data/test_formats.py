@@ -54,7 +54,7 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
     [
         ('{"conversation": [', "not JSON"),
         ("[1]", "a row is a JSON object, this is a list"),
-        ({"text": "x"}, "no known format; it has the keys text. Read are lists"),
+        ({"text": "x"}, "no known format; it has the keys text (of a table, the names in its first line)"),
         ({"conversation": [], "messages": []}, "conversation, messages may each be the conversation: say which"),
         ({"conversation": "hi"}, "is text: it must be a list"),
         ({"conversation": []}, "is empty"),
@@ -68,7 +68,7 @@ GOOD = {"conversation": [{"input": "q", "output": "a"}]}
          "differs from the first"),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "'narrator': use system, human or gpt"),
         ({"conversations": [{"from": "human"}]}, 'lacks "value"'),
-        ({"instruction": "q"}, 'lacks "output"'),
+        ({"instruction": "q"}, 'has "instruction" and no answer to it'),
         ({"instruction": "q", "output": "a", "history": ["x"]}, "history[0] is text"),
         ({"instruction": "q", "output": "a", "history": True}, "history is true or false"),
         ({"conversations": [{"from": [], "value": "x"}]}, "[]: use system, human or gpt"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sft.data.canonical import BadRow, CannotHold, NoQuestion, answered, texts_of
+from sft.data.canonical import BadRow, CannotHold, answered, texts_of
 from sft.data.formats import canonical_row
 from sft.data.row_writing import FORMATS
 
@@ -133,9 +133,9 @@ def test_the_texts_of_parts_are_joined_with_nothing_between():
 
 @pytest.mark.parametrize("content", [[], {}, ["q"], [{"text": "q"}], [{"type": 1}]])
 def test_a_users_content_that_is_no_list_of_parts_is_no_question(content):
-    with pytest.raises(NoQuestion, match="not the user's words"):
+    with pytest.raises(BadRow, match="not the user's words: write the question there as text"):
         canonical_row(messages({"role": "user", "content": content}, answer()))
-    with pytest.raises(NoQuestion, match="is the placeholder"):
+    with pytest.raises(BadRow, match="is the placeholder"):
         canonical_row(messages({"role": "user", "content": [{"type": "text", "text": "xxx"}]}, answer()))
 
 
@@ -323,3 +323,37 @@ def test_texts_and_answers_of_a_row_with_tools():
     assert list(texts_of(reasoned)) == ["", "r", "weather", "上海", "f", "v"]
     turns = [ASK, CALLING, TOLD, ANSWER, ASK, ANSWER]
     assert list(answered(turns)) == [(ASK, CALLING), (ASK, ANSWER)]
+
+
+def test_calls_that_have_turns_of_their_own_are_one_message_with_the_words_before_them():
+    call = '{"name": "weather", "arguments": {"city": "上海"}}'
+    made = read(
+        asked(answer(), {"role": "tool_call", "content": call}, {"role": "tool_call", "content": call},
+              {"role": "tool_response", "content": "晴"}, {"role": "tool_response", "content": "晴"}, ANSWER)
+    )  # fmt: skip
+    called = {key: CALL[key] for key in ("type", "function")}
+    told = {"role": "tool", "content": "晴"}
+    assert made[1:] == [answer(tool_calls=[called, called]), told, told, ANSWER]
+
+
+OBJECTS = "pandas wrote columns or an index here"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"data": [{"question": "q", "answer": "a"}]}, "the rows stand in a list under data: .* jq -c '.data\\[\\]'"),
+        ({"question": {"0": "q"}, "answer": {"0": "a"}}, OBJECTS),
+        ({"0": {"question": "q", "answer": "a"}}, OBJECTS),
+        ({"columns": ["question"], "index": [0], "data": [["q"]]}, OBJECTS),
+        ({"顾客说": "q", "我们说": "a"}, "--columns question=顾客说,answer=我们说, in a recipe columns: {question"),
+        ({"instruction": "q", "input": "", "chosen": "a", "rejected": "b"}, "question=instruction,answer=chosen"),
+        ({"rejected_m": [ANSWER], "chosen_m": [ASK, ANSWER]}, "--columns messages=chosen_m"),
+        ({"question": {"a": 1}, "answer": "a"}, "question is an object, not the user's words: write the question"),
+        ({"question": "q", "A": "a", "B": "b"}, 'has "question" and no answer to it'),
+        ({"conversations": [{"from": "human", "value": "q"}], "chosen": {}, "rejected": {}}, "its answer under chosen"),
+    ],
+)  # fmt: skip
+def test_a_row_of_no_known_format_says_what_can_be_done(row, said):
+    with pytest.raises(BadRow, match=said):
+        canonical_row(row)

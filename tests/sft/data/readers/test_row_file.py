@@ -24,6 +24,8 @@ from sft.data.readers.row_file import RowFile
 
 Turns = list[tuple[str, str]]
 
+PAIRS = b'{"question": "q", "answer": "a"}\n'
+
 
 def read(path) -> None:
     """Go through all lines, which shows what is wrong with the file, and then through its rows."""
@@ -214,7 +216,7 @@ def test_no_cell_is_lost(tmp_path):
     [
         ("t.csv", 'question,answer\n"a\nb",c\nd\n', "t.csv:4: holds 1 cell, and the first line 2 cells: mend the row"),
         ("t.csv", 'question,answer\na,b\nc,"d\ne,f\n', "t.csv:3: not CSV (unexpected end of data)"),
-        ("t.csv", "姓名,电话\n黄大力,1\n", "t.csv:2: no known format; it has the keys 姓名, 电话. Read are"),
+        ("t.csv", "姓名,电话\n黄大力,1\n", "t.csv:2: no known format; it has the keys 姓名, 电话 (of a table"),
         ("t.json", '[\n{"a": 1},\n]', "t.json:2: a comma stands after the last row: take it away"),
         ("t.json", '[{"a": 1},\n{"a": 1,\n}]', "t.json:2: a comma stands before the closing bracket"),
         ("t.json", '[{"a": [1,\n2,\n]}]', "t.json:2: a comma stands before the closing bracket"),
@@ -231,6 +233,14 @@ def test_no_cell_is_lost(tmp_path):
         ("t.json", "[" * 100_000, "t.json:1: nested too deeply"),
         ("t.json", '{\n"a": 1\n}\n{\n"a": 2,\n}', "t.json:5: a comma stands before the closing bracket"),
         ("t.jsonl", '{"instruction": "q"},\n', "t.jsonl:1: a comma stands after the object: take it away"),
+        ("t.jsonl", '{“question”: "q"}\n', "t.jsonl:1: not JSON (“ is Chinese punctuation)"),
+        ("t.csv", "问题，答案\n你好，在的\n", "t.csv:1: the cells are separated by ，"),
+        ("t.csv", "question,answer\na,b\n\ufeff\"question\",answer\nc,d\n", "t.csv:3: the names of the columns"),
+        ("t.md", "| question | answer |\n|---|:--|\n| a | b |\n", "t.md: a table in Markdown: save it as CSV"),
+        ("t.txt", "甲：你好\n乙：在的\n", "t.txt:1: neither JSON nor Parquet, and as a table its first line names no"),
+        ("t.jsonl", "version https://git-lfs.github.com/spec/v1\n", "t.jsonl: a pointer of Git LFS"),
+        ("t.json", "\n<!DOCTYPE html>\n", "t.json: a web page in place of the file: download it anew"),
+        ("t.tar", "\0" * 257 + "ustar", "t.tar: a tar archive: unpack it"),
         ("t.xlsx", "PK\x03\x04", "t.xlsx: a zip archive or an Excel workbook: unpack it, or save it as CSV UTF-8"),
     ],
 )  # fmt: skip
@@ -320,14 +330,16 @@ def test_a_hub_id_without_a_network_is_one_line(monkeypatch):
         list(read_rows("nobody/nothing"))
 
 
-def test_a_pipe_is_read_once_and_can_be_gone_through_again(tmp_path):
+@pytest.mark.parametrize("content", [gzip.compress(PAIRS), zstandard.compress(PAIRS), b"question,answer\nq,a\n"])
+def test_a_pipe_is_read_once_and_can_be_gone_through_again(tmp_path, content):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    content = gzip.compress(b'{"question": "q", "answer": "a"}\n')
     writer = threading.Thread(target=pipe.write_bytes, args=(content,))
     writer.start()
     file = RowFile(pipe)
-    assert list(read_rows(file)) == list(read_rows(file)) == [(1, {"messages": messages([("q", "a")], None)})]
+    rows = list(read_rows(file))
+    assert rows == list(read_rows(file))
+    assert [row for _, row in rows] == [{"messages": messages([("q", "a")], None)}]
     writer.join()
 
 
@@ -342,3 +354,57 @@ def test_a_file_that_changes_between_or_during_two_readings_is_noticed(tmp_path)
     for changed in (lines, file.lines()):
         with pytest.raises(UserError, match=r"t\.jsonl: changed while it was read: start again"):
             list(changed)
+
+
+def test_nothing_of_a_folder_is_left_out_in_silence(tmp_path):
+    for folder, names in {"two kinds": ["a.jsonl", "b.csv"], "a test": ["客服.jsonl", "test.jsonl"]}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(PAIRS if name.endswith("l") else b"question,answer\nq,a\n")
+    with pytest.raises(UserError, match=r"as a data set of a\.jsonl would leave out b\.csv: name the files one by one"):
+        read(tmp_path / "two kinds")
+    with pytest.raises(UserError, match=r"of test\.jsonl would leave out 客服\.jsonl"):
+        read(tmp_path / "a test")
+
+
+def test_a_folder_whose_files_have_other_keys_is_no_crash(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(PAIRS)
+    (tmp_path / "b.jsonl").write_bytes(b'{"messages": []}\n')
+    with pytest.raises(UserError, match="cannot be read as a data set"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_what_is_compressed_and_cut_short_is_not_taken_for_whole(tmp_path, pack):
+    packed = pack(b"".join(json.dumps({"question": f"q{n}", "answer": "a"}).encode() + b"\n" for n in range(20_000)))
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(packed + packed)
+    assert sum(1 for _ in RowFile(path).lines()) == 40_000
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"t\.jsonl: cut short: .* copy or download it anew"):
+        read(path)
+    path.write_bytes(pack(pack(PAIRS)))
+    with pytest.raises(UserError, match="compressed twice: unpack it once"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("put together.jsonl", "\ufeff{}\n\ufeff{}\n".format(*[PAIRS.decode().strip()] * 2)),
+        ("of an old Mac.jsonl", "{}\r{}\r".format(*[PAIRS.decode().strip()] * 2)),
+        ("called a table.csv", PAIRS.decode() * 2),
+        ("with a title.csv", "客服问答表,,\r\n编号,问题,答案\r\n1,q,a\r\n2,q,a\r\n"),
+        ("a choice.csv", "id,question,A,B,answer\n1,q,x,y,a\n2,q,x,y,a\n"),
+        ("of a doctor.csv", "department,title,ask,answer\n儿科,t,q,a\n儿科,t,q,a\n"),
+        ("of Q and A.csv", "Q,A\nq,a\nq,a\n"),
+    ],
+)
+def test_files_as_people_have_them_are_read_as_they_are_meant(tmp_path, name, content):
+    (tmp_path / name).write_text(content, "utf-8", newline="")
+    assert [row["messages"] for _, row in read_rows(tmp_path / name)] == [messages([("q", "a")], None)] * 2
+
+
+def test_a_title_above_a_table_is_told(tmp_path):
+    (tmp_path / "t.csv").write_text("客服问答表,\n问题,答案\nq,a\n", "utf-8")
+    assert "above the columns stands 客服问答表" in RowFile(tmp_path / "t.csv").summary()
