@@ -330,7 +330,11 @@ def test_a_hub_id_without_a_network_is_one_line(monkeypatch):
         list(read_rows("nobody/nothing"))
 
 
-@pytest.mark.parametrize("content", [gzip.compress(PAIRS), zstandard.compress(PAIRS), b"question,answer\nq,a\n"])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(PAIRS), zstandard.compress(PAIRS), b"question,answer\nq,a\n"],
+    ids=["gzip", "zstd", "CSV"],  # a name of its own would hold the time of day, as gzip writes it
+)
 def test_a_pipe_is_read_once_and_can_be_gone_through_again(tmp_path, content):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
