@@ -99,10 +99,10 @@ def shape_of(row: object) -> Shape:
     if listed:
         [key] = listed
         return _shape_of_turns(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
-    refuse_wrapped(row)
     columns = find_columns(row)
     if not columns.is_pair:
-        raise UnknownFormat(row, columns)
+        refuse_wrapped(row, vars(columns))
+        raise UnknownFormat(row, vars(columns))
     question, answer = columns.question, columns.answer
     is_alpaca = (question, answer) == ("instruction", "output")
     return Shape("alpaca" if is_alpaca else f"{question}/{answer}", None, columns)

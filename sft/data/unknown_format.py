@@ -5,7 +5,6 @@ In: a parsed row. Out: `BadRow`. Knows nothing about files.
 
 from collections.abc import Mapping
 
-from sft.data.columns import Columns, can_be_read
 from sft.data.json_line import BadRow, named
 
 # What cannot stand in a key that is named on a command line and in a recipe.
@@ -13,9 +12,12 @@ _SEPARATORS = set(",= {}:")
 
 
 class UnknownFormat(BadRow):
-    """A row that holds no conversation under a known key; `columns` is an example of how to name its keys."""
+    """A row that holds no conversation under a known key; `columns` is an example of how to name its keys.
 
-    def __init__(self, row: Mapping, found: Columns):
+    `found` are the keys that were understood, by what they hold.
+    """
+
+    def __init__(self, row: Mapping, found: Mapping[str, str | None]):
         super().__init__(row, found)
         self.columns = _guessed_columns(row, found)
         self._message = _message(row, found, self.columns)
@@ -24,14 +26,14 @@ class UnknownFormat(BadRow):
         return self._message
 
 
-def refuse_wrapped(row: Mapping) -> None:
+def refuse_wrapped(row: Mapping, found: Mapping[str, str | None]) -> None:
     """Refuse an object that all the rows of a file stand in, as servers and pandas write them.
 
     Raises:
         BadRow: it is such an object.
     """
     held = [key for key, value in row.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    if len(row) == len(held) == 1 and not can_be_read(held):
+    if len(row) == len(held) == 1 and not any(found.values()):
         listed = named(held)
         raise BadRow(f"the rows stand in a list under {listed}: write each on a line, such as with jq -c '.{listed}[]'")
     is_columns = row and all(isinstance(value, dict) and "0" in value for value in row.values())
@@ -40,12 +42,12 @@ def refuse_wrapped(row: Mapping) -> None:
         raise BadRow("pandas wrote columns or an index here, not rows: write to_json(orient='records', lines=True)")
 
 
-def _message(row: Mapping, found: Columns, columns: dict[str, str]) -> str:
+def _message(row: Mapping, found: Mapping[str, str | None], columns: dict[str, str]) -> str:
     lacking = "no known format"
-    if found.question is not None:
-        lacking = f'the row has "{found.question}" and no answer to it'
-    elif found.answer is not None:
-        lacking = f'the row has "{found.answer}" and no question'
+    if found["question"] is not None:
+        lacking = f'the row has "{found["question"]}" and no answer to it'
+    elif found["answer"] is not None:
+        lacking = f'the row has "{found["answer"]}" and no question'
     command = ",".join(f"{meaning}={key}" for meaning, key in columns.items())
     in_recipe = ", ".join(f"{meaning}: {key}" for meaning, key in columns.items())
     return (
@@ -55,16 +57,16 @@ def _message(row: Mapping, found: Columns, columns: dict[str, str]) -> str:
     )
 
 
-def _guessed_columns(row: Mapping, found: Columns) -> dict[str, str]:
-    taken = [key for key in vars(found).values() if key is not None]
+def _guessed_columns(row: Mapping, found: Mapping[str, str | None]) -> dict[str, str]:
+    taken = [key for key in found.values() if key is not None]
     others = [key for key in row if key not in taken and key and key.isprintable() and not set(key) & _SEPARATORS]
     others = [key for key in others if not key.startswith("rejected")]
     if turns := next((key for key in others if _is_turns(row[key])), None):
         return {"messages": turns}
     # Of a preference pair, the one is the answer.
     others = [key for key in others if key == "chosen"] or others
-    question = found.question or (others.pop(0) if others else "KEY")
-    return {"question": question, "answer": found.answer or (others.pop(0) if others else "KEY")}
+    question = found["question"] or (others.pop(0) if others else "KEY")
+    return {"question": question, "answer": found["answer"] or (others.pop(0) if others else "KEY")}
 
 
 def _is_turns(value: object) -> bool:
