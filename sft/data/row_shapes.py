@@ -100,8 +100,8 @@ def shape_of(row: object) -> Shape:
         [key] = listed
         return _shape_of_turns(_turn_format(row[key]) or LISTS.get(key, "messages"), key, system_column(row))
     columns = find_columns(row)
+    refuse_wrapped(row, vars(columns))
     if not columns.is_pair:
-        refuse_wrapped(row, vars(columns))
         raise UnknownFormat(row, vars(columns))
     question, answer = columns.question, columns.answer
     is_alpaca = (question, answer) == ("instruction", "output")

@@ -118,7 +118,7 @@ def test_one_language_alone_can_be_asked_for(tmp_path, capsys):
 @pytest.mark.long
 def test_the_most_rows_it_says_it_can_make_it_makes(capsys, tmp_path):
     for arguments in (["--ordinary", "0", "--lang", "zh"], ["--ordinary", "1"], ["--ordinary", "0"]):
-        command = ["generate", str(tmp_path / "out"), "--name", NAME, *arguments]
+        command = ["generate", str(tmp_path / "out"), "--name", NAME, "--force", *arguments]
         assert main([*command, "--rows", "1000000"]) == 2
         most = int(re.search(r"the question bank makes ([\d,]+)", capsys.readouterr().err)[1].replace(",", ""))
         assert main([*command, "--rows", str(most)]) == 0
