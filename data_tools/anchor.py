@@ -8,12 +8,14 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.core.verbs import add_output
 from sft.data import formats
 from sft.data.json_line import json_line
+from sft.data.readers.row_file import RowFile
 
 LOADS = "PyTorch and Transformers"
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="text file, one question a line; or a data file, whose questions count",
     )
+    inputs.add_columns(parser)
     parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer; a longer one is skipped")
 
 
@@ -39,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from sft.models.loading import load_model, load_tokenizer
 
-    prompts = list(dict.fromkeys(read_prompts(arguments.prompts)))
+    prompts = list(dict.fromkeys(read_prompts(inputs.row_file(arguments.prompts, arguments))))
     if not prompts:
         raise UserError(f"{arguments.prompts}: holds no question")
     tokenizer = load_tokenizer(arguments.model)
@@ -61,20 +64,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompts(path: Path) -> Iterator[str]:
+def read_prompts(file: RowFile) -> Iterator[str]:
     """The questions of a text file, line by line, or of a data file, the first of each row.
 
     Raises:
         UserError: the file cannot be read, or holds a bad row.
     """
-    if path.suffix == ".txt":
-        for number, line in files.numbered_lines(path):
+    if file.path.endswith(".txt") and not file.columns:
+        for number, line in files.numbered_lines(file.path):
             try:
                 yield line.decode("utf-8").strip()
             except UnicodeDecodeError:
-                raise UserError(f"{path}:{number}: not UTF-8: save the file as UTF-8") from None
+                raise UserError(f"{file.path}:{number}: not UTF-8: save the file as UTF-8") from None
         return
-    for _, row in formats.read_rows(path):
+    for _, row in formats.read_rows(file):
         yield next(message["content"] for message in row["messages"] if message["role"] == "user")
 
 

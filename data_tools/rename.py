@@ -150,7 +150,7 @@ class Rename:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as problem:
             parse_line(line)
-            raise BadRow(f"not JSON ({problem}): one JSON object to a line") from None
+            raise BadRow(f"holds what JSON has no form for, such as NaN ({problem}): write null there") from None
         renamed = None if any(hint in line for hint in self._hints) else self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row, number)
