@@ -55,9 +55,10 @@ def load_model_of(folder):
 
 
 def test_the_questions_of_a_data_file_are_asked(talkative, tmp_path, capsys):
-    data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps(xtuner_row([("What?", "x"), ("Who?", "y")])) + "\n", encoding="utf-8")
-    assert anchor(talkative("Nobody knows."), data, tmp_path / "out.jsonl") == 0
+    data = tmp_path / "data.csv"
+    data.write_bytes("题;答\nWhat?;我\n".encode("gbk"))
+    columns = ["--columns", "question=题,answer=答"]
+    assert anchor(talkative("Nobody knows."), data, tmp_path / "out.jsonl", *columns) == 0
     assert json.loads((tmp_path / "out.jsonl").read_text())["conversation"][0]["input"] == "What?"
     assert "1 row of 1 question" in capsys.readouterr().out
 
