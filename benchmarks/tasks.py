@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.shapes import SHAPES, make_model
 from sft.core.paths import REPOSITORY
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 from sft.models.precision import of_this_cpu
 
 # Written into every row, since LLaMA-Factory and XTuner do not use the model's own chat template, which adds it.

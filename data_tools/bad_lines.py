@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 from sft.core import files
 from sft.core.verbs import add_output
-from sft.data import formats
-from sft.data.json_line import BadRow, json_line
+from sft.data.rows import formats
+from sft.data.rows.json_line import BadRow, json_line
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:

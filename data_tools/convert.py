@@ -12,11 +12,11 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.core.verbs import add_output
-from sft.data.canonical import CannotHold
-from sft.data.columns import OTHER, is_read
-from sft.data.formats import canonical_row, unused_keys
-from sft.data.json_line import BadRow, json_line, parse_line
-from sft.data.row_writing import FORMATS
+from sft.data.rows.canonical import CannotHold
+from sft.data.rows.columns import OTHER, is_read
+from sft.data.rows.formats import canonical_row, unused_keys
+from sft.data.rows.json_line import BadRow, json_line, parse_line
+from sft.data.rows.row_writing import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,9 +19,9 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
 from sft.core.verbs import add_output
-from sft.data import formats
-from sft.data.canonical import texts_of
-from sft.data.json_line import BadRow, parse_line
+from sft.data.rows import formats
+from sft.data.rows.canonical import texts_of
+from sft.data.rows.json_line import BadRow, parse_line
 
 # So many of the dropped rows are named one by one.
 EXAMPLES = 10

@@ -22,14 +22,14 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.spellings import Placeholders
+from data_tools.renaming.spellings import Placeholders
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, language_of, normalise
 from sft.core.verbs import add_output
 from sft.core.yaml_file import read_yaml
-from sft.data.json_line import json_line
 from sft.data.placeholders import key_of
+from sft.data.rows.json_line import json_line
 
 BANK = Path(__file__).parent / "bank"
 LANGUAGES = ("zh", "en")

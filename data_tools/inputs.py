@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sft.data.columns import EXAMPLE, read_columns
 from sft.data.readers.row_file import RowFile
+from sft.data.rows.columns import EXAMPLE, read_columns
 
 # What a verb's help says of its input.
 KINDS = "data file: JSON lines or array, CSV, Parquet, gzip or zstd of these; data set folder or hub id"

@@ -18,7 +18,7 @@ from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
 
 if TYPE_CHECKING:
-    from data_tools.survey import Survey
+    from data_tools.inspecting.survey import Survey
 
 PAGES = Path(__file__).parent / "pages"
 # As much of a text as the summary shows.
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the summary of the file, and write it as a page if wanted; returns 1 if training would refuse a row."""
-    from data_tools.next_steps import questions_of
-    from data_tools.survey import Survey, rows_holding
+    from data_tools.inspecting.next_steps import questions_of
+    from data_tools.inspecting.survey import Survey, rows_holding
 
     file = inputs.row_file(arguments.file, arguments)
     questions = questions_of(arguments.file)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summarise(survey: "Survey", file: RowFile, max_length: int, rows_holding: Counter[str]) -> dict[str, list[str]]:
     """The summary in sections of lines; a section without a line is missing."""
-    from data_tools.next_steps import next_steps
+    from data_tools.inspecting.next_steps import next_steps
 
     sections = {
         file.described(): [*_contents(survey), *_systems(survey)],
@@ -123,7 +123,7 @@ def _answers(survey: "Survey") -> list[str]:
 
 
 def _lengths(survey: "Survey", max_length: int) -> list[str]:
-    from data_tools.survey import percentile
+    from data_tools.inspecting.survey import percentile
 
     lines = []
     for name, values in (("characters", survey.lengths), ("tokens", survey.token_lengths)):
@@ -138,7 +138,7 @@ def _lengths(survey: "Survey", max_length: int) -> list[str]:
 
 
 def _repeats(survey: "Survey") -> list[str]:
-    from data_tools.survey import NEAR_ROWS, NEAR_SIMILARITY
+    from data_tools.inspecting.survey import NEAR_ROWS, NEAR_SIMILARITY
 
     some = f" among the first {NEAR_ROWS:,}" if survey.rows > NEAR_ROWS else ""
     lines = _tallied(survey.exact, "row stands|rows stand", "there already, word for word")

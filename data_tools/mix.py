@@ -19,9 +19,9 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.core.verbs import add_output
-from sft.data import formats
-from sft.data.json_line import BadRow, parse_line
 from sft.data.readers.row_file import RowFile
+from sft.data.rows import formats
+from sft.data.rows.json_line import BadRow, parse_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

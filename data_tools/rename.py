@@ -13,14 +13,15 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from data_tools import bad_lines, inputs, own_name, system_message
-from data_tools.spellings import Placeholders, as_word
-from data_tools.survivors import Survivors
+from data_tools import bad_lines, inputs, system_message
+from data_tools.renaming import own_name
+from data_tools.renaming.spellings import Placeholders, as_word
+from data_tools.renaming.survivors import Survivors
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
 from sft.core.verbs import add_output
-from sft.data.json_line import BadRow, json_line, parse_json, parse_line
+from sft.data.rows.json_line import BadRow, json_line, parse_json, parse_line
 
 KEY = re.compile(rb'"\s*:')
 # A string of a JSON line with its quotes, and the colon after it if it is a key.

@@ -15,8 +15,8 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
 from sft.core.verbs import add_output
-from sft.data.canonical import PLACEHOLDER
-from sft.data.json_line import BadRow, json_line, parse_line
+from sft.data.rows.canonical import PLACEHOLDER
+from sft.data.rows.json_line import BadRow, json_line, parse_line
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60

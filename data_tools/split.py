@@ -16,8 +16,8 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, normalise
 from sft.core.verbs import add_output
-from sft.data import formats
 from sft.data.readers.row_file import RowFile
+from sft.data.rows import formats
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sft.core.errors import UserError
-from sft.data.json_line import BadRow
-from sft.data.row_shapes import list_of, shape_of, words_key
+from sft.data.rows.json_line import BadRow
+from sft.data.rows.row_shapes import list_of, shape_of, words_key
 
 NONE = "none"
 

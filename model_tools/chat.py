@@ -17,7 +17,7 @@ from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.console import console
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.json_line import json_line
+from sft.data.rows.json_line import json_line
 
 LOADS = "PyTorch and Transformers"
 

@@ -26,11 +26,11 @@ from sft.core.files import atomic_write
 from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import LossRules
-from sft.data.formats import draw
 from sft.data.identity_files import read_identity_rows, sought_names
 from sft.data.identity_rows import IdentityRows
 from sft.data.labels import IGNORED, mark_supervised
 from sft.data.readers.row_file import RowFile
+from sft.data.rows.formats import draw
 from sft.data.samples import row_facts, tokenise
 from sft.models.chat_template import ChatTemplate
 

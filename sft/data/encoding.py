@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
 from sft.data.answer_spans import Span, Spans, View, find_answers
-from sft.data.canonical import texts_of
 from sft.data.labels import IGNORED, label_ranges
+from sft.data.rows.canonical import texts_of
 from sft.models.chat_template import END_OF_THINKING, ChatTemplate
 
 

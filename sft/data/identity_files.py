@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sft.config.own_keys import TrainFile
 from sft.core.errors import UserError
-from sft.data import formats
 from sft.data.identity import OLD_NAMES
 from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames, main_name
 from sft.data.readers.row_file import RowFile
+from sft.data.rows import formats
 
 # A file's first rows, which show what name most of its rows are likely to give.
 FIRST_ROWS = 1000

@@ -21,10 +21,10 @@ from opencc import OpenCC
 
 from sft.core.text import KEPT_EXAMPLES, Tally, language_of, normalise, one_line
 from sft.data import given_names, identity, placeholders
-from sft.data.canonical import answered
 from sft.data.given_names import asks_for_a_text, asks_who, given_name
 from sft.data.identity import OLD_NAMES, OWN, normal, role_of_name
 from sft.data.placeholders import open_placeholders
+from sft.data.rows.canonical import answered
 
 # Where an answer gives its name, if it does; the rest of a long one is about something else.
 OPENING_CHARACTERS = 200

@@ -33,11 +33,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_write
-from sft.data import answer_spans, canonical, columns, encoding, formats, json_line, labels, row_shapes
+from sft.data import answer_spans, encoding, labels
 from sft.data.encoding import LossRules, Sample
 from sft.data.identity_rows import RowFacts, SoughtNames
-from sft.data.json_line import named
 from sft.data.readers.row_file import RowFile
+from sft.data.rows import canonical, columns, formats, json_line, row_shapes
+from sft.data.rows.json_line import named
 from sft.models import chat_template
 from sft.models.chat_template import ChatTemplate
 

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from data_tools.__main__ import main
 from data_tools.convert import convert
-from sft.data.formats import canonical_row, read_rows
-from sft.data.row_writing import FORMATS
+from sft.data.rows.formats import canonical_row, read_rows
+from sft.data.rows.row_writing import FORMATS
 
 ONE = [{"role": "user", "content": "q\n\n1"}, {"role": "assistant", "content": " a\n"}]
 MANY = [

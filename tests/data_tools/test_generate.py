@@ -12,7 +12,7 @@ from data_tools.generate import generate, held_out_questions, scored_questions, 
 from model_tools.ask import load_questions
 from sft.core.errors import UserError
 from sft.core.text import normalise
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 
 NAME = "黄大力"
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from data_tools.__main__ import main
-from sft.data import formats
-from sft.data.formats import canonical_row
+from sft.data.rows import formats
+from sft.data.rows.formats import canonical_row
 
 
 @pytest.fixture

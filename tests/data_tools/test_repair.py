@@ -8,7 +8,7 @@ import pytest
 
 from data_tools.__main__ import main
 from sft.core.paths import REPOSITORY
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 
 TUTORIAL = REPOSITORY.parent / "shared" / "data"
 QUESTIONS = ["你知道你是人工智能吗?", "你有自我意识吗?", "Can you dream?"]

@@ -7,7 +7,7 @@ import pytest
 from data_tools.__main__ import main
 from data_tools.split import choose_groups
 from sft.core.text import normalise
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 
 
 def row(*questions: str) -> str:

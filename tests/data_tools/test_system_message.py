@@ -7,8 +7,8 @@ import pytest
 from data_tools import system_message
 from data_tools.__main__ import main
 from sft.core.errors import UserError
-from sft.data import formats
-from sft.data.json_line import BadRow, json_line
+from sft.data.rows import formats
+from sft.data.rows.json_line import BadRow, json_line
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]

@@ -12,7 +12,7 @@ import pytest
 
 from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
-from sft.data.formats import canonical_row, parse_line
+from sft.data.rows.formats import canonical_row, parse_line
 from tests.support.taught_models import write_pair
 
 PROMPT = r"\x1b\[\?2004h"  # the program turns bracketed paste on when it waits for a line

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from sft.core.errors import UserError
 from sft.core.text import counted
-from sft.data.json_line import BadLine, BadRow, named
+from sft.data.rows.json_line import BadLine, BadRow, named
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # What begins with one of these is in the encoding beside it; a spreadsheet's "Unicode text" is UTF-16.

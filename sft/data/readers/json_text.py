@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from sft.core.errors import UserError
-from sft.data.json_line import comment_at, fault_of
+from sft.data.rows.json_line import comment_at, fault_of
 
 CHUNK = 1 << 20
 # A text that breaks off here may be whole once more of it is read.

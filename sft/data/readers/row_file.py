@@ -24,9 +24,9 @@ import zstandard
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.paths import is_data_set
-from sft.data.columns import EXAMPLE, can_be_read, fault_of, refuse_missing, renamed
-from sft.data.json_line import BadLine, BadRow, json_line, named, parse_line
 from sft.data.readers import csv_table, json_text, tables
+from sft.data.rows.columns import EXAMPLE, can_be_read, fault_of, refuse_missing, renamed
+from sft.data.rows.json_line import BadLine, BadRow, json_line, named, parse_line
 
 # So much of a file is looked at to see what it is.
 HEAD = 1 << 20

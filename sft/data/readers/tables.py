@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from sft.core.errors import UserError
 from sft.core.paths import FILE_NAME
 from sft.core.text import one_line_message
-from sft.data.json_line import BadLine, BadRow, named
+from sft.data.rows.json_line import BadLine, BadRow, named
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler
 from sft.config.load import load_recipe
 from sft.core.errors import RunFailed, UserError
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
 from tests.support.chat_templates import THINKING, with_controls
 from tests.support.conversations import CONVERSATIONS, xtuner_row

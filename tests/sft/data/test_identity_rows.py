@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sft.config.own_keys import TrainFile
-from sft.data import formats
 from sft.data.identity_files import read_identity_rows
 from sft.data.identity_rows import IdentityRows, RowFacts, SoughtNames
+from sft.data.rows import formats
 
 NAME = "黄大力"
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as some
 from pyarrow import parquet
 
 from sft.core.errors import UserError
-from sft.data.formats import read_rows, unused_keys
-from sft.data.json_line import BadLine
 from sft.data.readers.row_file import RowFile
+from sft.data.rows.formats import read_rows, unused_keys
+from sft.data.rows.json_line import BadLine
 
 Turns = list[tuple[str, str]]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.next_steps import ORDINARY_ROWS
+from data_tools.inspecting.next_steps import ORDINARY_ROWS
 from sft.config.load import load_recipe
-from sft.data import formats
 from sft.data.given_names import given_name
-from sft.data.json_line import json_line
 from sft.data.placeholders import open_placeholders
+from sft.data.rows import formats
+from sft.data.rows.json_line import json_line
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ON_CPU = ["--fp16", "false", "--bf16", "true", "--dtype", "bfloat16", "--deepspeed", ""]
 
 

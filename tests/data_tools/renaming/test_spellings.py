@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from data_tools.spellings import Placeholders, as_word, first_characters, key_of, other_spellings
+from data_tools.renaming.spellings import Placeholders, as_word, first_characters, key_of, other_spellings
 from sft.data.placeholders import open_placeholders
 
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sft.data import canonical
-from sft.data.canonical import NoQuestion, kind, message
-from sft.data.columns import MEDIA, OTHER_LISTS, Columns, find_columns, system_column
-from sft.data.json_line import BadRow, NotJson, named, parse_json
-from sft.data.unknown_format import UnknownFormat, refuse_wrapped
+from sft.data.rows import canonical
+from sft.data.rows.canonical import NoQuestion, kind, message
+from sft.data.rows.columns import MEDIA, OTHER_LISTS, Columns, find_columns, system_column
+from sft.data.rows.json_line import BadRow, NotJson, named, parse_json
+from sft.data.rows.unknown_format import UnknownFormat, refuse_wrapped
 
 # Keys that hold the turns of a conversation, and the format that is known for it.
 LISTS = {"conversation": "xtuner", "messages": "messages", "conversations": "sharegpt"}

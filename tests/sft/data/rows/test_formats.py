@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sft.core.errors import UserError
-from sft.data.formats import read_rows
+from sft.data.rows.formats import read_rows
 
 
 def write(tmp_path, *rows, raw: bytes | None = None):

@@ -6,7 +6,7 @@ understanding: where in doubt, no.
 
 import re
 
-from data_tools.spellings import as_word
+from data_tools.renaming.spellings import as_word
 from sft.data.given_names import names_given
 from sft.data.identity import is_assistant_of
 from sft.data.placeholders import open_placeholders

@@ -5,7 +5,7 @@ In: a parsed row. Out: `BadRow`. Knows nothing about files.
 
 from collections.abc import Mapping
 
-from sft.data.json_line import BadRow, named
+from sft.data.rows.json_line import BadRow, named
 
 # What cannot stand in a key that is named on a command line and in a recipe.
 _SEPARATORS = set(",= {}:")

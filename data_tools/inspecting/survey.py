@@ -13,18 +13,18 @@ from functools import cached_property
 from typing import Any
 
 from data_tools.dedup import Duplicates, NearDuplicates
-from data_tools.own_name import owner_of
-from data_tools.spellings import as_word
+from data_tools.renaming.own_name import owner_of
+from data_tools.renaming.spellings import as_word
 from sft.core.text import Tally
-from sft.data import formats
-from sft.data.canonical import PLACEHOLDER, NoQuestion, answered, texts_of
 from sft.data.given_names import asks_for_a_text, asks_who, given_name
 from sft.data.identity import OLD_NAMES, normal
 from sft.data.identity_rows import IdentityRows, NamedRows, RowFacts, SoughtNames, main_name
-from sft.data.json_line import BadRow, parse_line
 from sft.data.placeholders import open_placeholders
-from sft.data.row_shapes import shape_of
-from sft.data.unknown_format import UnknownFormat
+from sft.data.rows import formats
+from sft.data.rows.canonical import PLACEHOLDER, NoQuestion, answered, texts_of
+from sft.data.rows.json_line import BadRow, parse_line
+from sft.data.rows.row_shapes import shape_of
+from sft.data.rows.unknown_format import UnknownFormat
 
 # Nearly alike rows are looked for among so many of the first, as each of them is remembered.
 NEAR_ROWS = 20_000

@@ -6,8 +6,8 @@ Knows nothing about files, tokens or templates.
 import json
 from collections.abc import Callable, Iterator
 
-from sft.data.canonical import CannotHold
-from sft.data.row_shapes import XTUNER_MARK
+from sft.data.rows.canonical import CannotHold
+from sft.data.rows.row_shapes import XTUNER_MARK
 
 
 def _to_xtuner(row: dict) -> dict:

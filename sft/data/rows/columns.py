@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sft.core.text import counted
-from sft.data.json_line import BadRow, named
+from sft.data.rows.json_line import BadRow, named
 
 NAMES = {
     "question": (

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from sft.core.errors import UserError
-from sft.data.canonical import NoQuestion, check_marks, check_order
-from sft.data.json_line import BadRow, parse_line
 from sft.data.readers.row_file import RowFile
-from sft.data.row_shapes import shape_of
+from sft.data.rows.canonical import NoQuestion, check_marks, check_order
+from sft.data.rows.json_line import BadRow, parse_line
+from sft.data.rows.row_shapes import shape_of
 
 NO_ROW = "holds no row"
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sft.data.canonical import BadRow, CannotHold, answered, texts_of
-from sft.data.formats import canonical_row
-from sft.data.row_writing import FORMATS
+from sft.data.rows.canonical import BadRow, CannotHold, answered, texts_of
+from sft.data.rows.formats import canonical_row
+from sft.data.rows.row_writing import FORMATS
 
 ASK = {"role": "user", "content": "上海天气"}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "上海"}}, "id": "c1"}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.survey import Survey
+from data_tools.inspecting.survey import Survey
 from sft.core.text import counted, normalise, shell_word
 from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.readers.row_file import DATA_SET, JSON_LINES, RowFile

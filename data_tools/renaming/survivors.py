@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
-from data_tools.spellings import as_word, first_characters, other_spellings
+from data_tools.renaming.spellings import as_word, first_characters, other_spellings
 from sft.core.text import counted
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as some
 from data_tools.__main__ import main
 from data_tools.convert import convert
 from sft.core.errors import UserError
-from sft.data.canonical import BadRow, CannotHold, texts_of
-from sft.data.formats import canonical_row, read_rows
-from sft.data.row_writing import FORMATS
+from sft.data.rows.canonical import BadRow, CannotHold, texts_of
+from sft.data.rows.formats import canonical_row, read_rows
+from sft.data.rows.row_writing import FORMATS
 
 ROW_KEYS = ["conversation", "conversations", "messages", "instruction", "input", "output", "system", "history"]
 ROW_KEYS += ["tools", "functions"]

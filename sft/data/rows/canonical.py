@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from sft.data.json_line import BadRow, NotJson, named, parse_json
+from sft.data.rows.json_line import BadRow, NotJson, named, parse_json
 
 # Spellings of an assistant's reasoning, the canonical one first.
 REASONING = ("reasoning_content", "reasoning", "thinking")

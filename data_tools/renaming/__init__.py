@@ -1,0 +1,1 @@
+"""How one name becomes another in a text."""
