@@ -6,6 +6,7 @@ stops it, or is counted with `--lossy`.
 
 import argparse
 from collections import Counter
+from typing import Any
 
 from data_tools import bad_lines, inputs, system_message
 from sft.core import files
@@ -14,8 +15,8 @@ from sft.core.text import counted
 from sft.core.verbs import add_output
 from sft.data.rows.canonical import CannotHold
 from sft.data.rows.columns import OTHER, is_read
-from sft.data.rows.formats import canonical_row, unused_keys
 from sft.data.rows.json_line import BadRow, json_line, parse_line
+from sft.data.rows.row_shapes import shape_of
 from sft.data.rows.row_writing import FORMATS
 
 
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
                 row = parse_line(raw)
                 if system is not None and (what := system_message.replace(row, system)):
                     systems[what] += 1
-                converted = convert(row, arguments.to)
+                out.write(json_line(convert(row, arguments.to, kept)))
             except CannotHold as problem:
                 if not arguments.lossy:
                     raise UserError(
@@ -53,9 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
                 dropped[f"row skipped: {problem}"] += 1
             except BadRow as problem:
                 bad(arguments.input, number, problem, raw)
-            else:
-                out.write(json_line(converted))
-                kept.update(unused_keys(row))  # type: ignore[arg-type]
     rows_in, rows_out = counted(rows, "row"), counted(rows - dropped.total() - bad.count, "row")
     print(f"{file.described()}: {rows_in} in; {arguments.out}: {rows_out} out, as {arguments.to}")
     for what, count in systems.items():
@@ -69,14 +67,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def convert(row: object, to: str) -> dict:
+def convert(row: Any, to: str, kept: Counter[str] | None = None) -> dict:
     """The row in the format `to`, and beside it, as they are, the keys that a conversation has no use for.
+
+    `kept` counts these.
 
     Raises:
         CannotHold: the target has no place for something in the conversation.
         BadRow: the row is in no known format, or broken.
     """
-    made = FORMATS[to](canonical_row(row))
+    shape = shape_of(row)
+    made = FORMATS[to](shape.read(row))
+    unused = shape.unused(row)
+    if kept is not None:
+        kept.update(unused)
     # Of several columns that may be the question, the row does not show any longer which it was.
-    unused = {f"{OTHER}{key}" if is_read(key) else key: row[key] for key in unused_keys(row)}  # type: ignore[arg-type, index]
-    return made | unused
+    return made | {f"{OTHER}{key}" if is_read(key) else key: row[key] for key in unused}

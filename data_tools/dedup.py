@@ -21,7 +21,7 @@ from sft.core.text import counted, normalise
 from sft.core.verbs import add_output
 from sft.data.rows import formats
 from sft.data.rows.canonical import texts_of
-from sft.data.rows.json_line import BadRow, parse_line
+from sft.data.rows.json_line import BadRow, ended, parse_line
 
 # So many of the dropped rows are named one by one.
 EXAMPLES = 10
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
                 dropped[like[1]] += 1
                 examples += [f"line {number:,}: {like[1]} line {like[0]:,}"] if len(examples) < EXAMPLES else []
             else:
-                out.write(line if line.endswith(b"\n") else line + b"\n")
+                out.write(ended(line))
     left = rows - dropped.total() - bad.count
     print(f"{file.described()}: {counted(rows, 'row')} in; {arguments.out}: {counted(left, 'row')} out")
     for reason, count in dropped.items():

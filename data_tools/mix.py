@@ -21,7 +21,7 @@ from sft.core.text import counted
 from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
 from sft.data.rows import formats
-from sft.data.rows.json_line import BadRow, parse_line
+from sft.data.rows.json_line import BadRow, ended, parse_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def copy_rows(file: RowFile, out: BinaryIO, on_bad: Callable = formats.stop_at_b
             on_bad(file.path, number, problem, line)
             continue
         starts.append(begin)
-        begin += out.write(line if line.endswith(b"\n") else line + b"\n")
+        begin += out.write(ended(line))
     if not starts:
         raise UserError(f"{file.path}: {formats.NO_ROW}")
     return starts

@@ -21,7 +21,7 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
 from sft.core.verbs import add_output
-from sft.data.rows.json_line import BadRow, json_line, parse_json, parse_line
+from sft.data.rows.json_line import BadRow, ended, json_line, parse_json, parse_line
 
 KEY = re.compile(rb'"\s*:')
 # A string of a JSON line with its quotes, and the colon after it if it is a key.
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
                 bad(arguments.input, number, problem, line)
                 continue
             lines, changed = lines + 1, changed + (renamed is not line)
-            out.write(renamed if renamed.endswith(b"\n") else renamed + b"\n")
+            out.write(ended(renamed))
     replaced = counted(sum(rename.replaced.values()), "replacement")
     print(f"{arguments.out}: {counted(lines, 'line')}, {changed:,} changed, {replaced}")
     if not changed:

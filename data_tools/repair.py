@@ -16,7 +16,7 @@ from sft.core.errors import UserError
 from sft.core.text import counted, one_line
 from sft.core.verbs import add_output
 from sft.data.rows.canonical import PLACEHOLDER
-from sft.data.rows.json_line import BadRow, json_line, parse_line
+from sft.data.rows.json_line import BadRow, ended, json_line, parse_line
 
 # How much of a question and its answer is shown, enough for a person to judge whether they belong together.
 SHOWN_CHARACTERS = 60
@@ -84,7 +84,7 @@ class Repair:
             raise BadRow('a row to repair is {"conversation": [{"input": ..., "output": ...}, ...]}: mend it')
         if not any(_lacks_question(turn) for turn in turns):
             self.outcomes["left as they were"] += 1
-            return line if line.endswith(b"\n") else line + b"\n"
+            return ended(line)
         repaired, outcome = self.way(self, turns, index)
         self.outcomes[outcome] += 1
         return json_line({**row, "conversation": repaired}) if repaired else b""

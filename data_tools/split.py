@@ -18,6 +18,7 @@ from sft.core.text import counted, normalise
 from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
 from sft.data.rows import formats
+from sft.data.rows.json_line import ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         for number, line in file.lines():
             if number in groups:
                 path = arguments.eval if groups[number] in held_out else arguments.train
-                outs[path].write(line if line.endswith(b"\n") else line + b"\n")
+                outs[path].write(ended(line))
                 counts[path] += 1
     total = len(groups)
     print(f"{file.described()}: {counted(total + bad.count, 'row')} in")

@@ -20,7 +20,6 @@ from sft.data.given_names import asks_for_a_text, asks_who, given_name
 from sft.data.identity import OLD_NAMES, normal
 from sft.data.identity_rows import IdentityRows, NamedRows, RowFacts, SoughtNames, main_name
 from sft.data.placeholders import open_placeholders
-from sft.data.rows import formats
 from sft.data.rows.canonical import PLACEHOLDER, NoQuestion, answered, texts_of
 from sft.data.rows.json_line import BadRow, parse_line
 from sft.data.rows.row_shapes import shape_of
@@ -107,8 +106,9 @@ class Survey:
         self.rows += 1
         try:
             row: Any = parse_line(raw)
-            self.formats[shape_of(row).name] += 1
-            canonical, has_question = formats.canonical_row(row), True
+            shape = shape_of(row)
+            self.formats[shape.name] += 1
+            canonical, has_question = shape.read(row), True
         except NoQuestion:
             self._add_nested(row)
             canonical, has_question = {"messages": as_trained_by_xtuner(row)}, False
@@ -117,7 +117,7 @@ class Survey:
             if isinstance(problem, UnknownFormat) and self.guessed_columns is None:
                 self.guessed_columns = problem.columns
             return
-        self.unused_keys.update(formats.unused_keys(row))
+        self.unused_keys.update(shape.unused(row))
         messages = canonical["messages"]
         texts = list(itertools.chain.from_iterable(map(texts_of, messages)))
         is_answered = self._add_messages(number, messages, texts)

@@ -4,12 +4,13 @@ In: the renamed lines. Out: warnings, each with a count and the first line. Chan
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import orjson
 
 from data_tools.renaming.spellings import as_word, first_characters, other_spellings
 from sft.core.text import counted
+from sft.data.rows.canonical import texts_in
 
 
 class Survivors:
@@ -37,7 +38,7 @@ class Survivors:
             return
         if b"\\u" not in line and not any(pattern.search(line.decode("utf-8")) for pattern in self._any):
             return
-        text = "\n".join(_texts(orjson.loads(line)))
+        text = "\n".join(texts_in(orjson.loads(line)))
         for new in self._new:
             text = text.replace(new, "\0")
         for name, pattern in self._spellings.items():
@@ -75,11 +76,3 @@ def _shown(spelling: str) -> str:
     """The spelling between quotes; where it would look like another one, what it is made of as well."""
     invisible = re.search("[\u00ad\u0300-\u036f\u180e\u200b-\u200f\u2060\ufeff]", spelling)
     return f"{spelling!r} ({spelling!a})" if invisible else repr(spelling)
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)

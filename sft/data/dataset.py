@@ -110,7 +110,8 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
     names = sought_names(recipe.train_files, recipe.run.identity_name, recipe.run.identity_old_names)
     rules = loss_rules(recipe, tokenizer)
     for file in recipe.train_files:
-        samples = tokenise(RowFile(file.path, file.columns), tokenizer, recipe.training.dataset_num_proc, names, rules)
+        source = RowFile(file.path, file.columns)
+        samples = tokenise(source, tokenizer, recipe.training.dataset_num_proc, names, rules)
         starts = _row_starts(samples)
         rows = range(len(starts))
         taken = sorted(draw(rows, file.weight, dice)) if file.weight != 1 else rows
@@ -118,8 +119,8 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
         files.append(
             {
                 "path": file.path,
-                "read_as": RowFile(file.path, file.columns).summary(),
-                "sha256": RowFile(file.path, file.columns).digest(),
+                "read_as": source.summary(),
+                "sha256": source.digest(),
             }
             | {"rows": len(rows)}
             | {"weight": file.weight, "taken": len(taken), "samples": len(parts[-1])}

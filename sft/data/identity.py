@@ -10,10 +10,7 @@ from functools import lru_cache
 
 from opencc import OpenCC
 
-# Who judges names finds them here too.
-from sft.data.given_names import MAKES, given_name, names_given
-
-__all__ = ["given_name", "gives_name", "is_assistant_of", "mentions", "names_given", "normal", "role_of_name"]
+from sft.data.given_names import MAKES
 
 # Names that base models give themselves; a recipe's identity_old_names adds to them.
 OLD_NAMES = (

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import zstandard
 
@@ -119,12 +119,16 @@ class RowFile:
             held = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
             digest = _hash([[str(path.relative_to(self.path)), files.content_hash(path)] for path in held])
         else:
-            digest = tables.load(self.path)._fingerprint
+            digest = self._data_set._fingerprint
         return _hash([digest, self.columns]) if self.columns else digest
 
     def size(self) -> int:
         """Bytes of the file, as they lie on the disk; 0 for a data set."""
         return 0 if self.kind == DATA_SET else os.path.getsize(self.path)
+
+    @cached_property
+    def _data_set(self) -> Any:
+        return tables.load(self.path)
 
     @cached_property
     def _table(self) -> csv_table.Table:
@@ -146,7 +150,7 @@ class RowFile:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         if self.kind == DATA_SET:
-            yield from tables.data_set_rows(self.path)
+            yield from tables.data_set_rows(self.path, self._data_set)
             return
         if self.kind == CSV:
             self._check_table()

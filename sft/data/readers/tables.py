@@ -54,24 +54,23 @@ def parquet_rows(path: str, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         ) from None
 
 
-def data_set_rows(name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, one line of JSON) for each row of a data set: a folder, or an id on the hub.
-
-    `NAME:SPLIT` and `NAME:CONFIG:SPLIT` name a part of it; without, it is `train`, or the only one.
+def data_set_rows(name: str, loaded: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, one line of JSON) for each row of a data set that was loaded.
 
     Raises:
-        UserError: there is no such data set or part, or it cannot be read.
+        UserError: it cannot be read.
     """
-    loaded = load(name)
     with _naming_faults(name):
         yield from _numbered(_batches(loaded))
 
 
 def load(name: str) -> Any:
-    """The data set of a folder or hub id, memory-mapped or streamed.
+    """The data set of a folder, or of an id on the hub, memory-mapped or streamed.
+
+    `NAME:SPLIT` and `NAME:CONFIG:SPLIT` name a part of it; without, it is `train`, or the only one.
 
     Raises:
-        UserError: as `data_set_rows`; or some of the folder's files would be left out.
+        UserError: there is no such data set or part, it cannot be read, or some of a folder's files would be left out.
     """
     import datasets
 

@@ -128,7 +128,7 @@ def tool_calls(calls: object, field: str) -> list[dict]:
         function = called(call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise BadRow(f'{field}[{index}] names no function: write {{"function": {{"name": ..., "arguments": ...}}}}')
-    _refuse_surrogates("".join(_texts(calls, keys=True)), field)
+    _refuse_surrogates("".join(texts_in(calls, keys=True)), field)
     return calls
 
 
@@ -151,7 +151,7 @@ def tools(value: object, field: str) -> list[dict]:
         return []
     if not isinstance(listed, list):
         raise BadRow(f"{field} is {kind(listed)}: it must be a list of tools")
-    _refuse_surrogates("".join(_texts(listed, keys=True)), field)
+    _refuse_surrogates("".join(texts_in(listed, keys=True)), field)
     return [_tool(tool, f"{field}[{index}]") for index, tool in enumerate(listed)]
 
 
@@ -191,7 +191,7 @@ def texts_of(message: dict) -> Iterator[str]:
     if "reasoning_content" in message:
         yield message["reasoning_content"]
     for call in message.get("tool_calls", ()):
-        yield from _texts(called(call))
+        yield from texts_in(called(call))
 
 
 def kind(value: object) -> str:
@@ -281,7 +281,7 @@ def _refuse_surrogates(text: str, field: str) -> None:
         raise BadRow(f"{field} holds half of a surrogate pair: write the whole character") from None
 
 
-def _texts(value: object, keys: bool = False) -> Iterator[str]:
+def texts_in(value: object, keys: bool = False) -> Iterator[str]:
     """The texts of a JSON value at any depth, in their order; keys only if wanted."""
     left = [value]
     while left:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from sft.core.errors import UserError
 from sft.data.readers.row_file import RowFile
-from sft.data.rows.canonical import NoQuestion, check_marks, check_order
+from sft.data.rows.canonical import NoQuestion
 from sft.data.rows.json_line import BadRow, parse_line
 from sft.data.rows.row_shapes import shape_of
 
@@ -48,7 +48,8 @@ def canonical_rows(
     for number, raw in lines:
         try:
             row = parse_line(raw)
-            canonical = canonical_row(row)
+            shape = shape_of(row)
+            canonical = shape.read(row)  # type: ignore[arg-type]
         except NoQuestion as problem:
             counted = ""
             if on_bad is stop_at_bad_line:
@@ -57,7 +58,7 @@ def canonical_rows(
         except BadRow as problem:
             on_bad(file.path, number, problem, raw)
         else:
-            if len(row) > 1 and (unused := unused_keys(row)):  # type: ignore[arg-type]
+            if len(row) > 1 and (unused := shape.unused(row)):  # type: ignore[arg-type]
                 canonical["unused"] = unused
             yield number, canonical
 
@@ -69,19 +70,7 @@ def canonical_row(row: object) -> dict:
         BadRow: no known shape, a turn that is missing, empty where it may not be, or out of order, or something that
             training could not honour.
     """
-    canonical = shape_of(row).read(row)  # type: ignore[arg-type]
-    check_order(canonical["messages"])
-    check_marks(canonical["messages"])
-    return canonical
-
-
-def unused_keys(row: dict) -> list[str]:
-    """The keys of a row that hold something and are not read.
-
-    Raises:
-        BadRow: the row has no known shape.
-    """
-    return shape_of(row).unused(row)
+    return shape_of(row).read(row)  # type: ignore[arg-type]
 
 
 def count_rows_without_question(file: RowFile) -> int:

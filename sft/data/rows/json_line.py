@@ -67,6 +67,11 @@ def json_line(row: object) -> bytes:
         return json.dumps(row).encode("utf-8") + b"\n"
 
 
+def ended(line: bytes) -> bytes:
+    """The line with its line feed, which the last line of a file may lack."""
+    return line if line.endswith(b"\n") else line + b"\n"
+
+
 def parse_json(text: str) -> object:
     """The JSON value of a text; a repeated key is an error, since JSON would keep only the last."""
     try:

@@ -51,10 +51,10 @@ class Shape:
     columns: Columns
 
     def read(self, row: dict) -> dict:
-        """The canonical row; its order is not checked yet.
+        """The canonical row.
 
         Raises:
-            BadRow: something is missing, of another kind than it must be, or could not be honoured.
+            BadRow: something is missing, out of order, of another kind than it must be, or could not be honoured.
         """
         if not MEDIA.isdisjoint(row):
             _refuse_media(row)
@@ -67,6 +67,8 @@ class Shape:
         if messages[-1]["role"] == "user" and "chosen" in row:
             raise BadRow("the row has its answer under chosen, as for preference training: put it into the turns")
         tools = _tools(row) if "tools" in row or "functions" in row else []
+        canonical.check_order(messages)
+        canonical.check_marks(messages)
         return {"messages": messages, "tools": tools} if tools else {"messages": messages}
 
     def _messages(self, row: dict) -> list[dict]:
@@ -103,9 +105,8 @@ def shape_of(row: object) -> Shape:
     refuse_wrapped(row, vars(columns))
     if not columns.is_pair:
         raise UnknownFormat(row, vars(columns))
-    question, answer = columns.question, columns.answer
-    is_alpaca = (question, answer) == ("instruction", "output")
-    return Shape("alpaca" if is_alpaca else f"{question}/{answer}", None, columns)
+    pair = f"{columns.question}/{columns.answer}"
+    return Shape("alpaca" if pair == "instruction/output" else pair, None, columns)
 
 
 @lru_cache(maxsize=256)

@@ -3,7 +3,8 @@
 import pytest
 
 from data_tools import generate
-from sft.data.identity import given_name, gives_name, is_assistant_of, mentions
+from sft.data.given_names import given_name
+from sft.data.identity import gives_name, is_assistant_of, mentions
 
 GIVEN = [
     ("我是黄大力。", "黄大力"),

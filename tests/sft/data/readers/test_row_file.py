@@ -19,8 +19,9 @@ from pyarrow import parquet
 
 from sft.core.errors import UserError
 from sft.data.readers.row_file import RowFile
-from sft.data.rows.formats import read_rows, unused_keys
+from sft.data.rows.formats import read_rows
 from sft.data.rows.json_line import BadLine
+from sft.data.rows.row_shapes import shape_of
 
 Turns = list[tuple[str, str]]
 
@@ -208,7 +209,7 @@ def test_no_cell_is_lost(tmp_path):
     assert row == {"question": "q", "answer": long, "answer (3)": "b", "column 4": "c", "note": "x\ny"}
     assert "no name over column 4" in file.summary()
     assert "several columns are called answer: the later ones are read as answer (3)" in file.summary()
-    assert unused_keys(row) == ["answer (3)", "column 4", "note"]
+    assert shape_of(row).unused(row) == ["answer (3)", "column 4", "note"]
 
 
 @pytest.mark.parametrize(
