@@ -45,7 +45,7 @@ clean:
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-.venv/ready-dev: requirements.txt requirements-web.txt requirements-sweep.txt requirements-dev.txt | .venv/bin/python
+.venv/ready-dev: requirements.txt requirements-web.txt requirements-sweep.txt requirements-gguf.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@ .venv/ready
 
