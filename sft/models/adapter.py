@@ -11,6 +11,8 @@ from sft.core.errors import UserError
 from sft.models.weight_files import WeightFiles
 
 BASE_RECORD = "base_model.json"
+# In the folder of an adapter or model: the system message that every conversation it was trained on began with.
+SYSTEM_MESSAGE = "system_message.txt"
 
 
 def lora_scale(alpha: float, rank: int, *, is_rslora: bool) -> float:
@@ -54,3 +56,18 @@ def read_fingerprint(folder: Path) -> str | None:
         return json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
     except (ValueError, KeyError, TypeError, OSError) as problem:
         raise UserError(f"{path}: cannot be read ({problem}): write the adapter again, or remove this file") from None
+
+
+def read_system_message(folder: Path) -> str | None:
+    """The system message that the adapter or model in a folder was trained with, if every row had the same.
+
+    Raises:
+        UserError: the file is there and cannot be read.
+    """
+    path = folder / SYSTEM_MESSAGE
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path}: cannot be read ({problem}): write the message again, or remove this file") from None
