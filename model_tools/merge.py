@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns 1 where verifying finds another model, else 0."""
     from model_tools.checkpoints.model_folder import adapter_folder, local_folder
     from model_tools.merging import verify
-    from model_tools.merging.tuned_modules import Adapter
+    from model_tools.merging.adapter import Adapter
 
     out = arguments.out
     refuse_occupied(out)

@@ -19,8 +19,9 @@ from model_tools.checkpoints.model_folder import (
     read_adapter_config,
 )
 from model_tools.checkpoints.trained_adapter import read_weights, weights_file
+from model_tools.merging.adapter import Adapter
 from model_tools.merging.layout import Layout
-from model_tools.merging.tuned_modules import Adapter, TunedModules, without_weights
+from model_tools.merging.tuned_modules import TunedModules, without_weights
 from sft.core.errors import UserError
 from sft.evaluation.evidence import found_path
 from sft.models import internlm2

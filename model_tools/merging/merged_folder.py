@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftType
 from transformers import AutoTokenizer, GenerationConfig
 
 from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
-from model_tools.merging.tuned_modules import Adapter
+from model_tools.merging.adapter import Adapter
 from sft.models import internlm2, internlm2_tokenizer
 from sft.models.generate import end_tokens
 
@@ -52,8 +52,16 @@ def write_config(base: Path, out: Path, dtype: str | None, is_untied: bool, as_l
         config.pop("torch_dtype", None)
         config["dtype"] = config["torch_dtype"] = dtype
     if is_untied:
-        config["tie_word_embeddings"] = False
+        _untie(config)
     _write_json(out / CONFIG_FILE, config)
+
+
+def _untie(config: dict) -> None:
+    """Say that input and output embeddings are two, and say it of every text model in it too: engines look there."""
+    config["tie_word_embeddings"] = False
+    for part in config.values():
+        if isinstance(part, dict) and {"vocab_size", "tie_word_embeddings", "text_config"} & part.keys():
+            _untie(part)
 
 
 def write_card(base: str, adapters: list[Adapter], out: Path, title: str, dtype: str | None, is_untied: bool) -> None:

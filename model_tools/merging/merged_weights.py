@@ -14,8 +14,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from model_tools.merging.adapter import Adapter
 from model_tools.merging.layout import Layout
-from model_tools.merging.tuned_modules import Adapter, TunedModules
+from model_tools.merging.tuned_modules import TunedModules
 from model_tools.merging.weight_writer import WeightWriter
 from sft.core.errors import UserError
 from sft.models.weight_files import WeightFiles, meta_tensors
@@ -53,15 +54,18 @@ class MergedWeights:
         # From here on the model's modules are PEFT's, under other names.
         self._tuned = TunedModules(model, adapters)
         self._home = self._layout.sources
-        # A parameter tied to another is in no file; it is read from where the other lies.
+        ties = [self._tie(*pair) for pair in model.all_tied_weights_keys.items()]
+        # A parameter tied to another is usually in no file; it is read from where the other lies.
         self._source = {name: name for name in self._home} | {
-            tied: source for tied, source in model.all_tied_weights_keys.items() if tied not in self._home
+            tied: source for tied, source in ties if tied not in self._home
         }
         self._refuse_what_is_not_stored(model)
-        self.untied = self._untied()
+        self.untied = self._untied(ties)
+        # What of them is in no file of the base.
+        self._added = tuple(name for name in self.untied if name not in self._home)
         self.units = self._units()
         made = self._layout.to_parameters(meta) if as_parameters else meta
-        self.shapes = made | self._named({name: self._like(name, meta) for name in self.untied})
+        self.shapes = made | self._named({name: self._like(name, meta) for name in self._added})
 
     def write(self, folder: Path, max_shard_size: str, device: str) -> None:
         """Write all weight files into a folder.
@@ -95,14 +99,14 @@ class MergedWeights:
         changed = dict(base)
         for module in unit.modules:
             needed = {name: base[self._source[name]] for name in self._tuned.parameters[module]}
-            if self.untied:
+            if len(self._source) > len(self._home):
                 # PEFT merges in place, and another parameter may be made of the same weights.
                 needed = {name: value.clone() for name, value in needed.items()}
             changed |= self._tuned.merge(module, needed, device)
-        for name in self.untied:
+        for name in self._added:
             if self._source[name] in base:
                 changed.setdefault(name, base[self._source[name]])
-        own = {name: value for name, value in changed.items() if name in self._home or name in self.untied}
+        own = {name: value for name, value in changed.items() if name in self._home or name in self._added}
         return {name: _rounded(name, value, self.shapes[name].dtype) for name, value in self._named(own).items()}
 
     def _named(self, parameters: Tensors) -> Tensors:
@@ -114,14 +118,20 @@ class MergedWeights:
         group = self._home[source]
         return self._layout.to_parameters({name: meta[name] for name in group})[source]
 
-    def _untied(self) -> tuple[str, ...]:
-        """Parameters that share their weights with another in the base and must be written on their own now.
+    def _tie(self, tied: str, source: str) -> tuple[str, str]:
+        """Two parameters that are tied, the one that is in a file last: files can hold either."""
+        return (source, tied) if tied in self._home and source not in self._home else (tied, source)
+
+    def _untied(self, ties: list[tuple[str, str]]) -> tuple[str, ...]:
+        """Parameters that share their weights with another in the base, and no longer do.
 
         An adapter that changes one of the two, or each in its way, would else change the other too.
         """
         changed = {name for names in self._tuned.parameters.values() for name in names}
         return tuple(
-            name for name, source in self._source.items() if name != source and (name in changed or source in changed)
+            tied
+            for tied, source in ties
+            if (tied in changed or source in changed) and not {tied, source} & self._tuned.following
         )
 
     def _units(self) -> list[MergeUnit]:

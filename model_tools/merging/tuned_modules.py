@@ -6,17 +6,18 @@ is made hollow: its weights have a shape and no memory. Knows nothing about file
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from copy import deepcopy
 
 import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import load_peft_weights
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from model_tools.merging.adapter import Adapter
+from model_tools.merging.adapter_tensors import load_adapter, what_to_do
+from model_tools.merging.mergeable import TOGETHER, refuse_unmergeable
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 
@@ -24,30 +25,20 @@ from sft.core.text import one_line_message
 _NOTHING = torch.zeros(())
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter folder and how strongly it counts; 1 is as it was trained."""
-
-    folder: Path
-    weight: float = 1.0
-
-    @property
-    def config(self) -> PeftConfig:
-        """PEFT's configuration, read anew each time: PEFT writes into the one it is given."""
-        return PeftConfig.from_pretrained(str(self.folder))
-
-
 def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTrainedModel:
     """The model the adapters were trained on, on the meta device: its class is theirs, or the config's.
 
     Raises:
-        UserError: Transformers has no such class.
+        UserError: an adapter is of a kind that cannot be merged, or Transformers has no such class.
     """
+    refuse_unmergeable(adapters)
     trained = adapters[0].config
     named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
     with torch.device("meta"):
         if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
             return AutoModelForCausalLM.from_config(config)
+        if trained.task_type == "FEATURE_EXTRACTION" and type(config) in AutoModel._model_mapping:
+            return AutoModel.from_config(config)
         if not hasattr(transformers, named):
             raise UserError(
                 f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
@@ -58,49 +49,79 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
 class TunedModules:
     """`parameters` maps each module that changes to the parameters of the base model it needs.
 
+    `following` are those of them that change only as the parameter does that they are tied to.
+
     Raises:
-        UserError: an adapter does not fit the model, or the adapters cannot be merged together.
+        UserError: an adapter does not fit the model, or PEFT cannot merge it.
     """
 
     def __init__(self, model: PreTrainedModel, adapters: list[Adapter]):
         """`model` is on the meta device; it is made hollow, and PEFT's modules take the place of those that change."""
         _hollow(model)
-        _refuse_what_cannot_merge(adapters)
         peft_model = with_adapters(model, adapters)
-        self._names = list(peft_model.peft_config)
+        self._names, self._folders = list(peft_model.peft_config), " ".join(str(each.folder) for each in adapters)
         self._model = peft_model.base_model.model
         self._modules = dict(self._find())
+        if not self._modules:
+            raise UserError(f"{self._folders}: changes no weights of the base: there is nothing to merge")
         self.parameters = {
             name: tuple(f"{name}.{leaf}" for leaf in _original(module).state_dict())
             for name, module in self._modules.items()
         }
+        self.following = {
+            parameter
+            for name, module in self._modules.items()
+            if getattr(getattr(module, "token_adapter", None), "tied_adapter", None)
+            for parameter in self.parameters[name]
+        }
+        self._try_each_kind()
 
     @torch.no_grad()
     def merge(self, name: str, parameters: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
         """The merged parameters of one module; what it held of the adapters is given back to the memory.
 
         `parameters` are those the module needs, in float32.
+
+        Raises:
+            UserError: PEFT cannot merge it.
         """
         module = self._modules.pop(name)
-        original = _original(module)
-        for full, value in parameters.items():
-            owner, _, leaf = full.removeprefix(f"{name}.").rpartition(".")
-            holder = original.get_submodule(owner)
-            # An adapter can bring the base's embedding along; that is the one it was trained on.
-            if _is_hollow(holder._parameters[leaf]):
-                holder._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
-        merged = self._merged(module.to(device=device, dtype=torch.float32))
-        result = {f"{name}.{leaf}": value for leaf, value in merged.state_dict().items()}
-        module.to("meta")
-        return result
+        self._model.set_submodule(name, torch.nn.Identity())
+        _fill(module, {full.removeprefix(f"{name}."): value for full, value in parameters.items()})
+        merged = self._merged(name, module.to(device=device, dtype=torch.float32))
+        return {f"{name}.{leaf}": value for leaf, value in merged.state_dict().items()}
 
-    def _merged(self, module: torch.nn.Module) -> torch.nn.Module:
-        if hasattr(module, "unload_and_optionally_merge_module"):
-            return module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=self._names)
-        if isinstance(module, BaseTunerLayer):
-            module.merge(adapter_names=self._names)
-            return module.get_base_layer()
+    def _merged(self, name: str, module: torch.nn.Module) -> torch.nn.Module:
+        try:
+            if hasattr(module, "unload_and_optionally_merge_module"):
+                return module.unload_and_optionally_merge_module(
+                    merge=True, safe_merge=False, adapter_names=self._names
+                )
+            if isinstance(module, BaseTunerLayer):
+                module.merge(adapter_names=self._names)
+                return module.get_base_layer()
+        except (ValueError, RuntimeError, AttributeError, TypeError) as problem:
+            reason = one_line_message(problem, 200)
+            raise UserError(f"{self._folders}: PEFT cannot merge {name} ({reason}): {TOGETHER}") from None
         return module
+
+    @torch.no_grad()
+    def _try_each_kind(self) -> None:
+        """Merge a copy of the smallest module of each kind: PEFT says only then that it cannot."""
+        smallest: dict[tuple, tuple[int, str]] = {}
+        for name, module in self._modules.items():
+            original = _original(module)
+            kind = (type(module), type(original), *original.state_dict())
+            size = sum(parameter.numel() for parameter in original.parameters())
+            smallest[kind] = min((size, name), smallest.get(kind, (size, name)))
+        for _, name in smallest.values():
+            zeros = {
+                leaf: torch.zeros(value.shape) for leaf, value in _original(self._modules[name]).state_dict().items()
+            }
+            trial = deepcopy(self._modules[name])
+            _hollow(_original(trial))
+            _fill(trial, zeros)
+            self._merged(name, trial.float())
 
     def _find(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """Yield (name in the base model, module) of every module that adapters change or bring along."""
@@ -115,7 +136,18 @@ class TunedModules:
                 inside += (f"{name}.",)
 
 
-def _hollow(model: PreTrainedModel) -> None:
+def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Put the base's values where what PEFT made of a module is hollow."""
+    original = _original(module)
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        holder = original.get_submodule(owner)
+        # An adapter can bring the base's embedding along; that is the one it was trained on.
+        if _is_hollow(holder._parameters[leaf]):
+            holder._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
+
+
+def _hollow(model: torch.nn.Module) -> None:
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -143,10 +175,10 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
                     peft_model = PeftModel(model, adapter.config, name, low_cpu_mem_usage=True)
                 else:
                     peft_model.add_adapter(name, adapter.config, low_cpu_mem_usage=True)
-                _load(peft_model, adapter, name)
-            except (ValueError, RuntimeError) as problem:
-                reason = one_line_message(problem, 300)
-                raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): give its own") from None
+                load_adapter(peft_model, adapter, name, is_sum=len(adapters) > 1 or adapter.weight != 1)
+            except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as problem:
+                reason, advice = one_line_message(problem, 300), what_to_do(adapter.tensors())
+                raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): {advice}") from None
     assert peft_model is not None, "there is at least one adapter"
     if len(adapters) > 1:
         peft_model.base_model.set_adapter(list(peft_model.peft_config))
@@ -156,36 +188,6 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
             if name in layer.scaling:
                 layer.scaling[name] *= adapter.weight
     return peft_model
-
-
-def _load(peft_model: PeftModel, adapter: Adapter, name: str) -> None:
-    """Load an adapter in float32; every tensor must find its place, and every place its tensor.
-
-    PEFT itself passes over tensors that no module takes, and leaves at zero what no tensor fills.
-    """
-    stored = load_peft_weights(str(adapter.folder), device="cpu")
-    expected = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False).keys()
-    # The base's own embedding, which PEFT saves with an adapter that changes it.
-    own = {f"base_model.model.{parameter}" for parameter in peft_model.base_model.model.state_dict()}
-    if homeless := stored.keys() - expected - own:
-        fused = " (InternLM2's fused names; model_tools export-adapter splits them)" if "wqkv" in min(homeless) else ""
-        raise UserError(f"{adapter.folder}: {min(homeless)} has no place in the base model{fused}: give its own")
-    if missing := expected - stored.keys():
-        raise UserError(f"{adapter.folder}: lacks {min(missing)}, which its config asks for: write the adapter again")
-    weights = {key: value.float() for key, value in stored.items()}
-    set_peft_model_state_dict(peft_model, weights, adapter_name=name, low_cpu_mem_usage=True)
-
-
-def _refuse_what_cannot_merge(adapters: list[Adapter]) -> None:
-    for adapter in adapters:
-        config = adapter.config
-        if getattr(config, "target_parameters", None):
-            raise UserError(f"{adapter.folder}: adapts bare parameters (target_parameters): merge it with PEFT itself")
-        is_sum = len(adapters) > 1 or adapter.weight != 1
-        whole = getattr(config, "modules_to_save", None) or getattr(config, "trainable_token_indices", None)
-        is_plain = config.peft_type == "LORA" and not getattr(config, "use_dora", False) and not whole
-        if is_sum and not is_plain:
-            raise UserError(f"{adapter.folder}: only plain LoRA can be weighted or added to another adapter")
 
 
 def _original(module: torch.nn.Module) -> torch.nn.Module:

@@ -12,7 +12,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from model_tools.merging.tuned_modules import Adapter, with_adapters
+from model_tools.merging.adapter import Adapter
+from model_tools.merging.tuned_modules import with_adapters
 from sft.core.console import waiting
 from sft.models import internlm2
 from sft.models.chat_template import ChatTemplate

@@ -202,7 +202,7 @@ class TestVerify:
 
     def test_a_merged_model_that_says_something_else_is_told_of(self, folders, tmp_path, capsys):
         from model_tools.merging import verify
-        from model_tools.merging.tuned_modules import Adapter
+        from model_tools.merging.adapter import Adapter
 
         base, adapter = folders
         assert merge(base, adapter, tmp_path / "out") == 0
@@ -214,7 +214,7 @@ class TestVerify:
 
     def test_the_prompts_are_those_of_the_run(self, folders, tmp_path):
         from model_tools.merging import verify
-        from model_tools.merging.tuned_modules import Adapter
+        from model_tools.merging.adapter import Adapter
 
         (tmp_path / "recipe.yaml").write_text("eval_prompts: [a, b, c]\neval_prompts_system: Be brief.\n")
         assert verify._prompts([Adapter(folders[1])]) == (["a", "b", "c"], "Be brief.")
