@@ -82,7 +82,7 @@ def _write(folder: Path, tensors: dict, config: dict, adapter: "TrainedAdapter",
     from safetensors.torch import save_file
 
     from model_tools.checkpoints.model_folder import ADAPTER_FILE
-    from model_tools.merging.merged_folder import TOKENIZER_FILES
+    from model_tools.merging.merged_tokenizer import TOKENIZER_FILES
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:

@@ -4,6 +4,7 @@ In: a base model and one adapter or several. Out: a new folder. Streams: no more
 """
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 
@@ -49,12 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out
     refuse_occupied(out)
     base = local_folder(arguments.base)
-    adapters = []
+    adapters: list[Adapter] = []
     for named in arguments.adapters:
         path, weight = _path_and_weight(named)
         folder = adapter_folder(Path(path))
         if folder is None:
             raise UserError(f"{path}: holds no adapter: give a run directory or an adapter folder")
+        if any(folder.resolve() == each.folder.resolve() for each in adapters):
+            raise UserError(f"{path}: is given twice: give it once, with a weight, such as {path}:2")
         adapters.append(Adapter(folder, weight))
         refuse_another_base(arguments.base, base, folder)
     needed = 0 if arguments.verify is False else verify.bytes_needed(base)
@@ -79,6 +82,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     from transformers import AutoConfig
 
     from model_tools.merging import merged_folder
+    from model_tools.merging.merged_tokenizer import check_tokenizers
     from model_tools.merging.merged_weights import MergedWeights
     from model_tools.merging.tuned_modules import without_weights
     from sft.models import internlm2
@@ -96,6 +100,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[arguments.dtype]
     model = without_weights(config, adapters)
+    check_tokenizers(base, adapters, getattr(config.get_text_config(), "vocab_size", None))
     weights = MergedWeights(
         model,
         WeightFiles(base),
@@ -118,28 +123,40 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     """Stop where an adapter was made for another base: by its weights where they are remembered, else by name.
 
     Raises:
-        UserError: says which base it was made for.
+        UserError: says which base it was made for, or that it names none.
     """
-    from model_tools.checkpoints.model_folder import ADAPTER_FILE, base_of
+    from model_tools.checkpoints.model_folder import ADAPTER_FILE, read_adapter_config
     from sft.models.adapter import model_fingerprint, read_fingerprint
 
-    remembered = read_fingerprint(adapter)
+    remembered, own = read_fingerprint(adapter), read_adapter_config(adapter).get("base_model_name_or_path")
     if remembered:
         if remembered != model_fingerprint(str(base)):
-            raise UserError(f"{adapter}: was trained on other weights than those of {name}: give {base_of(adapter)}")
+            raise UserError(
+                f"{adapter}: was trained on other weights than those of {name}: give {own or 'its own base'}"
+            )
         return
-    base_name = base_of(adapter)
-    if _plain(base_name) not in {_plain(name), _plain(str(base.resolve()))}:
+    advice = f"put this name into its {ADAPTER_FILE} as base_model_name_or_path"
+    if not own or not isinstance(own, str):
+        raise UserError(f"{adapter}: does not say what its base is: if it is {name}, {advice}")
+    if _plain(own) not in {_plain(name), _plain(str(base.resolve()))}:
+        gone = ", which is no folder here any more," if Path(own).is_absolute() and not Path(own).exists() else ""
         raise UserError(
-            f"{adapter}: says that its base is {base_name}, not {name}: if they are the same model, put this name into "
-            f"its {ADAPTER_FILE} as base_model_name_or_path"
+            f"{adapter}: says that its base is {own}{gone or ','} not {name}: if they are the same model, {advice}"
         )
 
 
 def _plain(name: str) -> str:
-    """The last part of a path or id, as people write it in one way or another; a hub cache's folder by its model."""
-    parts = [part for part in Path(name).parts if part.startswith("models--")] or [name.rstrip("/")]
-    last = parts[0].replace("--", "/").rpartition("/")[2]
+    """The last part of a path or id, as people and hubs write it in one way or another; a cache's folder by its model.
+
+    ModelScope's cache writes a dot as `___`. What a run calls `final` has the run's name before it.
+    """
+    parts = [part for part in Path(name).parts if part != "/"]
+    cached = [part for part in parts if part.startswith("models--")]
+    last = (
+        cached[0].replace("--", "/").rpartition("/")[2]
+        if cached
+        else "".join(parts[-2 if parts[-1:] == ["final"] else -1 :])
+    )
     return "".join(letter for letter in last.lower() if letter.isalnum())
 
 
@@ -148,9 +165,14 @@ def _path_and_weight(named: str) -> tuple[str, float]:
     if not colon or Path(named).exists():
         return named, 1.0
     try:
-        return path, float(weight)
+        number = float(weight)
     except ValueError:
-        raise UserError(f"{named}: {weight} is no weight: write a number after the colon, such as {path}:0.5") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{named}: {weight} is no weight: write a number after the colon, such as {path}:0.5")
+    if number == 0:
+        raise UserError(f"{named}: a weight of 0 adds nothing: omit the adapter, or give it another weight")
+    return path, number
 
 
 def _refuse_config(base: Path, config, as_type: str | None) -> None:

@@ -5,7 +5,7 @@ In: adapters. Out: nothing, or a refusal in one line. Knows nothing about the ba
 
 from collections.abc import Sequence
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 
 from model_tools.checkpoints.model_folder import read_adapter_config
 from model_tools.merging.adapter import Adapter
@@ -16,6 +16,9 @@ MERGED_KINDS = frozenset({
     "ADALORA", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3",
     "LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "PEANUT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING",
     "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+})  # fmt: skip
+ONLY_PROMPTS = frozenset({
+    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING",
 })  # fmt: skip
 # Their starting point is computed from the base's weights, and these are not there yet when an adapter is loaded here.
 MADE_OF_THE_BASE = frozenset({"ADAMSS", "FROD", "OSF", "PSOFT"})
@@ -41,36 +44,41 @@ def refuse_unmergeable(adapters: Sequence[Adapter]) -> None:
         UserError: says which one, why and what to do.
     """
     for adapter in adapters:
-        start = str(read_adapter_config(adapter.folder).get("init_lora_weights")).lower()
-        if taken := next((name for prefix, name in CHANGED_BASES.items() if start.startswith(prefix)), None):
-            raise UserError(
-                f"{adapter.folder}: began as {taken}, which changes the base's weights, and does not fit the plain "
-                "base: save it with path_initial_model_for_weight_conversion, or merge it into the base as changed, "
-                "with init_lora_weights true in its config"
-            )
-        if reason := _reason(adapter.config):
+        said = read_adapter_config(adapter.folder)
+        # What the file says comes first: PEFT itself wants other libraries for some of these.
+        if reason := _changed_base(said) or _unmerged_kind(said) or _unmerged_setting(adapter.config):
             raise UserError(f"{adapter.folder}: {reason}")
         is_sum = len(adapters) > 1 or adapter.weight != 1
-        if is_sum and not is_plain(adapter.config):
+        if is_sum and not _is_plain(adapter.config):
             raise UserError(f"{adapter.folder}: only plain LoRA can be weighted or added to another adapter")
 
 
-def is_plain(config: PeftConfig) -> bool:
-    """Whether an adapter adds a product of two matrices to weights of the base, and does nothing else."""
-    return config.peft_type == "LORA" and not any(getattr(config, setting, None) for setting in WHOLE_SETTINGS)
+def _changed_base(said: dict) -> str | None:
+    start = str(said.get("init_lora_weights")).lower()
+    name = next((name for prefix, name in CHANGED_BASES.items() if start.startswith(prefix)), None)
+    return name and (
+        f"began as {name}, which changes the base's weights, and does not fit the plain base: save it with "
+        "path_initial_model_for_weight_conversion, or merge it into the base as changed, with init_lora_weights true "
+        "in its config"
+    )
 
 
-def _reason(config: PeftConfig) -> str | None:
-    """Why this cannot be merged and what to do; None where it can."""
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    if config.is_prompt_learning or config.is_adaption_prompt:
+def _unmerged_kind(said: dict) -> str | None:
+    kind = said.get("peft_type")
+    if kind in MERGED_KINDS or kind not in PeftType.__members__:
+        return None
+    if kind in ONLY_PROMPTS:
         return f"is {kind}, which adds to the prompt and changes no weights: {TOGETHER}"
     if kind in MADE_OF_THE_BASE:
         return f"is {kind}, which is made of the base's own weights: merge it with PEFT's merge_and_unload"
-    if kind not in MERGED_KINDS:
-        return f"is {kind}, which does more than change weights, so that PEFT cannot merge it: {TOGETHER}"
-    if kind == "LORA":
-        for setting, what in UNMERGED_SETTINGS.items():
-            if getattr(config, setting, None):
-                return f"{what}, which cannot be merged: {TOGETHER}"
-    return None
+    return f"is {kind}, which does more than change weights, so that it cannot be merged: {TOGETHER}"
+
+
+def _unmerged_setting(config: PeftConfig) -> str | None:
+    set_here = [what for setting, what in UNMERGED_SETTINGS.items() if getattr(config, setting, None)]
+    return f"{set_here[0]}, which cannot be merged: {TOGETHER}" if set_here else None
+
+
+def _is_plain(config: PeftConfig) -> bool:
+    """Whether an adapter adds a product of two matrices to weights of the base, and does nothing else."""
+    return config.peft_type == "LORA" and not any(getattr(config, setting, None) for setting in WHOLE_SETTINGS)

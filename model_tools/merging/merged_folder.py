@@ -5,7 +5,6 @@ base's own file with as little changed as can be, so that what their loaders loo
 """
 
 import json
-import shutil
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -14,15 +13,11 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.merging.adapter import Adapter
-from sft.models import internlm2, internlm2_tokenizer
+from model_tools.merging.merged_tokenizer import copy, copy_tokenizer
+from sft.models import internlm2
 from sft.models.generate import end_tokens
 
-TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",
-    "*.tiktoken",
-)  # fmt: skip
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*", "NOTICE*", "*.py")
-WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
 
 
 def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
@@ -30,15 +25,9 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
 
     The tokenizer is that of the first adapter that has one, else the base's.
     """
-    for pattern in (*TOKENIZER_FILES, *OTHER_FILES):
-        _copy(base, pattern, out)
-    tuned = next((each.folder for each in adapters if (each.folder / "tokenizer_config.json").is_file()), None)
-    if tuned:
-        for pattern in TOKENIZER_FILES:
-            _copy(tuned, pattern, out)
-    elif _is_published_internlm2(base):
-        vocabulary = read_json(base / CONFIG_FILE)["vocab_size"]
-        internlm2_tokenizer.build_tokenizer(base / "tokenizer.model", vocabulary).save_pretrained(out)
+    for pattern in OTHER_FILES:
+        copy(base, pattern, out)
+    copy_tokenizer(base, adapters, out)
     _name_the_class_everyone_knows(out / "tokenizer_config.json")
     _write_end_tokens(out)
 
@@ -87,17 +76,6 @@ def _describe(adapter: Adapter) -> str:
     config = adapter.config
     rank = f" r {config.r}, alpha {config.lora_alpha}" if isinstance(config, LoraConfig) else ""
     return f"{PeftType(config.peft_type).value}{rank}"
-
-
-def _copy(folder: Path, pattern: str, out: Path) -> None:
-    for file in folder.glob(pattern):
-        if file.is_file() and not file.name.endswith(WEIGHT_ENDINGS):
-            shutil.copyfile(file, out / file.name)
-
-
-def _is_published_internlm2(base: Path) -> bool:
-    has_only_pieces = (base / "tokenizer.model").is_file() and not (base / "tokenizer.json").is_file()
-    return has_only_pieces and read_json(base / CONFIG_FILE).get("model_type") == "internlm2"
 
 
 def _name_the_class_everyone_knows(path: Path) -> None:

@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from model_tools.merging.adapter import Adapter
+from model_tools.merging.merged_tokenizer import read_tokenizer, tokenizer_folder
 from model_tools.merging.tuned_modules import with_adapters
 from sft.core.console import waiting
 from sft.models import internlm2
@@ -62,6 +63,9 @@ def report_difference(base: Path, adapters: list[Adapter], out: Path) -> int:
     ):
         print("not verified: only a model that writes text, with its tokenizer, can be asked")
         return 0
+    if problem := tokenizer_difference(base, adapters, out):
+        print(f"{out}: {problem}: do not use it")
+        return 1
     with waiting("asking base with adapter and the merged model the same"):
         difference = compare_models(base, adapters, out)
     print(
@@ -73,6 +77,22 @@ def report_difference(base: Path, adapters: list[Adapter], out: Path) -> int:
         print(f"{out}: does NOT say what base and adapter say: do not use it")
         return 1
     return 0
+
+
+def tokenizer_difference(base: Path, adapters: list[Adapter], out: Path) -> str | None:
+    """How the merged folder's tokenizer reads the prompts otherwise than the adapter's own (or the base's) does."""
+    folder = tokenizer_folder(base, adapters)
+    own, merged = read_tokenizer(folder, base), AutoTokenizer.from_pretrained(out)
+    prompts, system = _prompts(adapters)
+    for prompt in prompts:
+        expected, actual = (_text(tokenizer, prompt, system) for tokenizer in (own, merged))
+        if actual != expected:
+            return f"its chat template writes {actual!r}, and that of {folder} {expected!r}"
+        if merged(expected).input_ids != own(expected).input_ids:
+            return f"its tokenizer gives {expected!r} other ids than that of {folder}"
+    if merged.eos_token_id != own.eos_token_id:
+        return f"its tokenizer ends at {merged.eos_token}, and that of {folder} at {own.eos_token}"
+    return None
 
 
 @torch.no_grad()

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from model_tools.__main__ import main
+from tests.support.adapters import save_adapter
 from tests.support.recipes import SMALL_LORA, STAGES
 
 RECIPE = SMALL_LORA | {
@@ -30,5 +33,33 @@ def zero_run(once, runs, tiny_model, train_file):
             assert ended.codes == [0, 0], ended.err[-3000:]
 
         return once(stage, train) / "run"
+
+    return run
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Save a base model and an adapter for it; returns their folders."""
+
+    def save(base, config, dtype=torch.float32, shard="1GB") -> tuple[Path, Path]:
+        torch.manual_seed(0)
+        base.to(dtype).save_pretrained(tmp_path / "base", max_shard_size=shard)
+        return tmp_path / "base", save_adapter(base, tmp_path / "base", config, tmp_path / "adapter")
+
+    return save
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Have a merge refused in one line before anything is written; returns what it says."""
+
+    def run(*arguments) -> str:
+        capsys.readouterr()
+        assert main(["merge", *map(str, arguments), str(tmp_path / "out"), "--no-verify"]) == 2
+        assert not (tmp_path / "out").exists()
+        assert not list(tmp_path.glob(".out*"))
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        return said
 
     return run

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -23,28 +22,12 @@ from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint
-from tests.support.adapters import KINDS, clip_config, gpt2, llama, lora, save_adapter
+from tests.support.adapters import KINDS, clip_config, gpt2, llama, lora, merge, save_adapter
 from tests.support.published_internlm2 import random_weights, write_folder
 
 internlm2.register_with_transformers()
 
 IDS = torch.arange(1, 20)[None]
-
-
-@pytest.fixture
-def pair(tmp_path):
-    """Save a base model and an adapter for it; returns their folders."""
-
-    def save(base, config: LoraConfig, dtype=torch.float32, shard="1GB") -> tuple[Path, Path]:
-        torch.manual_seed(0)
-        base.to(dtype).save_pretrained(tmp_path / "base", max_shard_size=shard)
-        return tmp_path / "base", save_adapter(base, tmp_path / "base", config, tmp_path / "adapter")
-
-    return save
-
-
-def merge(base: Path, adapter: Path | str, out: Path, *options: str) -> int:
-    return main(["merge", str(base), str(adapter), str(out), "--no-verify", *options])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,51 +213,43 @@ class TestRefusals:
     def folders(self, pair):
         return pair(llama(), lora())
 
-    def refused(self, capsys, tmp_path, *arguments) -> str:
-        assert main(["merge", *map(str, arguments), str(tmp_path / "out"), "--no-verify"]) == 2
-        assert not (tmp_path / "out").exists()
-        assert not list(tmp_path.glob(".out*"))
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1, said
-        return said
-
-    def test_an_adapter_of_another_shape(self, folders, tmp_path, capsys):
+    def test_an_adapter_of_another_shape(self, folders, tmp_path, refused):
         llama(hidden_size=32).save_pretrained(tmp_path / "small" / "base")
-        assert "does not fit the base model" in self.refused(capsys, tmp_path, tmp_path / "small" / "base", folders[1])
+        assert "does not fit the base model" in refused(tmp_path / "small" / "base", folders[1])
 
-    def test_an_adapter_with_a_module_the_base_lacks(self, folders, tmp_path, capsys):
+    def test_an_adapter_with_a_module_the_base_lacks(self, folders, tmp_path, refused):
         llama(num_hidden_layers=1).save_pretrained(tmp_path / "short" / "base")
-        said = self.refused(capsys, tmp_path, tmp_path / "short" / "base", folders[1])
+        said = refused(tmp_path / "short" / "base", folders[1])
         assert "layers.1." in said
         assert "has no place in the base model" in said
 
-    def test_an_adapter_with_fused_internlm2_names(self, folders, tmp_path, capsys):
+    def test_an_adapter_with_fused_internlm2_names(self, folders, tmp_path, refused):
         base, adapter = folders
         weights = load_file(adapter / "adapter_model.safetensors")
         fused = {name.replace("self_attn.q_proj", "attention.wqkv"): value for name, value in weights.items()}
         save_file(fused, adapter / "adapter_model.safetensors")
-        assert "export-adapter splits them" in self.refused(capsys, tmp_path, base, adapter)
+        assert "export-adapter splits them" in refused(base, adapter)
 
-    def test_an_adapter_that_lacks_a_tensor(self, folders, tmp_path, capsys):
+    def test_an_adapter_that_lacks_a_tensor(self, folders, tmp_path, refused):
         base, adapter = folders
         weights = load_file(adapter / "adapter_model.safetensors")
         weights.pop(min(weights))
         save_file(weights, adapter / "adapter_model.safetensors")
-        assert "which its config asks for" in self.refused(capsys, tmp_path, base, adapter)
+        assert "which its config asks for" in refused(base, adapter)
 
-    def test_a_base_of_another_name(self, folders, tmp_path, capsys):
+    def test_a_base_of_another_name(self, folders, tmp_path, refused):
         base, adapter = folders
         base.rename(tmp_path / "other")
-        said = self.refused(capsys, tmp_path, tmp_path / "other", adapter)
-        assert f"says that its base is {base}, not {tmp_path / 'other'}" in said
+        said = refused(tmp_path / "other", adapter)
+        assert f"says that its base is {base}, which is no folder here any more, not {tmp_path / 'other'}" in said
 
-    def test_other_weights_under_the_same_name_where_the_adapter_remembers_its_own(self, folders, tmp_path, capsys):
+    def test_other_weights_under_the_same_name_where_the_adapter_remembers_its_own(self, folders, tmp_path, refused):
         base, adapter = folders
         write_fingerprint(adapter, str(base), model_fingerprint(str(base)))
         weights = load_file(base / "model.safetensors")
         weights["model.norm.weight"][0] += 1
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-        assert "was trained on other weights than those of" in self.refused(capsys, tmp_path, base, adapter)
+        assert "was trained on other weights than those of" in refused(base, adapter)
 
     def test_the_same_weights_under_another_name_are_taken_where_the_adapter_remembers_them(self, folders, tmp_path):
         base, adapter = folders
@@ -282,20 +257,20 @@ class TestRefusals:
         base.rename(tmp_path / "other")
         assert merge(tmp_path / "other", adapter, tmp_path / "out") == 0
 
-    def test_a_quantised_base(self, folders, tmp_path, capsys):
+    def test_a_quantised_base(self, folders, tmp_path, refused):
         base, adapter = folders
         config = json.loads((base / "config.json").read_text())
         config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
         (base / "config.json").write_text(json.dumps(config))
-        assert "is quantised" in self.refused(capsys, tmp_path, base, adapter)
+        assert "is quantised" in refused(base, adapter)
 
-    def test_a_model_that_transformers_does_not_know(self, folders, tmp_path, capsys):
+    def test_a_model_that_transformers_does_not_know(self, folders, tmp_path, refused):
         base, adapter = folders
         (base / "config.json").write_text(json.dumps({"model_type": "unheard_of", "auto_map": {"AutoConfig": "x.Y"}}))
-        assert "Transformers does not know this model" in self.refused(capsys, tmp_path, base, adapter)
+        assert "Transformers does not know this model" in refused(base, adapter)
 
     @pytest.mark.parametrize("cut", ["shard gone", "shard short", "no weights"])
-    def test_a_base_that_is_not_whole(self, pair, tmp_path, capsys, cut):
+    def test_a_base_that_is_not_whole(self, pair, tmp_path, refused, cut):
         base, adapter = pair(llama(), lora(), shard="60KB")
         shard = sorted(base.glob("*.safetensors"))[1]
         if cut == "shard gone":
@@ -305,10 +280,10 @@ class TestRefusals:
         else:
             for file in base.glob("model*"):
                 file.unlink()
-        said = self.refused(capsys, tmp_path, base, adapter)
+        said = refused(base, adapter)
         assert ("holds no weights" if cut == "no weights" else shard.name) in said
 
-    def test_a_pickle_that_would_run_code(self, folders, tmp_path, capsys):
+    def test_a_pickle_that_would_run_code(self, folders, tmp_path, refused):
         base, adapter = folders
         (base / "model.safetensors").unlink()
 
@@ -317,10 +292,10 @@ class TestRefusals:
                 return os.system, (f"touch {tmp_path / 'was_run'}",)
 
         torch.save({"model.norm.weight": Payload()}, base / "pytorch_model.bin")
-        assert "pytorch_model.bin: asks for posix.system" in self.refused(capsys, tmp_path, base, adapter)
+        assert "pytorch_model.bin: asks for posix.system" in refused(base, adapter)
         assert not (tmp_path / "was_run").exists()
 
-    def test_too_little_disk(self, folders, tmp_path, capsys):
+    def test_too_little_disk(self, folders, tmp_path, refused):
         """The base says that it is 8 TB; nearly all of that is a hole in its file."""
         base, adapter = folders
         file = base / "model.safetensors"
@@ -337,14 +312,14 @@ class TestRefusals:
             len(text).to_bytes(8, "little") + text + b"".join(value.tobytes() for value in weights.values())
         )
         os.truncate(file, 8 + len(text) + start + size)
-        assert "needs 8192.1 GiB, and the disk has" in self.refused(capsys, tmp_path, base, adapter)
+        assert "needs 8192.1 GiB, and the disk has" in refused(base, adapter)
 
-    def test_values_that_the_type_cannot_hold(self, folders, tmp_path, capsys):
+    def test_values_that_the_type_cannot_hold(self, folders, tmp_path, refused):
         base, adapter = folders
         weights = load_file(base / "model.safetensors")
         weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e6
         save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-        said = self.refused(capsys, tmp_path, base, adapter, "--dtype", "fp16")
+        said = refused(base, adapter, "--dtype", "fp16")
         assert "model.layers.0.mlp.up_proj.weight: holds values that are NaN or infinite in float16" in said
 
     def test_a_folder_that_is_not_empty_is_left_as_it_is(self, folders, tmp_path, capsys):
@@ -354,15 +329,15 @@ class TestRefusals:
         assert "not empty" in capsys.readouterr().err
         assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
 
-    def test_what_is_no_adapter_no_base_and_no_weight(self, folders, tmp_path, capsys):
+    def test_what_is_no_adapter_no_base_and_no_weight(self, folders, tmp_path, refused):
         base, adapter = folders
-        assert "holds no adapter" in self.refused(capsys, tmp_path, base, base)
-        assert "no such folder, and not on the hub" in self.refused(capsys, tmp_path, tmp_path / "none", adapter)
-        assert "half is no weight" in self.refused(capsys, tmp_path, base, f"{adapter}:half")
+        assert "holds no adapter" in refused(base, base)
+        assert "no such folder, and not on the hub" in refused(tmp_path / "none", adapter)
+        assert "half is no weight" in refused(base, f"{adapter}:half")
 
-    def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, capsys):
+    def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, refused):
         base, adapter = pair(llama(), lora(use_dora=True))
-        assert "only plain LoRA can be weighted" in self.refused(capsys, tmp_path, base, f"{adapter}:0.5")
+        assert "only plain LoRA can be weighted" in refused(base, f"{adapter}:0.5")
 
 
 @pytest.mark.long
