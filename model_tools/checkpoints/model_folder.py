@@ -81,9 +81,12 @@ def read_json(path: Path, advice: str = "copy or write it again") -> dict:
         UserError: it cannot be read.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError) as problem:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as problem:
         raise UserError(f"{path}: cannot be read ({problem}): {advice}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no object of JSON: {advice}")
+    return content
 
 
 def config_file(model: str) -> Path | None:

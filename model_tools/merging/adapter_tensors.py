@@ -17,6 +17,8 @@ from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
+# Where the vocabulary was resized, PEFT writes an embedding that it trains whole under these names as well.
+WRITTEN_TWICE = re.compile(r"\.(original_module|modules_to_save)\.")
 SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -28,20 +30,21 @@ def load_adapter(peft_model: PeftModel, adapter: Adapter, name: str, *, is_sum: 
     Raises:
         UserError: a tensor has no place in the model, or another shape there; or one is missing.
     """
-    model, stored = peft_model.get_base_model(), adapter.tensors()
+    model = peft_model.get_base_model()
     assert isinstance(model, PreTrainedModel)
+    stored = {key: value for key, value in adapter.tensors().items() if not WRITTEN_TWICE.search(key)}
     named = convert_peft_adapter_state_dict_for_transformers(
         peft_model, peft_model.peft_config[name], stored, adapter_name=name
     )
     places = get_peft_model_state_dict(peft_model, adapter_name=name, save_embedding_layers=False)
     # The base's own parameters: an adapter that changes the embedding brings it along, one with biases all of them.
     own = {f"{PREFIX}{key}": value for key, value in model.state_dict().items()}
+    _refuse_another_vocabulary(adapter, named, own | places, model)
     if homeless := named.keys() - places.keys() - own.keys():
         task = peft_model.peft_config[name].task_type
         raise UserError(f"{adapter.folder}: {_why_homeless(min(homeless), model, task)}")
     if missing := places.keys() - named.keys():
         raise UserError(f"{adapter.folder}: lacks {min(missing)}, which its config asks for: write the adapter again")
-    _refuse_another_vocabulary(adapter, named, own | places, model)
     biases = sorted(key for key in named if BIAS.fullmatch(key) and key in own)
     if is_sum and biases:
         raise UserError(
@@ -73,8 +76,9 @@ def _why_homeless(tensor: str, model: PreTrainedModel, task: str | None) -> str:
 def _refuse_another_vocabulary(adapter: Adapter, tensors: Tensors, places: Tensors, model: PreTrainedModel) -> None:
     """Other shapes PEFT itself reports, but not what it means that only the number of tokens differs."""
     has = getattr(model.config.get_text_config(), "vocab_size", None)
-    for key, value in tensors.items():
-        differing = [pair for pair in zip(value.shape, places[key].shape, strict=False) if pair[0] != pair[1]]
+    for key in sorted(tensors.keys() & places.keys()):
+        shapes = zip(tensors[key].shape, places[key].shape, strict=False)
+        differing = [(trained, here) for trained, here in shapes if trained != here]
         if len(differing) == 1 and differing[0][1] == has:
             trained = differing[0][0]
             raise UserError(

@@ -65,7 +65,7 @@ def _changed_base(said: dict) -> str | None:
 
 def _unmerged_kind(said: dict) -> str | None:
     kind = said.get("peft_type")
-    if kind in MERGED_KINDS or kind not in PeftType.__members__:
+    if not isinstance(kind, str) or kind in MERGED_KINDS or kind not in PeftType.__members__:
         return None
     if kind in ONLY_PROMPTS:
         return f"is {kind}, which adds to the prompt and changes no weights: {TOGETHER}"

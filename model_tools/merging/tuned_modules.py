@@ -171,10 +171,13 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
         for number, adapter in enumerate(adapters):
             name = f"adapter{number}"
             try:
+                config = adapter.config
+                # AdaLoRA looks into its weights for the ranks that were allotted, and cannot where they are empty.
+                is_empty = config.peft_type != "ADALORA"
                 if peft_model is None:
-                    peft_model = PeftModel(model, adapter.config, name, low_cpu_mem_usage=True)
+                    peft_model = PeftModel(model, config, name, low_cpu_mem_usage=is_empty)
                 else:
-                    peft_model.add_adapter(name, adapter.config, low_cpu_mem_usage=True)
+                    peft_model.add_adapter(name, config, low_cpu_mem_usage=is_empty)
                 load_adapter(peft_model, adapter, name, is_sum=len(adapters) > 1 or adapter.weight != 1)
             except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as problem:
                 reason, advice = one_line_message(problem, 300), what_to_do(adapter.tensors())
