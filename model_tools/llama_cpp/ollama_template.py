@@ -105,10 +105,10 @@ def is_sayable(text: str) -> bool:
     """Whether a Modelfile, between three quotes, holds a text as it is.
 
     Ollama leaves out what Go cannot print, such as a full-width space or a joiner within an emoji, and takes three
-    quotes before a blank for the end.
+    quotes at the end of a line for the end of all.
     """
-    visible = all(letter.isprintable() or letter in "\n\t" for letter in text)
-    return visible and not any(f'"""{blank}' in text for blank in " \t\n")
+    is_printed = all(letter.isprintable() or letter in "\n\t" for letter in text)
+    return is_printed and not re.search(r'"""[ \t]*\n', text)
 
 
 def _between(template: ChatTemplate, turns: int, *, has_system: bool) -> list[str] | None:

