@@ -1,0 +1,131 @@
+"""Write a model as one GGUF file for llama.cpp, Ollama and LM Studio, check it with llama.cpp, add a Modelfile.
+
+In: a whole model, merged or fully fine-tuned. Out: a file and, beside it, a Modelfile with the model's own template,
+stop tokens and system message. llama.cpp's own converter writes the file. Needs requirements-gguf.txt.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sft.core import files, unfinished
+from sft.core.errors import UserError
+from sft.core.text import shell_word
+from sft.core.verbs import add_output
+
+LOADS = "PyTorch and Transformers"
+KINDS = (
+    "f16", "bf16", "f32", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s",
+    "q2_k",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments to its parser."""
+    parser.add_argument("model", type=Path, help="folder of a merged model, or run directory of a full fine-tuning")
+    add_output(parser, "out", metavar="out.gguf", help="file to write; out.Modelfile comes beside it")
+    parser.add_argument("--type", type=str.lower, choices=KINDS, default="f16", help="of its weights (default f16)")
+    parser.add_argument("--name", help="the name that the model is to say (default: that of its run)")
+    parser.add_argument(
+        "--llama-cpp", type=Path, metavar="DIR", help="a checkout of llama.cpp (default: that of requirements-gguf.txt)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; returns 1 where llama.cpp makes another model of the file, else 0."""
+    out, modelfile = arguments.out, arguments.out.with_suffix(".Modelfile")
+    if out.suffix != ".gguf":
+        raise UserError(f"{out}: the programs that read it know it by its ending: name a file that ends in .gguf")
+    files.check_output(modelfile, [], arguments.force)
+    folder = _whole_model(arguments.model)
+
+    from model_tools.llama_cpp import programs
+    from sft.models.weight_files import WeightFiles
+
+    programs.check_engine()
+    sources = programs.find_sources(arguments.llama_cpp)
+    stored = WeightFiles(folder)
+    _refuse_config(folder)
+
+    from model_tools.llama_cpp import check, conversion, staging
+    from model_tools.llama_cpp.modelfile import describe, model_name
+    from sft.models.loading import load_tokenizer
+
+    quantiser = None if arguments.type in conversion.CONVERTED else programs.find_quantiser(arguments.llama_cpp)
+    weights = sum(tensor.elements for tensor in stored.tensors.values())
+    _refuse_a_full_disk(out, conversion.bytes_needed(weights, arguments.type))
+    tokenizer = load_tokenizer(str(folder))
+    if not tokenizer.chat_template:
+        raise UserError(f"{folder}: has no chat template, so that no program could ask it: add a chat_template.jinja")
+    asked = check.asked_of(folder, arguments.name)
+    with _workplace(out) as work:
+        written = conversion.Conversion(folder, tokenizer, arguments.type, sources, quantiser).write(work)
+        files.bring_to_disk(written)
+        os.replace(written, os.path.realpath(out))
+    print(f"{out}: {arguments.type}, {out.stat().st_size / 2**20:,.0f} MiB")
+    described = describe(out, tokenizer, staging.ends_of(folder, tokenizer), asked.system, _context(folder))
+    with files.atomic_write(modelfile) as file:
+        file.write(described.text.encode())
+    for reason in described.omitted:
+        print(f"{modelfile}: without {reason}")
+    findings = check.compare(out, folder, tokenizer, arguments.type, asked)
+    print(*findings.lines, sep="\n")
+    if findings.is_wrong:
+        print(f"{out}: llama.cpp does NOT make of it what the model is: do not use it")
+        return 1
+    print(f"for Ollama: ollama create {model_name(out)} -f {shell_word(str(modelfile))}")
+    return 0
+
+
+def _whole_model(model: Path) -> Path:
+    """The folder of the weights.
+
+    Raises:
+        UserError: it is an adapter, which must be merged first, or no model.
+    """
+    from model_tools.checkpoints.model_folder import adapter_folder, local_folder
+
+    if model.is_file():
+        raise UserError(f"{model}: is a file: name the folder of a model")
+    if adapter_folder(model):
+        merge = f"python -m model_tools merge BASE {shell_word(str(model))} MERGED"
+        raise UserError(f"{model}: is an adapter, and a GGUF file is a whole model: merge it first, with: {merge}")
+    return local_folder(str(model))
+
+
+def _refuse_config(folder: Path) -> None:
+    from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+
+    if read_json(folder / CONFIG_FILE).get("quantization_config"):
+        raise UserError(f"{folder}: is quantised, and converting would round it again: give the original model")
+
+
+def _context(folder: Path) -> int | None:
+    from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+
+    return read_json(folder / CONFIG_FILE).get("max_position_embeddings")
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """A folder beside the file to be written, for all that is written on the way; nothing of it stays."""
+    place = Path(os.path.realpath(out))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.folder_beside(place) as work:
+            yield work
+    except OSError as problem:
+        raise UserError(f"{out}: cannot be written: {problem.strerror or problem}: name another file") from None
+
+
+def _refuse_a_full_disk(out: Path, needed: int) -> None:
+    existing = next(parent for parent in out.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"{out}: needs {needed / 2**30:.1f} GiB while it is made, and the disk has {free / 2**30:.1f}: make room, "
+            "or name a file on another disk"
+        )
