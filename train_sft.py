@@ -50,7 +50,7 @@ def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
-    from sft.models.loading import load_tokenizer
+    from sft.models.loading import load_tokenizer, require_model
     from sft.models.model_folder import check_model_folder, check_tokens
     from sft.runs import run_directory
     from sft.runs.inputs import DATE
@@ -68,10 +68,12 @@ def train(recipe: "Recipe") -> None:
     for line in start.notes:
         say(line)
 
-    check_model_folder(recipe.model.model_name_or_path, with_weights=not recipe.run.card)
+    model, with_weights = recipe.model, not recipe.run.card
+    check_model_folder(model.model_name_or_path, with_weights=with_weights)
+    require_model(model.model_name_or_path, model.model_revision, with_weights=with_weights)
     tokenizer = load_tokenizer(
-        recipe.model.model_name_or_path,
-        revision=recipe.model.model_revision,
+        model.model_name_or_path,
+        revision=model.model_revision,
         trust_remote_code=training.trust_remote_code,
         chat_template_path=training.chat_template_path,
         chat_template_kwargs=recipe.run.chat_template_kwargs,
@@ -87,7 +89,7 @@ def train(recipe: "Recipe") -> None:
         say(line, style="yellow")
 
     plan = broadcast_from_main(lambda: make_plan(recipe, card))
-    check_tokens(packs, plan.vocabulary, recipe.model.model_name_or_path)
+    check_tokens(packs, plan.vocabulary, model.model_name_or_path)
     say("\n".join(plan.lines()))
     checked = broadcast_from_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
     for line in (*checked, *check_speed(recipe)):

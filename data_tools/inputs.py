@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sft.data.readers.row_file import RowFile
 from sft.data.rows.columns import EXAMPLE, read_columns
+from sft.models import hub
 
 # What a verb's help says of its input.
 KINDS = "data file: JSON lines or array, CSV, Parquet, gzip or zstd of these; data set folder or hub id"
@@ -24,7 +25,12 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def row_file(path: Path, arguments: argparse.Namespace) -> RowFile:
-    """The file to read, by the columns that were named."""
+    """The file to read, by the columns that were named.
+
+    Raises:
+        UserError: it is a data set of the hub's that cannot be had.
+    """
+    hub.require_data_set(str(path))
     return RowFile(path, arguments.columns)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sft.core.errors import UserError
-from sft.core.text import one_line_message
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -107,21 +106,21 @@ def local_folder(model: str) -> Path:
     """The folder a model lies in; a hub id is downloaded, or found in the hub's cache.
 
     Raises:
-        UserError: there is no such folder and no such model on the hub, or no network.
+        UserError: there is no such folder, and the hub has no such model or cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from sft.models.hub import downloading
+    from sft.models.loading import require_model
 
     folder = Path(_final_model(model))
     if (folder / CONFIG_FILE).is_file():
         return folder
     if folder.is_dir():
         raise UserError(f"{model}: holds no {CONFIG_FILE}: is it a model folder?")
-    try:
+    require_model(model)
+    with downloading(model):
         return Path(snapshot_download(model, ignore_patterns=["*.gguf", "*.onnx", "*.h5", "*.msgpack"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as problem:
-        reason = one_line_message(problem, 160)
-        raise UserError(f"{model}: no such folder, and not on the hub ({reason}): check the path and network") from None
 
 
 def _final_model(model: str) -> str:

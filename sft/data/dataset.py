@@ -33,6 +33,7 @@ from sft.data.readers.row_file import RowFile
 from sft.data.rows.formats import draw
 from sft.data.samples import row_facts, tokenise
 from sft.models.chat_template import ChatTemplate
+from sft.models.hub import require_data_set
 
 ROWS_AT_ONCE = 1000
 
@@ -45,8 +46,10 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
 
     Raises:
         UserError: a bad row, a sample too long under `truncation: error`, a control token in a row's text under
-            `control_tokens: refuse`, or nothing left to train on.
+            `control_tokens: refuse`, nothing left to train on, or a data set of the hub's that cannot be had.
     """
+    for file in recipe.train_files:
+        require_data_set(file.path)
     rows, files = mixed_rows(recipe, tokenizer)
     lengths = _lengths(rows)
     control = _seen(rows, files, "control")

@@ -29,11 +29,22 @@ from trl import ModelConfig, get_quantization_config
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
-from sft.models import internlm2, internlm2_tokenizer
+from sft.models import hub, internlm2, internlm2_tokenizer
 from sft.models.adapter import scale_line
 from sft.models.chat_template import KWARGS
+from sft.models.model_folder import lack_of_cache
 
 internlm2.register_with_transformers()
+
+
+def require_model(model: str, revision: str = "main", *, with_weights: bool = True) -> None:
+    """See that the hub, or else its cache, has what is no folder here; a folder is left to whoever loads it.
+
+    Raises:
+        UserError: it has not, or cannot be reached; says how to get the model.
+    """
+    if not Path(model).is_dir():
+        hub.require(model, revision, "model", lambda: lack_of_cache(model, revision, with_weights=with_weights))
 
 
 def load_tokenizer(
@@ -54,10 +65,14 @@ def load_tokenizer(
     Raises:
         UserError: there is no such model, its tokenizer is damaged or not a fast one, or has no such pad token.
     """
+    require_model(folder, revision, with_weights=False)
     try:
-        tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
-        if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+        with hub.downloading(folder):
+            tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, revision=revision, trust_remote_code=trust_remote_code
+                )
     except (OSError, ValueError) as problem:
         if (Path(folder) / "config.json").is_file():
             reason = one_line_message(problem, 200)
@@ -113,8 +128,10 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
         "attn_implementation": settings.attn_implementation,
         "quantization_config": get_quantization_config(settings),
     }
+    require_model(folder, settings.model_revision)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **kwargs | init_kwargs)
+        with hub.downloading(folder):
+            model = AutoModelForCausalLM.from_pretrained(folder, **kwargs | init_kwargs)
     except (OSError, ValueError, ImportError, UnpicklingError, SafetensorError) as problem:
         raise UserError(_cannot_load(folder, problem)) from None
     _keep_quantised_weights_as_they_are(model)
@@ -171,9 +188,5 @@ def _size(parameter: torch.nn.Parameter) -> int:
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
-def _cannot_load(folder: str, problem: Exception) -> str:
-    reason = one_line_message(problem, 200)
-    advice = "check the path or id, and the network if it is on a hub"
-    if Path(folder).parts[:1] == ("models",):
-        advice = f"if it is the demo model, make it with: python -m model_tools demo-model {folder}"
-    return f"{folder}: cannot be loaded as a model ({reason}): {advice}"
+def _cannot_load(model: str, problem: Exception) -> str:
+    return f"{model}: cannot be loaded as a model ({one_line_message(problem, 200)}): copy or download it again"

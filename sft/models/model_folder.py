@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.compute as compute
 from datasets import Dataset
+from huggingface_hub import try_to_load_from_cache
 
 from sft.core.errors import UserError
 from sft.models.weight_files import WeightFiles
@@ -46,6 +47,20 @@ def check_model_folder(path: str | Path, *, with_weights: bool = True) -> None:
         raise UserError(f"{folder}: holds no tokenizer (looked for {', '.join(TOKENIZERS)}): download it again")
     if with_weights:
         WeightFiles(folder)
+
+
+def lack_of_cache(model: str, revision: str, *, with_weights: bool = True) -> str | None:
+    """What the hub's cache lacks of a model, as a sentence; None where it has it whole."""
+    config = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(config, str):
+        return "it is not in the hub's cache"
+    folder = Path(config).parent
+    try:
+        check_model_folder(folder, with_weights=with_weights)
+    except UserError as problem:
+        lack = str(problem).removeprefix(f"{folder}: ").replace(f"{folder}/", "").rpartition(": ")[0]
+        return f"the hub's cache has it only in part ({lack})"
+    return None
 
 
 def check_tokens(packs: Dataset, vocabulary: int, model: str) -> None:

@@ -16,6 +16,7 @@ from sft.core.paths import PATH_KEYS
 from sft.data.questions import BUILT_IN, load_questions
 from sft.data.readers.row_file import RowFile
 from sft.models.adapter import model_fingerprint
+from sft.models.hub import require_data_set
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
 # Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
@@ -42,6 +43,7 @@ class Digests:
         """The digest of a data file, or of a data set, and of the columns it is read by."""
         key = f"{path} {columns}"
         if key not in self._digests:
+            require_data_set(path)
             self._digests[key] = RowFile(path, columns).digest()
         return self._digests[key]
 

@@ -21,7 +21,7 @@ def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> Sweep
     """Read the recipe once for every point, as `train_sft.py` will.
 
     Raises:
-        UserError: whatever `load_recipe` or `load_questions` refuse, an adapter's setting without one.
+        UserError: whatever `load_recipe`, `require_model` or `load_questions` refuse, an adapter's setting without one.
     """
     read_settings([recipe, *grid.arguments_of(_first(values))])
     say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
@@ -36,6 +36,7 @@ def plan_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepP
     import torch
 
     from sft.config.load import load_recipe
+    from sft.models.loading import require_model
     from sft.runs.inputs import Digests
 
     digests, was_quiet = Digests(), console.quiet
@@ -43,6 +44,7 @@ def plan_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepP
     console.quiet = True
     try:
         own = load_recipe([recipe, *grid.arguments_of(_first(values))])
+        require_model(str(own.model.model_name_or_path), own.model.model_revision)
         rank, seed = own.model.lora_r, own.training.seed
         points = grid.points_of(values, rank, [seed + number for number in range(seeds)])
         planned = [_plan_point(recipe, point, seeds > 1, digests) for point in points]
