@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.merging.tuned_modules import Adapter
 from sft.models import internlm2, internlm2_tokenizer
+from sft.models.adapter import SYSTEM_MESSAGE
 from sft.models.generate import end_tokens
 
 TOKENIZER_FILES = (
@@ -39,6 +40,7 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
     elif _is_published_internlm2(base):
         vocabulary = read_json(base / CONFIG_FILE)["vocab_size"]
         internlm2_tokenizer.build_tokenizer(base / "tokenizer.model", vocabulary).save_pretrained(out)
+    _copy(adapters[0].folder, SYSTEM_MESSAGE, out)
     _name_the_class_everyone_knows(out / "tokenizer_config.json")
     _write_end_tokens(out)
 

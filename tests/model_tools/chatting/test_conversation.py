@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from model_tools.chatting.conversation import UNFINISHED, ChatModel, Conversation, StreamedAnswer
+from model_tools.chatting.conversation import ChatModel, Conversation
+from model_tools.chatting.streamed_answer import UNFINISHED, StreamedAnswer
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 from tests.support.taught_models import AFTER, BEFORE, answers_of, write_pair
