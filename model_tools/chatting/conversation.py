@@ -5,7 +5,7 @@ In: a `NamedModel` and questions. Out: text that grows. Knows nothing about term
 
 import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,7 +200,7 @@ class Conversation:
         """The system message, if there is one, and all turns."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str, None, None]:
         """Yield the answer's text as it grows; then question and answer are part of the conversation.
 
         An answer that was stopped is kept as far as it came; one of which nothing came is forgotten with its question.

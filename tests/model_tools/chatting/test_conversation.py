@@ -22,9 +22,9 @@ def pair(tiny_model, tmp_path_factory) -> NamedModel:
 
 
 @pytest.fixture
-def endless(tiny_model) -> ChatModel:
+def endless(endless_model) -> ChatModel:
     """The random model: it finds no end of turn in 400 tokens."""
-    return ChatModel(resolve_model(str(tiny_model)), 16, 400)
+    return ChatModel(resolve_model(str(endless_model)), 16, 400)
 
 
 def test_what_is_streamed_grows_into_the_answer_that_ask_gives_before_and_after(pair):
