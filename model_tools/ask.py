@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from model_tools.chat import add_system_argument, describe_system, opening_system
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("questions", type=Path, help="YAML file: one list of questions under each heading")
     parser.add_argument("--name", required=True, help="the name to look for in the answers")
+    add_system_argument(parser)
     parser.add_argument(
         "--max_new_tokens", type=int, help="longest answer in tokens (48; more where a model may think)"
     )
@@ -29,17 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
-    from sft.core.console import waiting
+    from sft.core.console import console, waiting
     from sft.models.generate import room_for
 
     questions = load_questions(arguments.questions)
-    model, tokenizer = load_named_model(resolve_tuned(arguments.run))
+    named = resolve_tuned(arguments.run)
+    system = opening_system(named, arguments.system)
+    model, tokenizer = load_named_model(named)
     max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)
+    console.print(describe_system(system), markup=False)
     for heading, group in questions.items():
         with waiting(f"{heading}: asking {len(group)} questions before and after training"):
             with model.disable_adapter():
-                before = answer_all(model, tokenizer, group, max_new_tokens)
-            after = answer_all(model, tokenizer, group, max_new_tokens)
+                before = answer_all(model, tokenizer, group, system, max_new_tokens)
+            after = answer_all(model, tokenizer, group, system, max_new_tokens)
         show_answers(heading, group, before, after, arguments.name)
     return 0
 
@@ -70,13 +75,13 @@ def resolve_tuned(run: str) -> NamedModel:
     return named
 
 
-def answer_all(model, tokenizer, questions: list[str], max_new_tokens: int) -> list[str]:
-    """The model's greedy answers, without a system message."""
+def answer_all(model, tokenizer, questions: list[str], system: str | None, max_new_tokens: int) -> list[str]:
+    """The model's greedy answers under a system message, or under the chat template's own."""
     from sft.evaluation.chat_eval import ask
     from sft.models.generate import CUT_IN_THINKING
 
     generation = {"max_new_tokens": max_new_tokens, "do_sample": False}
-    answers = ask(model, tokenizer, questions, system=None, generation=generation)
+    answers = ask(model, tokenizer, questions, system=system, generation=generation)
     return [
         f"{answer.answer} (cut while thinking)" if answer.stop_reason == CUT_IN_THINKING else answer.answer
         for answer in answers

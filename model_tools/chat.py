@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.console import console
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.text import counted, one_line
 from sft.data.rows.json_line import json_line
 
 LOADS = "PyTorch and Transformers"
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from model_tools.chatting.conversation import Conversation
 
 COLUMNS_FOR_TWO = 100
+# So much is shown of a system message.
+SHOWN_CHARACTERS = 100
 HELP = """\
 /reset         forget what was said
 /system TEXT   start anew under this system message, or under none
@@ -39,9 +41,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What every verb takes that talks with a model."""
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("--adapter", help="adapter folder or run directory, for a base model given as MODEL")
-    parser.add_argument("--system", help="system message; without it the chat template's own default holds")
+    add_system_argument(parser)
     parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="precision of the weights (16)")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer in tokens (512)")
+
+
+def add_system_argument(parser: argparse.ArgumentParser) -> None:
+    """The system message that a conversation begins with."""
+    parser.add_argument(
+        "--system", metavar="TEXT", help="system message, '' for none; else the one that the training rows began with"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,11 +81,12 @@ class Chat:
     def __init__(self, named: NamedModel, arguments: argparse.Namespace):
         from model_tools.chatting.conversation import ChatModel, Conversation
 
+        system = opening_system(named, arguments.system)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
-        self.after = Conversation(model, arguments.system)
+        self.after = Conversation(model, system)
         self.sides = {"": self.after}
         if arguments.base_too:
-            self.sides = {"before": Conversation(model, arguments.system, with_adapter=False), "after": self.after}
+            self.sides = {"before": Conversation(model, system, with_adapter=False), "after": self.after}
 
     def on_terminal(self, title: str) -> None:
         """Talk until Ctrl-D or /exit; a mistake is reported and the conversation continues."""
@@ -84,7 +94,7 @@ class Chat:
 
         # At the prompt Ctrl-C is a key; while an answer is written it is this signal.
         signal.signal(signal.SIGINT, self._stop)
-        _note(f"{title}\n/help lists the commands, Ctrl-D leaves")
+        _note(f"{title}\n{describe_system(self.after.system)}\n/help lists the commands, Ctrl-D leaves")
         session: PromptSession[str] = PromptSession()
         while True:
             try:
@@ -98,11 +108,13 @@ class Chat:
                 return
 
     def on_pipe(self) -> None:
-        """Take each line as a turn; only answers go to standard output.
+        """Take each line as a turn; only answers go to standard output, and what is no answer to standard error.
 
         Raises:
             UserError: a line is not UTF-8, or a command fails.
         """
+        if self.after.system:
+            _note(describe_system(self.after.system))
         for number, line in enumerate(sys.stdin.buffer, start=1):
             try:
                 self.hear(line.decode("utf-8"))
@@ -112,14 +124,20 @@ class Chat:
                 return
 
     def hear(self, text: str) -> None:
-        """Obey a command or answer a question; EOFError is the wish to leave."""
+        """Obey a command or answer a question; EOFError is the wish to leave.
+
+        Raises:
+            UserError: a command fails, or the conversation has no room for the question.
+        """
         text = text.strip()
         if command := re.fullmatch(r"(/[a-z]+)(?: +(.*))?", text):
             _note(self.obey(command[1], (command[2] or "").strip()))
-        elif text and len(self.sides) > 1 and console.is_terminal and console.width >= COLUMNS_FOR_TWO:
-            self.answer_side_by_side(text)
         elif text:
-            self.answer(text)
+            self._require_room(text)
+            if len(self.sides) > 1 and console.is_terminal and console.width >= COLUMNS_FOR_TWO:
+                self.answer_side_by_side(text)
+            else:
+                self.answer(text)
 
     def obey(self, command: str, argument: str) -> str:
         """Do what a command says, and return what to say about it.
@@ -166,6 +184,21 @@ class Chat:
         for side in self.sides.values():
             self._note_end(side)
 
+    def _require_room(self, question: str) -> None:
+        """See that each side can answer, before one does and the other cannot.
+
+        Raises:
+            UserError: one cannot.
+        """
+        from model_tools.chatting.conversation import ContextFull
+
+        try:
+            for side in self.sides.values():
+                side.require_room(question)
+        except ContextFull as problem:
+            advice = "/reset begins anew" if self.after.turns else "ask in fewer words"
+            raise UserError(f"{problem}: {advice}") from None
+
     def _stop(self, *_) -> None:
         for side in self.sides.values():
             side.stop()
@@ -177,11 +210,29 @@ class Chat:
             _note("(stopped)")
         elif side.answer.stop_reason == "max_new_tokens":
             _note(f"(cut after {side.model.settings.max_new_tokens} tokens: --max_new_tokens allows more)")
+        elif side.answer.stop_reason == "context":
+            _note(f"(cut: the conversation fills the {side.model.context:,} tokens that the model reads; /reset)")
 
 
 def describe_model(named: NamedModel) -> str:
     """Such as "models/base with adapter work_dirs/demo/final"."""
     return f"{named.base} with adapter {named.adapter}" if named.adapter else f"{named.base}, no adapter"
+
+
+def opening_system(named: NamedModel, chosen: str | None) -> str | None:
+    """The system message to begin with: the one that was chosen, else the one the model was trained with; or none.
+
+    Raises:
+        UserError: the file with the latter cannot be read.
+    """
+    from sft.models.adapter import read_system_message
+
+    return (read_system_message(named.adapter or Path(named.base)) if chosen is None else chosen) or None
+
+
+def describe_system(system: str | None) -> str:
+    """Such as "system message: 你是黄大力。", on one line."""
+    return f"system message: {one_line(system, SHOWN_CHARACTERS) if system else 'the chat template decides'}"
 
 
 def make_printable(text: str) -> str:

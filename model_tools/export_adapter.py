@@ -17,7 +17,7 @@ LOADS = "PyTorch and Transformers"
 if TYPE_CHECKING:
     from model_tools.checkpoints.trained_adapter import TrainedAdapter
 
-OTHER_FILES = ("README.md", "base_model.json")
+OTHER_FILES = ("README.md", "base_model.json", "system_message.txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,28 +7,18 @@ import argparse
 import logging
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
-from html import escape
-from typing import Any
+from tempfile import TemporaryDirectory
 
-from model_tools.chat import add_model_arguments
-from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.chat import add_model_arguments, opening_system
+from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
 
 HOST = "127.0.0.1"
-# The browser itself refuses what Gradio's page, or an answer in it, might fetch from elsewhere.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-STYLE = """.chat {height: calc(100vh - 20rem) !important; min-height: 16rem}
-@media (max-width: 640px) {.chat {height: 32vh !important}}
-.chat .message-content {white-space: pre-wrap}"""
-FONTS = ("Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
+# A question is text: as much as this fills the context of any model here several times over.
+LONGEST_BODY = 4 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
     named = resolve_model(arguments.model, arguments.adapter)
-    with open_port(arguments.port) as listening, suppress(KeyboardInterrupt):
-        _require_gradio()
+    with open_port(arguments.port) as listening, TemporaryDirectory() as files, suppress(KeyboardInterrupt):
+        _require_gradio(files)
         from model_tools.chatting.conversation import ChatModel
+        from model_tools.chatting.page import build_page
 
+        system = opening_system(named, arguments.system)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
-            serve_page(build_page(model, named, arguments.system), listening)
+            serve_page(build_page(model, named, system), listening)
         finally:
             model.end()
     return 0
@@ -67,89 +59,6 @@ def open_port(port: int) -> socket.socket:
         raise UserError(f"--port {port}: {reason}: name another port, or 0 for a free one") from None
 
 
-def build_page(model, named: NamedModel, system: str | None):
-    """The page as Gradio's Blocks: a system message, one or two conversations, a question, three buttons."""
-    import gradio
-
-    sides = {f"对话 Chat · {named.base}": True}
-    if named.adapter:
-        sides = {f"训练前 Before · {named.base}": False, f"训练后 After · {named.adapter}": True}
-    with gradio.Blocks(title=named.base, analytics_enabled=False) as page:
-        system_box = gradio.Textbox(system or "", label="系统消息 System message", max_lines=4, elem_id="system")
-        with gradio.Row():
-            # No copy button: it would give the text escaped by `escape_messages`.
-            plain: dict[str, Any] = {"render_markdown": False, "latex_delimiters": [], "buttons": []}
-            chats = [
-                gradio.Chatbot(label=name, elem_classes="chat", height="", min_width=300, **plain) for name in sides
-            ]
-        histories = [gradio.State([]) for _ in sides]
-        question = gradio.Textbox(label="问题 Question", max_lines=8, autofocus=True, elem_id="question")
-        with gradio.Row():
-            send = gradio.Button("发送 Send", variant="primary", min_width=80, elem_id="send")
-            stop = gradio.Button("停止 Stop", min_width=80, elem_id="stop")
-            clear = gradio.Button("清空 Clear", min_width=80, elem_id="clear")
-        answering = gradio.on(
-            [send.click, question.submit],
-            partial(answer_on_page, model, list(sides.values())),
-            [question, system_box, *histories],
-            [question, *chats, *histories],
-            concurrency_limit=1,
-            trigger_mode="once",
-            show_progress="minimal",
-            api_visibility="private",
-        )
-        stop.click(None, cancels=[answering])
-        emptied = [*chats, *histories]
-        # Gradio gives each chat a small button that empties it; the model must not remember what it no longer shows.
-        gradio.on(
-            [clear.click, *(chat.clear for chat in chats)],
-            lambda: [[]] * len(emptied),
-            None,
-            emptied,
-            cancels=[answering],
-            api_visibility="private",
-        )
-    return page
-
-
-def answer_on_page(model, sides: list[bool], question: str, system: str, *histories: list[dict]) -> Iterator[list]:
-    """Let each side answer, with its adapter or without, one by one, and yield what the page shows meanwhile.
-
-    That is the question box, the chats, and the histories: what was answered, as far as it came.
-    """
-    import gradio
-
-    from model_tools.chatting.conversation import Conversation
-
-    question = question.strip()
-    if not question:
-        return
-    remembered = list(histories)
-    chats = [[*history, {"role": "user", "content": question}] for history in histories]
-    yield ["", *map(escape_messages, chats), *remembered]
-    for number, with_adapter in enumerate(sides):
-        conversation = Conversation(model, system.strip() or None, with_adapter, [*histories[number]])
-        shown = chats[number]
-        try:
-            for text in conversation.ask(question):
-                remembered[number] = chats[number] = [*shown, {"role": "assistant", "content": text}]
-                # The box is the person's again, who may be typing the next question.
-                yield [gradio.skip(), *map(escape_messages, chats), *remembered]
-        except UserError as problem:
-            raise gradio.Error(str(problem), print_exception=False) from None
-        if conversation.answer and conversation.answer.stop_reason == "max_new_tokens":
-            tokens = model.settings.max_new_tokens
-            gradio.Info(f"回答到 {tokens} 个 token 为止 The answer was cut after {tokens} tokens (--max_new_tokens)")
-
-
-def escape_messages(messages: list[dict[str, str]]) -> list[dict]:
-    """The messages so that Gradio shows each character: it would take tags out, and the indent off a plain string."""
-    return [
-        {"role": message["role"], "content": [{"type": "text", "text": escape(message["content"])}]}
-        for message in messages
-    ]
-
-
 def serve_page(page, listening: socket.socket) -> None:
     """Serve the page until Ctrl-C."""
     import gradio
@@ -157,11 +66,14 @@ def serve_page(page, listening: socket.socket) -> None:
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from model_tools.chatting.gate import Gate
+    from model_tools.chatting.page import FONTS, STYLE
+
     port = listening.getsockname()[1]
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LONGEST_BODY)
     # A page of somebody else's that resolves its own name to 127.0.0.1 is refused.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    app.add_middleware(_with_policy)
+    app.add_middleware(Gate)
     gradio.mount_gradio_app(
         app,
         page,
@@ -184,24 +96,14 @@ def serve_page(page, listening: socket.socket) -> None:
     server.run(sockets=[listening])
 
 
-def _with_policy(app):
-    """The same application, with the content security policy in every answer."""
-    from starlette.datastructures import MutableHeaders
+def _require_gradio(files: str) -> None:
+    """See that Gradio can be imported, and let it write what it writes into a folder that does not stay.
 
-    async def wrapped(scope, receive, send):
-        async def send_with_policy(message):
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
-            await send(message)
-
-        await app(scope, receive, send_with_policy)
-
-    return wrapped
-
-
-def _require_gradio() -> None:
+    Raises:
+        UserError: it is not installed.
+    """
     # Both read their switches when they are imported.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": files}
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError as problem:

@@ -150,6 +150,6 @@ def make_trainer(write_recipe):
         packs, card = load_dataset(recipe, tokenizer)
         Path(recipe.training.output_dir).mkdir(exist_ok=True)
         held_out = load_held_out(recipe, tokenizer)
-        return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, held_out), card
+        return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, held_out, card=card), card
 
     return make

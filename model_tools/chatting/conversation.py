@@ -3,27 +3,35 @@
 In: a `NamedModel` and questions. Out: text that grows. Knows nothing about terminals or pages.
 """
 
+import copy
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import (
+    BatchEncoding,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from trl import ModelConfig
 
+from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
-from sft.models.generate import answer_text, generation_config
+from sft.models.generate import generation_config
 from sft.models.loading import load_model, load_tokenizer
 
-UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+AT_CONTEXT = "context"  # the reason where the model reads no more tokens than there are
 
 
 def load_named_model(
@@ -58,69 +66,26 @@ def load_named_model(
     return model.eval(), tokenizer
 
 
-class StreamedAnswer(BaseStreamer):
-    """An answer while it is written: iterate, once, for the whole text so far; stripped of white space.
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The tokens that a model reads at most, as far as its positions go; None where they have no end.
 
-    Transformers' TextIteratorStreamer decodes each line for itself, which costs sentencepiece models the first space
-    of a line, and shows an end of turn that the tokenizer does not call special; here `text` is what decoding all
-    tokens gives. `stop_reason` is then "end of turn", "max_new_tokens" or "stopped".
+    A sliding window is no such end: it moves. Rotary positions that are stretched as they are needed end further out.
     """
+    text = config.get_text_config(decoder=True)
+    trained = getattr(text, "max_position_embeddings", None)
+    rotary = getattr(text, "rope_parameters", None) or {}
+    if not isinstance(trained, int) or trained < 1:
+        return None
+    original = trained if rotary.get("rope_type") == "dynamic" else rotary.get("original_max_position_embeddings") or 0
+    return max(trained, int(original * (rotary.get("factor") or 1)))
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]):
-        self.text = ""
-        self.stop_reason: str | None = None
-        self.problem: Exception | None = None
-        self._tokenizer, self._ends = tokenizer, ends
-        self._written: SimpleQueue[list[int] | None] = SimpleQueue()
-        self._is_prompt = True
-        self._stop = threading.Event()
 
-    def __iter__(self) -> Iterator[str]:
-        tokens: list[int] = []
-        try:
-            while (written := self._written.get()) is not None:
-                tokens += written
-                text = self._decode(tokens)
-                # The first bytes of a character are not text yet.
-                if text != self.text and not text.endswith(UNFINISHED):
-                    self.text = text
-                    yield text
-            if self.problem:
-                raise self.problem
-            self.stop_reason = self._reason(tokens)
-            if (text := self._decode(tokens)) != self.text:
-                self.text = text
-                yield text
-        finally:
-            # Whoever stops reading wants no more of it.
-            self.stop()
+class ContextFull(UserError):
+    """What was said leaves the model no room for an answer."""
 
-    def stop(self) -> None:
-        """Write no further token; what is written stays."""
-        self._stop.set()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether `stop` was called, or nobody reads any more."""
-        return self._stop.is_set()
-
-    def put(self, value: torch.Tensor) -> None:
-        """Called by `generate` with the prompt first, then with each token."""
-        if not self._is_prompt:
-            self._written.put(value.tolist())
-        self._is_prompt = False
-
-    def end(self) -> None:
-        """Called by `generate` after the last token."""
-        self._written.put(None)
-
-    def _decode(self, tokens: list[int]) -> str:
-        return answer_text(self._tokenizer, tokens, self._ends)[0]
-
-    def _reason(self, tokens: list[int]) -> str:
-        if tokens and tokens[-1] in self._ends:
-            return "end of turn"
-        return "stopped" if self.is_stopped else "max_new_tokens"
+    def __init__(self, tokens: int, context: int):
+        super().__init__(f"with this question the conversation has {tokens:,} tokens, and the model reads {context:,}")
+        self.tokens, self.context = tokens, context
 
 
 class ChatModel:
@@ -139,6 +104,8 @@ class ChatModel:
         self.settings = generation_config(
             self.model, self.tokenizer, {"max_new_tokens": max_new_tokens, "do_sample": False}
         )
+        self._stop_words = stop_words(ChatTemplate(self.tokenizer))
+        self.context = context_length(self.model.config)
         # An adapter is on or off for the whole model, so answers must take turns.
         self._turn = threading.Lock()
         self._is_over = threading.Event()
@@ -152,20 +119,52 @@ class ChatModel:
 
         Raises:
             UserError: the chat template refuses the messages. While the answer is read: the memory is not enough.
+            ContextFull: they are more than the model reads.
         """
-        text = ChatTemplate(self.tokenizer).prompt(messages)
-        prompt = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(self.model.device)
-        answer = StreamedAnswer(self.tokenizer, self.settings.eos_token_id)
-        threading.Thread(target=self._write, args=(prompt, answer, with_adapter)).start()
+        prompt, room = self._read(messages)
+        settings, at_limit = copy.copy(self.settings), "max_new_tokens"
+        if room is not None and room < settings.max_new_tokens:
+            settings.max_new_tokens, at_limit = room, AT_CONTEXT
+        answer = StreamedAnswer(self.tokenizer, settings.eos_token_id, at_limit)
+        prompt = prompt.to(self.model.device)
+        threading.Thread(target=self._write, args=(prompt, settings, answer, with_adapter)).start()
         return answer
 
-    def _write(self, prompt: dict, answer: StreamedAnswer, with_adapter: bool) -> None:
+    def require_room(self, messages: list[dict[str, str]]) -> None:
+        """See that these messages can be answered.
+
+        Raises:
+            UserError: the chat template refuses them.
+            ContextFull: they are more than the model reads.
+        """
+        self._read(messages)
+
+    def _read(self, messages: list[dict[str, str]]) -> tuple[BatchEncoding, int | None]:
+        """The messages as the model reads them, and how many tokens fit after them; None where any number does."""
+        text = ChatTemplate(self.tokenizer).prompt(messages)
+        # What is too long is said here; the tokenizer's warning would say it again.
+        prompt = self.tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
+        tokens = prompt["input_ids"].shape[1]
+        if self.context is None:
+            return prompt, None
+        if tokens >= self.context:
+            raise ContextFull(tokens, self.context)
+        return prompt, self.context - tokens
+
+    def _write(
+        self, prompt: BatchEncoding, settings: GenerationConfig, answer: StreamedAnswer, with_adapter: bool
+    ) -> None:
         stopping = StoppingCriteriaList([_Stopping(answer, self._is_over)])
         try:
             with self._turn, nullcontext() if with_adapter else self.model.disable_adapter():
                 if not (answer.is_stopped or self._is_over.is_set()):
                     self.model.generate(
-                        **prompt, generation_config=self.settings, streamer=answer, stopping_criteria=stopping
+                        **prompt,
+                        generation_config=settings,
+                        streamer=answer,
+                        stopping_criteria=stopping,
+                        stop_strings=self._stop_words,
+                        tokenizer=self.tokenizer,
                     )
         except torch.OutOfMemoryError:
             answer.problem = UserError("the memory is not enough to answer: start anew, or take --bits 4")
@@ -201,7 +200,7 @@ class Conversation:
         """The system message, if there is one, and all turns."""
         return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str, None, None]:
         """Yield the answer's text as it grows; then question and answer are part of the conversation.
 
         An answer that was stopped is kept as far as it came; one of which nothing came is forgotten with its question.
@@ -211,6 +210,15 @@ class Conversation:
         yield from self.answer
         if self.answer.text or self.answer.stop_reason != "stopped":
             self.turns += [turn, {"role": "assistant", "content": self.answer.text}]
+
+    def require_room(self, question: str) -> None:
+        """See that the question can be answered here.
+
+        Raises:
+            UserError: the chat template refuses the conversation.
+            ContextFull: with it the conversation is more than the model reads.
+        """
+        self.model.require_room([*self.messages, {"role": "user", "content": question}])
 
     def stop(self) -> None:
         """Stop the answer being written, if there is one."""

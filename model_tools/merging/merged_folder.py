@@ -15,6 +15,7 @@ from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read
 from model_tools.merging.adapter import Adapter
 from model_tools.merging.merged_tokenizer import copy, copy_tokenizer
 from sft.models import internlm2
+from sft.models.adapter import SYSTEM_MESSAGE
 from sft.models.generate import end_tokens
 
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*", "NOTICE*", "*.py")
@@ -28,6 +29,7 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
     for pattern in OTHER_FILES:
         copy(base, pattern, out)
     copy_tokenizer(base, adapters, out)
+    copy(adapters[0].folder, SYSTEM_MESSAGE, out)
     _name_the_class_everyone_knows(out / "tokenizer_config.json")
     _write_end_tokens(out)
 

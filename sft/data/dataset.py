@@ -271,6 +271,7 @@ def _card(
         samples_with_unused_keys=unused,
         first_unused=first_unused,
         first_sample=mark_supervised(tokenizer, samples[0]["input_ids"], samples[0]["labels"]),
+        system_message=load_identity_rows(recipe, tokenizer).common_system,
     )
 
 

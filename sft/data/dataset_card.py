@@ -5,9 +5,11 @@ Knows nothing about how any of it is counted.
 
 from dataclasses import asdict, dataclass
 
-from sft.core.text import counted
+from sft.core.text import counted, one_line
 
 SUPERVISED_OPENS, SUPERVISED_CLOSES = "⟦", "⟧"
+# So much is shown of a system message.
+SHOWN_CHARACTERS = 80
 
 
 @dataclass
@@ -45,6 +47,7 @@ class DatasetCard:
     samples_with_unused_keys: int
     first_unused: str  # such as "data/train.jsonl:7: id, source"
     first_sample: str
+    system_message: str | None = None  # with which every row begins, where all have the same
 
     def to_dict(self) -> dict:
         """The card as it is saved in the run directory."""
@@ -58,6 +61,7 @@ class DatasetCard:
         return [
             *(_file_line(file) for file in self.files),
             *([self._unused_line()] if self.first_unused else []),
+            *([self._system_line()] if self.system_message else []),
             f"rows           {self.rows:,} -> {self._samples()}"
             f" ({self.samples_over_max_length:,} over max_length {self.max_length}, {self.samples_dropped:,} dropped)",
             f"tokens         {self.tokens:,}, of them supervised {self.supervised_tokens:,}"
@@ -77,6 +81,9 @@ class DatasetCard:
     def _unused_line(self) -> str:
         samples = counted(self.samples_with_unused_keys, "sample")
         return f"unused keys    in {samples}, not trained on; the first is {self.first_unused}"
+
+    def _system_line(self) -> str:
+        return f"system message the same in every row: {one_line(self.system_message or '', SHOWN_CHARACTERS)}"
 
     def _samples(self) -> str:
         if self.samples_made == self.rows:

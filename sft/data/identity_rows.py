@@ -218,6 +218,12 @@ class IdentityRows:
         """All counts and places as JSON, in the order they were found."""
         return _to_json(vars(self))
 
+    @property
+    def common_system(self) -> str | None:
+        """The system message that every row begins with; None where some have none, or another one."""
+        is_common = self.rows_with_system == self.rows and len(self.systems) == 1
+        return next(iter(self.systems)) if is_common else None
+
     def add(self, path: str, facts: RowFacts, weight: float = 1.0) -> None:
         """Take in the next part of a file, of whose rows an epoch shows as many copies as `weight` says."""
         self.rows += facts.rows

@@ -58,6 +58,11 @@ def read_fingerprint(folder: Path) -> str | None:
         raise UserError(f"{path}: cannot be read ({problem}): write the adapter again, or remove this file") from None
 
 
+def write_system_message(folder: str | Path, message: str) -> None:
+    """Write the system message that every conversation of the training began with into an adapter or model folder."""
+    (Path(folder) / SYSTEM_MESSAGE).write_bytes(message.encode("utf-8"))
+
+
 def read_system_message(folder: Path) -> str | None:
     """The system message that the adapter or model in a folder was trained with, if every row had the same.
 
@@ -68,6 +73,6 @@ def read_system_message(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: cannot be read ({problem}): write the message again, or remove this file") from None

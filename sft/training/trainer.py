@@ -30,7 +30,7 @@ from sft.data.dataset import supervised_tokens
 from sft.data.dataset_card import DatasetCard
 from sft.data.labels import IGNORED
 from sft.models import internlm2
-from sft.models.adapter import model_fingerprint, write_fingerprint
+from sft.models.adapter import model_fingerprint, write_fingerprint, write_system_message
 from sft.models.fused_lora import fuse_lora
 from sft.models.loading import preserve_state
 from sft.runs import checkpoints
@@ -306,6 +306,8 @@ class RecipeTrainer(SFTTrainer):
         (Path(output_dir or self.run_directory) / "training_args.bin").unlink(missing_ok=True)
         if self.recipe.model.use_peft and self.args.should_save:
             write_fingerprint(output_dir or self.run_directory, self._base_name, self._fingerprint)
+        if self._card and self._card.system_message and self.args.should_save:
+            write_system_message(output_dir or self.run_directory, self._card.system_message)
 
     def create_model_card(self, *_, **__) -> None:
         """Nothing: TRL would write a card at every checkpoint; ours is written once, when there are answers to show."""

@@ -1,5 +1,7 @@
 """Real runs under ZeRO, to export and to describe."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,15 @@ def refused(tmp_path, capsys):
         return said
 
     return run
+
+
+@pytest.fixture(scope="session")
+def endless_model(tiny_model, once) -> Path:
+    """The random model, which finds no end of turn, with positions that do not end either."""
+
+    def copy(folder: Path) -> None:
+        model = shutil.copytree(tiny_model, folder / "endless")
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**9}))
+
+    return once("endless-model", copy) / "endless"

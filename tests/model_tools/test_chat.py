@@ -62,10 +62,10 @@ def pipe(monkeypatch, capsys):
     return run
 
 
-def test_ctrl_c_stops_the_answer_that_streams_and_not_the_program(terminal, tiny_model):
+def test_ctrl_c_stops_the_answer_that_streams_and_not_the_program(terminal, endless_model):
     # The random model finds no end of turn: text can only come before the end, and only Ctrl-C ends it.
-    child = terminal(str(tiny_model), "--max_new_tokens", "1000000")
-    assert f"{tiny_model}, no adapter" in child.before.decode()
+    child = terminal(str(endless_model), "--max_new_tokens", "1000000")
+    assert f"{endless_model}, no adapter" in child.before.decode()
     for _ in range(2):
         child.send("你是谁？\r")
         child.expect(r"\x1b\[\?2004l.{200}")
@@ -171,6 +171,26 @@ def test_an_answer_that_was_cut_says_so_beside_it(pipe, tiny_model):
     code, out, err = pipe("你是谁？\n", str(tiny_model))
     assert (code, "cut" in out) == (0, False)
     assert err == "(cut after 60 tokens: --max_new_tokens allows more)\n"
+
+
+def test_a_message_that_the_model_cannot_read_is_refused_before_it_is_asked_and_reset_begins_anew(terminal, tiny_model):
+    child = terminal(str(tiny_model), "--max_new_tokens", "1000")
+    child.send("你是谁？\r")
+    child.expect(r"\(cut: the conversation fills the 512 tokens that the model reads; /reset\)")
+    child.expect(PROMPT)
+    child.send("And now?\r")
+    child.expect(r"has \d+ tokens, and the model\s+reads 512: /reset begins anew")
+    child.expect(PROMPT)
+    child.send("/reset\r")
+    child.expect(PROMPT)
+    child.send("你是谁？\r")
+    child.expect(r"/reset\)")
+
+
+def test_a_pasted_text_that_is_too_long_is_one_line_on_a_pipe(pipe, pair):
+    code, out, err = pipe("x" * 100_000 + "\n", *pair, "--base-too")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"model_tools chat: .* has 100,\d+ tokens, and the model reads 512: ask in fewer words\n", err)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from model_tools.chatting.conversation import UNFINISHED, ChatModel, Conversation, StreamedAnswer
+from model_tools.chatting.conversation import ChatModel, Conversation
+from model_tools.chatting.streamed_answer import UNFINISHED, StreamedAnswer
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
 from tests.support.taught_models import AFTER, BEFORE, answers_of, write_pair
@@ -21,9 +22,9 @@ def pair(tiny_model, tmp_path_factory) -> NamedModel:
 
 
 @pytest.fixture
-def endless(tiny_model) -> ChatModel:
+def endless(endless_model) -> ChatModel:
     """The random model: it finds no end of turn in 400 tokens."""
-    return ChatModel(resolve_model(str(tiny_model)), 16, 400)
+    return ChatModel(resolve_model(str(endless_model)), 16, 400)
 
 
 def test_what_is_streamed_grows_into_the_answer_that_ask_gives_before_and_after(pair):
