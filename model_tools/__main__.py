@@ -2,14 +2,29 @@
 
 import sys
 
-from model_tools import ask, chat, demo_model, diagnose, export_adapter, import_xtuner, info, merge, report, score, web
+from model_tools import (
+    ask,
+    chat,
+    demo_model,
+    diagnose,
+    export_adapter,
+    export_llama,
+    import_xtuner,
+    info,
+    merge,
+    report,
+    score,
+    web,
+)
 from sft.core.streams import guarded
 from sft.core.verbs import dispatch, verbs_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the verb that the arguments name; returns its exit code."""
-    verbs = verbs_of((demo_model, ask, chat, diagnose, import_xtuner, export_adapter, merge, info, report, score, web))
+    verbs = verbs_of(
+        (demo_model, ask, chat, diagnose, import_xtuner, export_adapter, export_llama, merge, info, report, score, web)
+    )
     return dispatch("model_tools", verbs, arguments)
 
 

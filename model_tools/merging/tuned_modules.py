@@ -43,7 +43,7 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
     Raises:
         UserError: Transformers has no such class.
     """
-    trained = adapters[0].config
+    trained = adapters[0].config if adapters else PeftConfig(task_type="CAUSAL_LM")
     named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
     with torch.device("meta"):
         if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
@@ -67,8 +67,8 @@ class TunedModules:
         _hollow(model)
         _refuse_what_cannot_merge(adapters)
         peft_model = with_adapters(model, adapters)
-        self._names = list(peft_model.peft_config)
-        self._model = peft_model.base_model.model
+        self._names = list(peft_model.peft_config) if adapters else []
+        self._model = peft_model.base_model.model if adapters else model
         self._modules = dict(self._find())
         self.parameters = {
             name: tuple(f"{name}.{leaf}" for leaf in _original(module).state_dict())
@@ -126,12 +126,14 @@ def _is_hollow(parameter: torch.nn.Parameter | None) -> bool:
     return parameter is not None and parameter.data_ptr() == _NOTHING.data_ptr()
 
 
-def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
-    """The model with all adapters on it and active, each as strong as its weight says.
+def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel | PreTrainedModel:
+    """The model with all adapters on it and active, each as strong as its weight says; without any, as it is.
 
     Raises:
         UserError: an adapter does not fit the model.
     """
+    if not adapters:
+        return model
     peft_model: PeftModel | None = None
     with warnings.catch_warnings():
         # PEFT warns of tied embeddings, which are looked after by whoever writes the weights.
