@@ -8,6 +8,7 @@ from model_tools import (
     demo_model,
     diagnose,
     export_adapter,
+    export_llama,
     gguf,
     import_xtuner,
     info,
@@ -19,13 +20,14 @@ from model_tools import (
 from sft.core.streams import guarded
 from sft.core.verbs import dispatch, verbs_of
 
+VERBS = (
+    demo_model, ask, chat, diagnose, import_xtuner, export_adapter, export_llama, merge, gguf, info, report, score, web,
+)  # fmt: skip
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the verb that the arguments name; returns its exit code."""
-    verbs = verbs_of(
-        (demo_model, ask, chat, diagnose, import_xtuner, export_adapter, merge, gguf, info, report, score, web)
-    )
-    return dispatch("model_tools", verbs, arguments)
+    return dispatch("model_tools", verbs_of(VERBS), arguments)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adapter folder or run directory; several are added up, each as strongly as its weight says (default 1)",
     )
     parser.add_argument("out", type=Path, help="folder to write; must not exist or be empty")
-    parser.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="largest weight file (default 2GB)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where layers are merged")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision to write (default: the base's own)")
     parser.add_argument(
-        "--as", dest="as_type", choices=["llama"], help="write InternLM2 as Llama, for engines that know only that"
+        "--as",
+        dest="as_type",
+        choices=["llama", "internlm2"],
+        help="layout to write an InternLM2 in: Llama's, which every engine loads (default), or the published one",
     )
+    add_writing_arguments(parser)
+
+
+def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how a model is written."""
+    parser.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="largest weight file (default 2GB)")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="precision to write (default: the base's own)")
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
@@ -81,7 +89,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     import torch
     from transformers import AutoConfig
 
-    from model_tools.merging import merged_folder
+    from model_tools.merging import llama_folder, merged_folder
     from model_tools.merging.merged_tokenizer import check_tokenizers
     from model_tools.merging.merged_weights import MergedWeights
     from model_tools.merging.tuned_modules import without_weights
@@ -95,6 +103,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         reason = one_line_message(problem, 200)
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     _refuse_config(base, config, arguments.as_type)
+    as_llama = config.model_type == "internlm2" and arguments.as_type != "internlm2"
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,17 +115,20 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         WeightFiles(base),
         adapters,
         getattr(torch, dtype) if dtype else None,
-        as_parameters=arguments.as_type == "llama",
+        as_parameters=as_llama,
     )
     _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
     with atomic_folder(out) as folder:
         weights.write(folder, arguments.max_shard_size, device)
         merged_folder.copy_files(base, adapters, folder)
-        merged_folder.write_card(name, adapters, folder, out.name, dtype, bool(weights.untied))
-        merged_folder.write_config(base, folder, dtype, bool(weights.untied), arguments.as_type == "llama")
+        if as_llama:
+            llama_folder.make_plain_llama(base, folder)
+        merged_folder.write_card(name, adapters, folder, out, dtype, bool(weights.untied), as_llama)
+        merged_folder.write_config(base, folder, dtype, bool(weights.untied), as_llama)
     changed = sum(len(unit.modules) for unit in weights.units)
     size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged, {size / 2**20:,.0f} MiB")
+    layout = ", under Llama's names" if as_llama else ""
+    print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged{layout}, {size / 2**20:,.0f} MiB")
 
 
 def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
@@ -178,8 +190,9 @@ def _path_and_weight(named: str) -> tuple[str, float]:
 def _refuse_config(base: Path, config, as_type: str | None) -> None:
     if getattr(config, "quantization_config", None):
         raise UserError(f"{base}: is quantised, and merging would round it again: give the original model")
-    if as_type == "llama" and config.model_type not in ("internlm2", "llama"):
-        raise UserError(f"--as llama: {config.model_type} is not Llama under other names; only internlm2 is")
+    if as_type and config.model_type != "internlm2":
+        kind = config.model_type
+        raise UserError(f"{base}: is a {kind}, and only internlm2 has another layout, Llama's: use it as it is")
 
 
 def _refuse_a_full_disk(out: Path, size: int) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, PeftType
-from transformers import AutoTokenizer, GenerationConfig
 
 from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
 from model_tools.merging.adapter import Adapter
 from model_tools.merging.merged_tokenizer import copy, copy_tokenizer
+from sft.core.text import shell_word
 from sft.models import internlm2
 from sft.models.adapter import SYSTEM_MESSAGE
-from sft.models.generate import end_tokens
+from sft.models.written_folder import chat_section, code, hub_id, name_tokenizer_for_all, plain, write_end_tokens
 
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*", "NOTICE*", "*.py")
 
@@ -29,15 +29,15 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
     for pattern in OTHER_FILES:
         copy(base, pattern, out)
     copy_tokenizer(base, adapters, out)
-    copy(adapters[0].folder, SYSTEM_MESSAGE, out)
-    _name_the_class_everyone_knows(out / "tokenizer_config.json")
-    _write_end_tokens(out)
+    copy(adapters[0].folder if adapters else base, SYSTEM_MESSAGE, out)
+    name_tokenizer_for_all(out)
+    write_end_tokens(out)
 
 
 def write_config(base: Path, out: Path, dtype: str | None, is_untied: bool, as_llama: bool) -> None:
     """Write `config.json`, without which nothing loads: so it is written last."""
     config = read_json(base / CONFIG_FILE)
-    if as_llama and config["model_type"] == "internlm2":
+    if as_llama:
         config = internlm2.as_llama(config)
     if dtype:
         config.pop("torch_dtype", None)
@@ -55,52 +55,46 @@ def _untie(config: dict) -> None:
             _untie(part)
 
 
-def write_card(base: str, adapters: list[Adapter], out: Path, title: str, dtype: str | None, is_untied: bool) -> None:
-    """Write what it was made of: `README.md` for people, `merge.json` for programs."""
+def write_card(
+    base: str, adapters: list[Adapter], out: Path, named: Path, dtype: str | None, is_untied: bool, as_llama: bool
+) -> None:
+    """Write what it was made of: `README.md` for people, `merge.json` for programs; `named` is what `out` will be."""
     made_of = [{"path": str(adapter.folder), "weight": adapter.weight} for adapter in adapters]
     _write_json(out / MERGE_RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
     data = ModelCardData(
         library_name="transformers",
-        base_model=None if Path(base).exists() else base,
+        base_model=hub_id(base),
         pipeline_tag="text-generation" if (out / "tokenizer_config.json").is_file() else None,
-        tags=["lora", "merged"],
+        tags=["lora", "merged"] if adapters else None,
     )
-    lines = "\n".join(f"- `{each.folder}`, weight {each.weight:g}: {_describe(each)}" for each in adapters)
-    untied = "\n\nInput and output embeddings were one in the base model and are two here." if is_untied else ""
-    text = (
-        f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n`{base}` with these adapters merged into its weights by "
-        f"`python -m model_tools merge`:\n\n{lines}{untied}\n"
+    parts = [f"# {plain(named.name)}", f"{code(base)}, written anew by `python -m model_tools merge`."]
+    if adapters:
+        parts[1] = f"{code(base)} with these adapters merged into its weights by `python -m model_tools merge`:"
+        parts.append(
+            "\n".join(f"- {code(str(each.folder))}, weight {each.weight:g}: {_describe(each)}" for each in adapters)
+        )
+    if is_untied:
+        parts.append("Input and output embeddings were one in the base model and are two here.")
+    if as_llama:
+        parts.append("The weights lie under Llama's names, so that any engine loads them without remote code.")
+    folder = shell_word(str(named))
+    parts.append(
+        chat_section(
+            out,
+            [
+                f"python -m model_tools chat {folder}",
+                f"transformers serve {folder} --host 127.0.0.1 --port 8000",
+                f"vllm serve {folder} --host 127.0.0.1 --port 8000",
+            ],
+        )
     )
-    ModelCard(text).save(out / "README.md")
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(out / "README.md")
 
 
 def _describe(adapter: Adapter) -> str:
     config = adapter.config
     rank = f" r {config.r}, alpha {config.lora_alpha}" if isinstance(config, LoraConfig) else ""
     return f"{PeftType(config.peft_type).value}{rank}"
-
-
-def _name_the_class_everyone_knows(path: Path) -> None:
-    """Transformers 5 calls a plain fast tokenizer by a name that Transformers 4, in other engines, does not know."""
-    if path.is_file():
-        config = read_json(path)
-        if config.get("tokenizer_class") == "TokenizersBackend":
-            _write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _write_end_tokens(out: Path) -> None:
-    """Let every engine stop where a turn ends: base models' settings often name the end of the text alone."""
-    if not (out / "tokenizer_config.json").is_file():
-        return
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    path = out / "generation_config.json"
-    settings = GenerationConfig.from_pretrained(out) if path.is_file() else GenerationConfig()
-    own = read_json(path) if path.is_file() else {}
-    if ends := end_tokens(settings, tokenizer):
-        own["eos_token_id"] = ends if len(ends) > 1 else ends[0]
-    if tokenizer.pad_token_id is not None:
-        own.setdefault("pad_token_id", tokenizer.pad_token_id)
-    _write_json(path, own)
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -64,7 +64,9 @@ class MergedWeights:
         # What of them is in no file of the base.
         self._added = tuple(name for name in self.untied if name not in self._home)
         self.units = self._units()
-        made = self._layout.to_parameters(meta) if as_parameters else meta
+        # What no parameter is made of has a name in the base's layout alone.
+        known = {name: meta[name] for names in self._layout.groups for name in names}
+        made = self._layout.to_parameters(known) if as_parameters else meta
         self.shapes = made | self._named({name: self._like(name, meta) for name in self._added})
 
     def write(self, folder: Path, max_shard_size: str, device: str) -> None:
@@ -82,8 +84,8 @@ class MergedWeights:
     def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, torch.Tensor | Iterator[bytes]]]:
         if unit.modules:
             yield from self._merged(unit, device).items()
-        elif self._as_parameters and unit.stored in self._layout.groups:
-            stored = {name: self._files.read(name) for name in unit.stored}
+        elif self._as_parameters:
+            stored = {name: self._files.read(name) for name in unit.stored if unit.stored in self._layout.groups}
             for name, value in self._layout.to_parameters(stored).items():
                 yield name, _rounded(name, value, self.shapes[name].dtype)
         else:

@@ -10,7 +10,7 @@ from copy import deepcopy
 
 import torch
 import transformers
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -32,7 +32,7 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
         UserError: an adapter is of a kind that cannot be merged, or Transformers has no such class.
     """
     refuse_unmergeable(adapters)
-    trained = adapters[0].config
+    trained = adapters[0].config if adapters else PeftConfig(task_type="CAUSAL_LM")
     named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
     with torch.device("meta"):
         if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
@@ -59,10 +59,11 @@ class TunedModules:
         """`model` is on the meta device; it is made hollow, and PEFT's modules take the place of those that change."""
         _hollow(model)
         peft_model = with_adapters(model, adapters)
-        self._names, self._folders = list(peft_model.peft_config), " ".join(str(each.folder) for each in adapters)
-        self._model = peft_model.base_model.model
+        self._names = list(peft_model.peft_config) if adapters else []
+        self._model = peft_model.base_model.model if adapters else model
+        self._folders = " ".join(str(each.folder) for each in adapters)
         self._modules = dict(self._find())
-        if not self._modules:
+        if adapters and not self._modules:
             raise UserError(f"{self._folders}: changes no weights of the base: there is nothing to merge")
         self.parameters = {
             name: tuple(f"{name}.{leaf}" for leaf in _original(module).state_dict())
@@ -158,12 +159,14 @@ def _is_hollow(parameter: torch.nn.Parameter | None) -> bool:
     return parameter is not None and parameter.data_ptr() == _NOTHING.data_ptr()
 
 
-def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel:
-    """The model with all adapters on it and active, each as strong as its weight says.
+def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel | PreTrainedModel:
+    """The model with all adapters on it and active, each as strong as its weight says; without any, as it is.
 
     Raises:
         UserError: an adapter does not fit the model.
     """
+    if not adapters:
+        return model
     peft_model: PeftModel | None = None
     with warnings.catch_warnings():
         # PEFT warns of tied embeddings, which are looked after by whoever writes the weights.

@@ -76,9 +76,15 @@ class JoinWqkv(ConversionOps):
 
 
 def as_llama(config: dict) -> dict:
-    """A published config.json as Llama's, for engines that know only that; for weights under the parameters' names."""
+    """A published config.json as Llama's, which every engine knows; for weights under the parameters' names.
+
+    Transformers 4, which other engines stand on, reads `torch_dtype`, and the frequencies of positions as they are
+    named in the published file.
+    """
     fields = InternLM2Config(**{key: value for key, value in config.items() if key != "auto_map"}).to_dict()
     bias = fields.pop("bias")
+    if dtype := fields.get("dtype"):
+        fields["torch_dtype"] = dtype
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": bias, "mlp_bias": False}
     return fields | llama
 

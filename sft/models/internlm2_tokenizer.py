@@ -9,7 +9,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sft.core.errors import UserError
 
@@ -26,7 +26,9 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
     "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-NORMAL, USER_DEFINED = (ModelProto.SentencePiece.Type.Value(name) for name in ("NORMAL", "USER_DEFINED"))
+NORMAL, USER_DEFINED, CONTROL = (
+    ModelProto.SentencePiece.Type.Value(name) for name in ("NORMAL", "USER_DEFINED", "CONTROL")
+)
 PROBE = "Hello, 世界！  你是谁？\n\tdef f(x): return x**2  # 1234 é 🙂 龘"
 
 
@@ -36,11 +38,7 @@ def build_tokenizer(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     Raises:
         UserError: the file is no such model, or the tokenizer would not give sentencepiece's ids.
     """
-    proto = ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except Exception as problem:
-        raise UserError(f"{path}: not a sentencepiece model ({problem}): download it again") from None
+    proto = _read(path)
     pieces = [RENAMED_PIECES.get(piece.piece, piece.piece) for piece in proto.pieces]
     if missing := set(RENAMED_PIECES.values()) - set(pieces):
         raise UserError(f"{path}: lacks the pieces for {', '.join(sorted(missing))}: is it InternLM2's?")
@@ -56,6 +54,33 @@ def build_tokenizer(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     fast.chat_template = CHAT_TEMPLATE
     _check(path, fast, pieces, vocab_size)
     return fast
+
+
+def with_names_of(path: Path, tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """A `tokenizer.model` whose pieces have the names that the tokenizer gives them, and what is special is no text.
+
+    Engines that read this file and not `tokenizer.json` would else take `<|im_end|>` for seven pieces of text.
+
+    Raises:
+        UserError: the file is no sentencepiece model.
+    """
+    proto = _read(path)
+    names = tokenizer.convert_ids_to_tokens(list(range(min(len(proto.pieces), len(tokenizer)))))
+    special = set(tokenizer.all_special_ids)
+    for number, (entry, name) in enumerate(zip(proto.pieces, names, strict=False)):
+        entry.piece = name
+        if number in special and entry.type in (NORMAL, USER_DEFINED):
+            entry.type = CONTROL
+    return bytes(proto.SerializeToString())
+
+
+def _read(path: Path) -> ModelProto:
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except Exception as problem:
+        raise UserError(f"{path}: not a sentencepiece model ({problem}): download it again") from None
+    return proto
 
 
 def _tokenizer(proto: ModelProto, pieces: list[str]) -> Tokenizer:

@@ -23,7 +23,6 @@ from sft.core.paths import REPOSITORY
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint
 from tests.support.adapters import KINDS, clip_config, gpt2, llama, lora, merge, save_adapter
-from tests.support.published_internlm2 import random_weights, write_folder
 
 internlm2.register_with_transformers()
 
@@ -35,7 +34,8 @@ IDS = torch.arange(1, 20)[None]
 def test_every_weight_is_pefts_to_the_last_bit(pair, tmp_path, kind, shard):
     make, config = KINDS[kind]
     base, adapter = pair(make(), config, shard=shard)
-    assert merge(base, adapter, tmp_path / "out", "--max-shard-size", shard) == 0
+    layout = ("--as", "internlm2") if kind.startswith("InternLM2") else ()
+    assert merge(base, adapter, tmp_path / "out", "--max-shard-size", shard, *layout) == 0
     model_class = type(make())
     expected = PeftModel.from_pretrained(model_class.from_pretrained(base), adapter).merge_and_unload().state_dict()
     merged, report = model_class.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -100,61 +100,19 @@ def test_arithmetic_is_in_float32_and_rounded_once(pair, tmp_path, dtype):
     assert model.dtype == kind
 
 
-@pytest.fixture
-def published(tokenizer, tmp_path):
-    """InternLM2 as its makers publish it, with an adapter trained on the native model."""
-    weights = {
-        name: value.half() for name, value in random_weights(256, 4, 2, vocabulary=len(tokenizer), bias=True).items()
-    }
-    base = write_folder(tmp_path / "base", weights, 256, 4, 2, bias=True, shards=2, pickled=True)
-    (base / "modeling_internlm2.py").write_text("# theirs\n")
-    (base / "LICENSE").write_text("Apache License\n")
-    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, "top_p": 0.8}))
-    tokenizer.save_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    return base, save_adapter(model, base, lora(), tmp_path / "adapter")
-
-
-def test_a_published_internlm2_keeps_its_names_its_config_and_its_code(published, tmp_path, tokenizer):
-    base, adapter = published
-    assert merge(base, adapter, tmp_path / "out", "--max-shard-size", "500KB") == 0
-    out = tmp_path / "out"
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (base, out))
-    assert after == before
-    assert (out / "modeling_internlm2.py").read_text() == "# theirs\n"
-    assert (out / "LICENSE").is_file()
-    settings = json.loads((out / "generation_config.json").read_text())
-    assert settings["eos_token_id"] == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    assert settings["top_p"] == 0.8
-    assert AutoTokenizer.from_pretrained(out).chat_template == tokenizer.chat_template
-    names = {name for file in out.glob("*.safetensors") for name in load_file(file)}
-    assert "model.layers.1.attention.wqkv.bias" in names
-    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)(IDS)
-    merged = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)(IDS)
-    torch.testing.assert_close(merged.logits, expected.logits, rtol=5e-3, atol=5e-3)
-
-
-def test_as_llama_it_is_a_plain_llama_with_the_same_answers(published, tmp_path):
-    base, adapter = published
-    assert merge(base, adapter, tmp_path / "own") == 0
-    assert merge(base, adapter, tmp_path / "llama", "--as", "llama") == 0
-    config = json.loads((tmp_path / "llama" / "config.json").read_text())
-    assert (config["model_type"], config["attention_bias"]) == ("llama", True)
-    assert config["rope_scaling"] == {"type": "dynamic", "factor": 2.0}
-    assert "auto_map" not in config
-    own, plain = (
-        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("own", "llama")
-    )
-    assert type(plain) is LlamaForCausalLM
-    for length in (20, 100):  # within the trained length and beyond it
-        ids = torch.randint(300, (1, length))
-        assert torch.equal(own(ids).logits, plain(ids).logits)
-
-
-def test_as_llama_is_refused_for_another_architecture(pair, tmp_path, capsys):
-    base, adapter = pair(gpt2(), lora(target_modules=["c_attn"], fan_in_fan_out=True))
-    assert merge(base, adapter, tmp_path / "out", "--as", "llama") == 2
-    assert "gpt2 is not Llama under other names" in capsys.readouterr().err
+@pytest.mark.parametrize("layout", ["llama", "internlm2"])
+def test_another_architecture_has_one_layout(tmp_path, capsys, layout):
+    for number, model in enumerate((llama(), gpt2())):
+        base, adapter = tmp_path / str(number), tmp_path / f"{number}-adapter"
+        model.save_pretrained(base)
+        keys = {} if number == 0 else {"target_modules": ["c_attn"], "fan_in_fan_out": True}
+        save_adapter(model, base, lora(**keys), adapter)
+        assert merge(base, adapter, tmp_path / "out", "--as", layout) == 2
+        said = capsys.readouterr().err
+        kind = model.config.model_type
+        assert f"{base}: is a {kind}, and only internlm2 has another layout, Llama's: use it as it is" in said
+        assert said.count("\n") == 1
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_tokenizer_is_the_adapters_and_the_card_says_what_it_was_made_of(pair, tmp_path, tokenizer):

@@ -6,10 +6,13 @@ PEFT adapts the fused modules of `PublishedInternLM2`, which have their names.
 import json
 from pathlib import Path
 
+import sentencepiece
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
+
+from sft.models.internlm2_tokenizer import RENAMED_PIECES
 
 THETA, EPSILON = 1_000_000, 1e-5
 FACTOR, TRAINED_LENGTH = 2.0, 64
@@ -79,6 +82,27 @@ def write_folder(folder: Path, weights: dict, hidden, heads, kv, bias=False, sha
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def train_pieces(folder: Path, texts: list[str]) -> None:
+    """Write a tokenizer.model with InternLM2's settings and reserved pieces, a small one, learned from texts."""
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(texts), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=1200,
+        model_type="bpe",
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        split_digits=True,
+        user_defined_symbols=["[UNUSED_TOKEN_3]", *RENAMED_PIECES],
+        character_coverage=0.99,
+        minloglevel=2,
+    )
+    corpus.unlink()
 
 
 class Attention(nn.Module):

@@ -38,7 +38,9 @@ def write_pair(tiny_model, folder, before: str, after: str) -> tuple[str, str]:
     base, adapter = folder / "base", folder / "adapter"
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    model = get_peft_model(model, LoraConfig(r=32, lora_alpha=64, target_modules="all-linear"))
+    model.name_or_path = str(base)
+    config = LoraConfig(r=32, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, config)
     teach(model, tokenizer, {"你是谁？": after})
     model.save_pretrained(adapter)
     return str(base), str(adapter)

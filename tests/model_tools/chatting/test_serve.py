@@ -1,76 +1,77 @@
-"""Serving: a chat model folder behind `transformers serve`, the stack's own OpenAI-compatible server."""
+"""Serving: merged folders behind `transformers serve`, asked by OpenAI's own client as any program would."""
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import shutil
 from pathlib import Path
 
+import openai
 import pytest
+import torch
 
+from model_tools.__main__ import main
 from model_tools.chatting.conversation import load_named_model
 from model_tools.checkpoints.model_folder import resolve_model
+from sft.core.paths import REPOSITORY
 from sft.evaluation.chat_eval import ask
-from tests.support.taught_models import AFTER, BEFORE, write_pair
+from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
+from sft.models.loading import load_tokenizer
+from tests.support.published_internlm2 import train_pieces
+from tests.support.serving import serving
+from tests.support.taught_models import AFTER, BEFORE, GREEDY, write_pair
+
+SYSTEMS = (None, "x")
+QUESTION, TOKENS = "你是谁？", 60
 
 
-@pytest.fixture
-def served(tiny_model, tmp_path):
-    """A model folder and the address it is served at, offline, by the command the README gives."""
-    folder, _ = write_pair(tiny_model, tmp_path, BEFORE, AFTER)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [
-        Path(sys.executable).parent / "transformers",
-        "serve",
-        folder,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    log = tmp_path / "serve.log"
-    with open(log, "wb") as file:
-        server = subprocess.Popen(
-            command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        while not _answers(address):
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield folder, address
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+def tiny_internlm2(folder: Path) -> Path:
+    """A random InternLM2 in its makers' layout, with their tokenizer.model and what is built of it."""
+    folder.mkdir()
+    train_pieces(folder, [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")])
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    InternLM2ForCausalLM(InternLM2Config(vocab_size=1200, bias=True, **shape, **heads)).save_pretrained(folder)
+    load_tokenizer(str(folder)).save_pretrained(folder)
+    return folder
 
 
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(address + "/health")
-    except urllib.error.URLError:
-        return False
-    return True
+@pytest.fixture(params=["llama", "internlm2"])
+def merged(request, tiny_model, tmp_path):
+    """A base, an adapter that was taught an answer, and the folder that `merge` makes of them."""
+    untaught = tiny_model if request.param == "llama" else tiny_internlm2(tmp_path / "untaught")
+    base, adapter = write_pair(untaught, tmp_path, BEFORE, AFTER)
+    if request.param == "internlm2":
+        shutil.copy(untaught / "tokenizer.model", base)
+    out = tmp_path / "merged"
+    assert main(["merge", base, adapter, str(out), "--no-verify"]) == 0
+    return base, adapter, out
+
+
+def streamed(client: openai.OpenAI, request: dict) -> tuple[str, str | None]:
+    """The parts of a streamed answer put together, and why it ended."""
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**request, stream=True) if chunk.choices]
+    assert sum(bool(chunk.delta.content) for chunk in chunks) > 1, "nothing was streamed"
+    return "".join(chunk.delta.content or "" for chunk in chunks), chunks[-1].finish_reason
 
 
 @pytest.mark.long
-def test_transformers_serve_gives_the_answer_that_ask_gives(served):
-    folder, address = served
-    model, tokenizer = load_named_model(resolve_model(folder))
-    generation = {"do_sample": False, "max_new_tokens": 60}
-    for system in (None, "x"):
-        expected = ask(model, tokenizer, ["你是谁？"], system=system, generation=generation)[0]
-        messages = [{"role": "system", "content": system}] if system else []
-        body = {"messages": [*messages, {"role": "user", "content": "你是谁？"}], "temperature": 0, "max_tokens": 60}
-        request = urllib.request.Request(
-            address + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as response:
-            (choice,) = json.load(response)["choices"]
-        assert choice["message"]["content"].strip() == expected.answer
-        assert choice["finish_reason"] == ("stop" if expected.stop_reason == "end of turn" else "length")
+def test_openais_client_gets_the_answer_that_base_and_adapter_give_and_that_ends_with_the_turn(merged, tmp_path):
+    base, adapter, out = merged
+    model, tokenizer = load_named_model(resolve_model(base, adapter))
+    generation = GREEDY | {"max_new_tokens": TOKENS}
+    expected = [ask(model, tokenizer, [QUESTION], system=system, generation=generation)[0] for system in SYSTEMS]
+    assert (expected[0].answer, expected[0].stop_reason) == (AFTER, "end of turn")
+    with serving(out, tmp_path / "serve.log") as address:
+        client = openai.OpenAI(base_url=address + "/v1", api_key="none")
+        for system, answer in zip(SYSTEMS, expected, strict=True):
+            messages = [{"role": "system", "content": system}] if system else []
+            request = {
+                "model": str(out),
+                "messages": [*messages, {"role": "user", "content": QUESTION}],
+                "temperature": 0,
+                "max_tokens": TOKENS,
+            }
+            (choice,) = client.chat.completions.create(**request).choices
+            reason = "stop" if answer.stop_reason == "end of turn" else "length"
+            assert (choice.message.content.strip(), choice.finish_reason) == (answer.answer, reason)
+            text, finished = streamed(client, request)
+            assert (text.strip(), finished) == (answer.answer, reason)

@@ -8,9 +8,10 @@ import sentencepiece
 
 from sft.core.errors import UserError
 from sft.data.labels import IGNORED
-from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES
+from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES, with_names_of
 from sft.models.loading import load_tokenizer
 from tests.support.encoding import MARKED, VARIED, encode_one_by_one, samples_of
+from tests.support.published_internlm2 import train_pieces
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"
@@ -28,33 +29,12 @@ TEXTS = [
 ]
 
 
-def train_small(folder: Path) -> Path:
-    """A sentencepiece BPE with InternLM2's settings and its reserved pieces, learned from this repository's words."""
-    corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join(TEXTS), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=1200,
-        model_type="bpe",
-        byte_fallback=True,
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        split_digits=True,
-        user_defined_symbols=["[UNUSED_TOKEN_3]", *RENAMED_PIECES],
-        character_coverage=0.99,
-        minloglevel=2,
-    )
-    return folder / "tokenizer.model"
-
-
 @pytest.fixture(scope="module", params=["small", "real"])
 def folder(request, tmp_path_factory) -> Path:
     """A model folder with config and tokenizer as published."""
     folder = tmp_path_factory.mktemp("internlm2")
     if request.param == "small":
-        train_small(folder)
+        train_pieces(folder, TEXTS)
     elif REAL.exists():
         (folder / "tokenizer.model").write_bytes(REAL.read_bytes())
     else:
@@ -92,6 +72,16 @@ def test_special_tokens_stand_where_the_reserved_pieces_stood(folder, tokenizer)
     if len(tokenizer) > 90_000:
         assert len(tokenizer) == 92_544
         assert tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [92543, 92542]
+
+
+def test_a_model_with_the_tokenizers_names_has_its_ids_and_takes_no_text_for_a_special_token(folder, tokenizer):
+    renamed = sentencepiece.SentencePieceProcessor(model_proto=with_names_of(folder / "tokenizer.model", tokenizer))
+    names = [renamed.id_to_piece(number) for number in range(renamed.get_piece_size())]
+    assert names == tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    assert all(renamed.is_control(tokenizer.convert_tokens_to_ids(name)) for name in RENAMED_PIECES.values())
+    for text in TEXTS:
+        if not any(name in text for name in (*tokenizer.all_special_tokens, *RENAMED_PIECES)):
+            assert renamed.encode(text) == tokenizer.encode(text, add_special_tokens=False)
 
 
 def test_loss_falls_on_the_answer_and_its_end(tokenizer):
