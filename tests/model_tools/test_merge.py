@@ -290,7 +290,7 @@ class TestRefusals:
     def test_what_is_no_adapter_no_base_and_no_weight(self, folders, tmp_path, refused):
         base, adapter = folders
         assert "holds no adapter" in refused(base, base)
-        assert "no such folder, and not on the hub" in refused(tmp_path / "none", adapter)
+        assert "no such folder, and no id of a model on a hub" in refused(tmp_path / "none", adapter)
         assert "half is no weight" in refused(base, f"{adapter}:half")
 
     def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, refused):
