@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from model_tools.merging.adapter import Adapter
-from model_tools.merging.adapter_tensors import load_adapter, what_to_do
+from model_tools.merging.adapter_loading import load_adapter, what_to_do
 from model_tools.merging.mergeable import TOGETHER, refuse_unmergeable
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
@@ -101,6 +101,8 @@ class TunedModules:
             if isinstance(module, BaseTunerLayer):
                 module.merge(adapter_names=self._names)
                 return module.get_base_layer()
+        except torch.OutOfMemoryError:
+            raise
         except (ValueError, RuntimeError, AttributeError, TypeError) as problem:
             reason = one_line_message(problem, 200)
             raise UserError(f"{self._folders}: PEFT cannot merge {name} ({reason}): {TOGETHER}") from None
@@ -144,7 +146,7 @@ def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
         owner, _, leaf = name.rpartition(".")
         holder = original.get_submodule(owner)
         # An adapter can bring the base's embedding along; that is the one it was trained on.
-        if _is_hollow(holder._parameters[leaf]):
+        if _is_hollow(holder._parameters.get(leaf)):
             holder._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
 
 

@@ -7,9 +7,12 @@ import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora.config import MontecloraConfig
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, LlamaForCausalLM, MixtralForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, LlamaForCausalLM, MixtralForCausalLM
 
+from model_tools.merging.adapter import Adapter
 from model_tools.merging.mergeable import MERGED_KINDS
+from model_tools.merging.tuned_modules import TunedModules, without_weights
+from sft.core.errors import UserError
 from tests.support.adapters import llama, lora, merge, mixtral, save_adapter, save_kind
 
 TWO = ["q_proj", "down_proj"]
@@ -76,6 +79,14 @@ def test_what_lora_can_do_and_weights_cannot(setting, pair, refused):
     keys, reason = REFUSED_SETTINGS[setting]
     said = refused(*pair(llama(), lora(target_modules=TWO, **keys)))
     assert reason in said
+
+
+def test_what_peft_refuses_only_when_it_merges_is_known_before_anything_is_written(pair):
+    base, adapter = pair(llama(), lora(target_modules=TWO, lora_bias=True))
+    adapters = [Adapter(adapter)]
+    model = without_weights(AutoConfig.from_pretrained(base), adapters)
+    with pytest.raises(UserError, match="the base layer has no bias"):
+        TunedModules(model, adapters)
 
 
 @pytest.mark.parametrize(("start", "name"), [("corda", "CorDA"), ("loftq", "LoftQ"), ("lora_ga", "LoRA-GA")])
