@@ -283,6 +283,13 @@ class RecipeTrainer(SFTTrainer):
         self.forget_zero3_trace()
         return metrics
 
+    def log_scores(self, scores: dict[str, float]) -> None:
+        """Hand numbers of an evaluation to every tracker; the next line of the training's own log stays as it was."""
+        should_log = self.control.should_log
+        # Not TRL's `log`, which would begin its means over the steps anew.
+        super(SFTTrainer, self).log(scores)
+        self.control.should_log = should_log
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """One batch's loss, weighted by its tokens: the Trainer averages batches as if all had the same number."""
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
