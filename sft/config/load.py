@@ -188,6 +188,8 @@ def _groups(settings: Settings) -> Groups:
     if chosen.get("eval_file"):
         # The loss of a batch is one number, so that only batches of one sequence can be weighed exactly.
         values |= {"eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    if chosen.get("early_stopping_patience"):
+        values |= {"metric_for_best_model": "loss"}
     values |= chosen | {"deepspeed": settings.deepspeed, "parallelism_config": _parallelism_config(settings)}
     if "RANK" not in os.environ:
         # A process that is alone opens no group, and the stack would look for the one of this backend.

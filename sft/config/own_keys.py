@@ -102,6 +102,13 @@ class OwnKeys:
     stop_patience: int = field(
         default=1, metadata={"help": "At how many evaluations in a row stop_when_identity must be reached."}
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "End training when the held-out loss has not improved at so many evaluations in a row; with "
+            "load_best_model_at_end: true it ends with the best."
+        },
+    )
     keep_best: str | None = field(
         default=None,
         metadata={

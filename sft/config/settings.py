@@ -13,6 +13,7 @@ from sft.config.deepspeed import read_config
 from sft.config.recipe_text import read_recipe_text
 from sft.config.settings_check import refuse_what_cannot_work
 from sft.config.settings_parser import SettingsParser
+from sft.config.trackers import refuse_trackers
 from sft.core.console import say
 from sft.core.errors import UserError
 from sft.core.paths import REPOSITORY, resolve_paths
@@ -69,6 +70,8 @@ def read_settings(arguments: list[str], *, for_training: bool = True) -> Setting
     resolve_paths(chosen)
     settings = Settings(path, chosen, places, for_training, _read_deepspeed(chosen, places))
     refuse_what_cannot_work(chosen, settings.refuse)
+    if for_training and not chosen.get("card"):  # what is installed here says nothing of where that card is
+        refuse_trackers(chosen.get("report_to"), settings.refuse)
     return settings
 
 

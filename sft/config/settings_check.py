@@ -94,6 +94,7 @@ IDLE_WITHOUT = {
         "per_device_eval_batch_size",
         "metric_for_best_model",  # the best by name is `keep_best`
         "load_best_model_at_end",
+        "early_stopping_patience",
     ),
     "metric_for_best_model: loss or load_best_model_at_end: true": ("greater_is_better",),
     "eval_prompts or identity_name": ("eval_prompts_steps", "eval_prompts_system"),
@@ -193,6 +194,7 @@ NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
         lambda value: 0 < value <= 1,
     ),
     "stop_patience": ("a number of evaluations, at least 1", _is_at_least_1),
+    "early_stopping_patience": ("a number of evaluations, at least 1", _is_at_least_1),
     "score_seconds": ("a number of seconds above 0", _is_positive),
     "card": ("the GB of a GPU, above 0, such as 24", _is_positive),
 }
@@ -220,6 +222,7 @@ def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
     _refuse_bad_numbers(chosen, refuse)
     _refuse_bad_output(chosen, [file.path for file in files], refuse)
     _refuse_bad_evaluation(chosen, refuse)
+    _refuse_bad_stopping(chosen, refuse)
     _refuse_bad_scoring(chosen, refuse)
     _refuse_bad_weights(chosen, refuse)
     if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
@@ -320,6 +323,18 @@ def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
         refuse("metric_for_best_model", f"{metric}: {BEST}")
     if chosen.get("save_strategy") == "best" and not (metric or chosen.get("load_best_model_at_end")):
         refuse("save_strategy", f"best needs metric_for_best_model: {BEST}")
+
+
+def _refuse_bad_stopping(chosen: dict[str, Any], refuse: Refusal) -> None:
+    key = "early_stopping_patience"
+    if not chosen.get(key) or not chosen.get("eval_file"):
+        return
+    if chosen.get("eval_strategy") == "no":
+        refuse(key, "needs the held-out loss; leave out eval_strategy: no")
+    if chosen.get("greater_is_better"):
+        refuse(key, "of two losses the lower is the better; leave out greater_is_better")
+    if chosen.get("keep_best"):
+        refuse(key, "takes the best by the held-out loss, and keep_best by the name; leave one of them out")
 
 
 def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:

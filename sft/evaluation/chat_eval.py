@@ -42,6 +42,11 @@ class Evaluation(TrainerCallback):
         if control.should_training_stop or (every and state.global_step % every == 0):
             self._once(state, control)
 
+    def on_evaluate(self, args, state, control, **_):
+        """Evaluate where the held-out loss ends training, before trackers close and the step is saved."""
+        if control.should_training_stop:
+            self._once(state, control)
+
     def on_train_end(self, args, state, control, **_):
         """Evaluate after the last step."""
         self._once(state, control)

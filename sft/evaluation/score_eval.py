@@ -1,7 +1,7 @@
 """Scores the model while it trains, stops when the name is learned, and has the best checkpoint saved.
 
-In: a trainer whose recipe names an `identity_name`. Out: `scores.jsonl`, `score_answers.jsonl`, TensorBoard, and the
-trainer's own best checkpoint. Training stays bit-identical to a run that scored nothing.
+In: a trainer whose recipe names an `identity_name`. Out: `scores.jsonl`, `score_answers.jsonl`, numbers for every
+tracker, and the trainer's own best checkpoint. Training stays bit-identical to a run that scored nothing.
 """
 
 import json
@@ -23,6 +23,8 @@ from sft.models.loading import is_in_parts
 from sft.runs.run_files import SCORED_ANSWERS, SCORES, read_run
 from sft.training.trainer import RecipeTrainer
 
+# What trackers are given of a score; they show `eval_identity` as eval/identity.
+TRACKED = ("identity", "assistant_of", "old_name", "ordinary_kept", "divergence", "perplexity_ratio")
 # Scoring that takes more than this share of the training time is worth a hint.
 COSTLY = 0.02
 
@@ -67,6 +69,8 @@ class ScoreEval(Evaluation):
         self._seconds += latest.seconds
         if state.is_world_process_zero:
             self._record(state, latest)
+        values = {f"eval_{key}": getattr(latest, key) for key in TRACKED}
+        self.trainer.log_scores({key: value for key, value in values.items() if value is not None})
         if state.global_step:
             self._save_if_best(state, control, latest)
             self._stop_if_learned(state, control, latest)
@@ -86,11 +90,6 @@ class ScoreEval(Evaluation):
         say(f"step {state.global_step}: {score.line()}; {cost}", style="cyan")
         if not score.is_complete:
             say(f"  score_seconds ({self.run.score_seconds:g}) ran out before every question was asked", style="yellow")
-        tensorboard = self.trainer.tensorboard
-        if tensorboard and tensorboard.tb_writer:
-            for key in ("identity", "assistant_of", "old_name", "ordinary_kept", "divergence", "perplexity_ratio"):
-                if (value := getattr(score, key)) is not None:
-                    tensorboard.tb_writer.add_scalar(f"score/{key}", value, state.global_step)
 
     def _save_if_best(self, state, control, score: Score) -> None:
         """Let the trainer save and keep this step where it is the best so far; of equals, the one that retains more."""

@@ -99,9 +99,8 @@ def status_lines(run: Run) -> list[str]:
         lines = [f"Ended as {run.result.status} (exit code {run.result.exit_code}) at {place}{reason}"]
     elif not run.has_final:
         lines = [f"At {place}; there is no final/ yet: the run is still running, or was killed."]
-    elif run.was_stopped_in_time:
-        asked, reached = run.settings["stop_when_identity"], run.scores[-1]["identity"]
-        lines = [f"Stopped early at {place}: identity {reached:.0%}, stop_when_identity asks for {asked:.0%}."]
+    elif run.stopped_early:
+        lines = [f"Stopped early at {place}: {run.stopped_early}."]
     else:
         lines = [f"Ended at {place}."]
     if run.best_step is not None:

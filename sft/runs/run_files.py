@@ -10,7 +10,7 @@ Who writes them: `run_directory` what is known before training, `progress` LOG a
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -55,9 +55,9 @@ class RunResult:
     """How a run ended, as `result.json` has it; a run that was killed leaves none.
 
     `status` is a value of `exit_codes.STATUSES`; `step` the last optimizer step done; `final` the folder in the run
-    directory that holds the final weights, None where the run is not done; `score` the line of `scores.jsonl` about
-    them, or else the last one; `seconds` (and `times`, by activity) count the parts before a resumption too; the memory
-    is the main process's peak.
+    directory that holds the final weights, None where the run is not done; `stopped_early` why it was done before its
+    last step, None where it was not; `score` the line of `scores.jsonl` about the weights, or else the last one;
+    `seconds` (and `times`, by activity) count the parts before a resumption too; the memory is the main process's peak.
     """
 
     status: str
@@ -71,6 +71,7 @@ class RunResult:
     times: dict[str, float]
     peak_memory_gib: float
     trainable_parameters: int
+    stopped_early: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -138,12 +139,26 @@ class Run:
         return sorted({record["step"] for record in (*self.answers, *self.scores)})
 
     @property
-    def was_stopped_in_time(self) -> bool:
-        """Whether the name was learned before the last step and the run ended for it."""
+    def stopped_early(self) -> str | None:
+        """Why the run ended before its last step: the name was learned, or the held-out loss improved no more."""
+        if not self.has_final or self.last_step >= self.max_steps:
+            return None
         wanted = self.settings.get("stop_when_identity")
         reached = number(self.scores[-1].get("identity")) if self.scores else None
-        is_early = self.has_final and self.last_step < self.max_steps
-        return wanted is not None and is_early and reached is not None and reached >= wanted
+        if wanted is not None and reached is not None and reached >= wanted:
+            return f"identity {reached:.0%}, stop_when_identity asks for {wanted:.0%}"
+        losses = [(step, loss) for step, loss in points(self.held_out, "eval_loss") if loss is not None]
+        patience = self.settings.get("early_stopping_patience")
+        if not patience or not losses:
+            return None
+        best_step, best = min(losses, key=lambda point: point[1])
+        later = sum(record["step"] > best_step for record in self.held_out)
+        if later < patience:
+            return None
+        return (
+            f"the held-out loss has not been below {best:.4f}, that of step {best_step:,}, at {later} evaluations in a "
+            "row (early_stopping_patience)"
+        )
 
 
 def is_run_directory(folder: Path) -> bool:
@@ -276,13 +291,12 @@ def _read_json(path: Path, problems: list[str]) -> dict:
 def _read_result(folder: Path, problems: list[str]) -> RunResult | None:
     """A result; a value that a later version has added is ignored, one that is missing makes it a damaged one."""
     content = _read_json(folder / RESULT, problems)
-    names = [entry.name for entry in fields(RunResult)]
     if not content:
         return None
-    if missing := [name for name in names if name not in content]:
+    if missing := [entry.name for entry in fields(RunResult) if entry.name not in content and entry.default is MISSING]:
         problems.append(f"{RESULT} lacks {', '.join(missing)} and was skipped")
         return None
-    return RunResult(**{name: content[name] for name in names})
+    return RunResult(**{entry.name: content[entry.name] for entry in fields(RunResult) if entry.name in content})
 
 
 def _read_lines(path: Path, needed: Mapping[str, type], problems: list[str]) -> list[dict]:

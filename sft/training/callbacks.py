@@ -1,4 +1,5 @@
-"""Two callbacks of the trainer: one resumes the sums of the next log line, one checks that packed samples are apart.
+"""Callbacks of the trainer: one resumes the sums of the next log line, one checks that packed samples are apart, one
+stops training when the held-out loss improves no more.
 
 In: the trainer and its events. Out: a file in each checkpoint; `UserError` where a packed sample sees its neighbour.
 Knows nothing about recipes.
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from trl import SFTTrainer
 
+from sft.core.console import say
 from sft.core.errors import RunFailed, UserError
+from sft.core.text import counted
 from sft.models.loading import preserve_state
 from sft.training.packed_attention import attend_over_packs
 
@@ -60,6 +63,29 @@ class RestoreLogCounters(TrainerCallback):
         trainer._globalstep_last_logged = self.record["last_logged"]
         trainer._metrics["train"].update(self.record["metrics"])
         trainer._total_train_tokens = self.record["tokens"]
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Transformers' own, which says that it stops, has that step saved, and resumes its count with the run."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Take the count of a checkpoint; `restore_callback_states_from_checkpoint` would make all callbacks anew."""
+        super().on_train_begin(args, state, control, **kwargs)
+        saved = state.stateful_callbacks[type(self).__name__]
+        self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        """Count the evaluation, and stop where it is one too many."""
+        was_over = control.should_training_stop
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if control.should_training_stop and not was_over:
+            control.should_save = True
+            evaluations = counted(self.early_stopping_patience_counter, "evaluation")
+            say(
+                f"step {state.global_step}: held-out loss {metrics['eval_loss']:.4f} is no better than "
+                f"{state.best_metric:.4f}, and has not been for {evaluations} (early_stopping_patience): "
+                f"{counted(state.max_steps - state.global_step, 'step')} saved"
+            )
 
 
 class CheckPackIsolation(TrainerCallback):

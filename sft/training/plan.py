@@ -114,7 +114,8 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
 
     Raises:
         UserError: the model's configuration cannot be read, the adapter does not fit it, or DeepSpeed's configuration
-            contradicts the recipe, Liger has no kernels for the model, or the stack refuses what `check_stack` builds.
+            contradicts the recipe, Liger has no kernels for the model, the stack refuses what `check_stack` builds, or
+            `early_stopping_patience` could never end the run.
     """
     training, total = recipe.training, card.total_steps
     model = MetaModel.of(recipe.model, training)
@@ -128,6 +129,8 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
     except RuntimeError:
         memory = None
     saves, evaluations = save_steps(training, card), evaluation_steps(recipe, total)
+    held_out = _by_strategy(training.eval_strategy, training.eval_steps or training.logging_steps, card)
+    _check_patience(recipe.run.early_stopping_patience, len(held_out))
     knows_best = bool(recipe.run.keep_best or training.metric_for_best_model)
     limit = training.save_total_limit if (training.save_total_limit or 0) > 0 else None
     return Plan(
@@ -136,7 +139,7 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         steps_per_epoch=card.steps_per_epoch,
         total_steps=total,
         evaluations=evaluations,
-        held_out=_by_strategy(training.eval_strategy, training.eval_steps or training.logging_steps, card),
+        held_out=held_out,
         saves=saves,
         save_total_limit=limit,
         keep_best=recipe.run.keep_best,
@@ -150,6 +153,14 @@ def make_plan(recipe: Recipe, card: DatasetCard) -> Plan:
         card=round(recipe.run.card * GIB) if recipe.run.card else None,
         disk=_disk(recipe, model, _at_once(saves, evaluations if recipe.run.keep_best else [], limit, knows_best)),
     )
+
+
+def _check_patience(patience: int | None, evaluations: int) -> None:
+    if patience and evaluations <= patience:
+        raise UserError(
+            f"early_stopping_patience: {patience}: the held-out loss is computed {evaluations} times in this run, so "
+            "it could never end it: lower it, or compute the loss more often with eval_strategy: steps and eval_steps"
+        )
 
 
 def _at_once(saves: list[int], best: list[int], limit: int | None, knows_best: bool) -> int:

@@ -136,6 +136,7 @@ class ResultRecorder(TrainerCallback):
         code, message = describe_exit(end) if end else (DONE, None)
         seconds = clock.seconds()
         try:
+            run = run_files.read_run(self.folder)
             result = RunResult(
                 status=STATUSES.get(code, STATUSES[FAILED]),
                 exit_code=code,
@@ -143,11 +144,12 @@ class ResultRecorder(TrainerCallback):
                 step=self.step,
                 total_steps=self.total_steps,
                 final=run_files.FINAL if code == DONE else None,
-                score=run_files.read_run(self.folder).final_score,
+                score=run.final_score,
                 seconds=seconds["total"],
                 times={activity: seconds[activity] for activity in ACTIVITIES},
                 peak_memory_gib=round(peak_memory() / 2**30, 2),
                 trainable_parameters=self.plan.trainable,
+                stopped_early=run.stopped_early if code == DONE else None,
             )
             run_files.write_result(self.folder, result)
         except (UserError, OSError) as problem:

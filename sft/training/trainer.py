@@ -34,7 +34,13 @@ from sft.models.adapter import model_fingerprint, write_fingerprint, write_syste
 from sft.models.fused_lora import fuse_lora
 from sft.models.loading import preserve_state
 from sft.runs import checkpoints
-from sft.training.callbacks import CheckPackIsolation, RestoreLogCounters, check_all_wrote, write_log_counters
+from sft.training.callbacks import (
+    CheckPackIsolation,
+    EarlyStopping,
+    RestoreLogCounters,
+    check_all_wrote,
+    write_log_counters,
+)
 from sft.training.cpu import use_masked_lm_head
 from sft.training.gpu import CountSkippedSteps, suggestion_lines, usable_bytes
 from sft.training.health import Health, peak_learning_rate
@@ -104,6 +110,8 @@ class RecipeTrainer(SFTTrainer):
             self.add_callback(CheckPackIsolation(self.base, self.forget_zero3_trace))
         if self.args.fp16:
             self.add_callback(CountSkippedSteps(self))
+        if patience := self.recipe.run.early_stopping_patience:
+            self.add_callback(EarlyStopping(patience))
         # At these events callbacks ask and score the model; what else they do there takes next to no time.
         for event in ("on_train_begin", "on_step_end", "on_train_end"):
             call = getattr(self.callback_handler, event)
@@ -196,8 +204,9 @@ class RecipeTrainer(SFTTrainer):
         position = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
         callbacks = cast(dict, self.state.stateful_callbacks)
         control = callbacks.get("TrainerControl", {}).get("args", {})
-        was_stopped_in_time = self.recipe.run.stop_when_identity and control.get("should_training_stop")
-        is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_in_time)
+        may_stop_early = self.recipe.run.stop_when_identity or self.recipe.run.early_stopping_patience
+        was_stopped_early = may_stop_early and control.get("should_training_stop")
+        is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_early)
         return (epochs, 0) if is_over else position
 
     def _name_best_checkpoint(self, staged: Path) -> None:
@@ -282,6 +291,13 @@ class RecipeTrainer(SFTTrainer):
             metrics = super().evaluate(*args, **kwargs)
         self.forget_zero3_trace()
         return metrics
+
+    def log_scores(self, scores: dict[str, float]) -> None:
+        """Hand numbers of an evaluation to every tracker; the next line of the training's own log stays as it was."""
+        should_log = self.control.should_log
+        # Not TRL's `log`, which would begin its means over the steps anew.
+        super(SFTTrainer, self).log(scores)
+        self.control.should_log = should_log
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """One batch's loss, weighted by its tokens: the Trainer averages batches as if all had the same number."""

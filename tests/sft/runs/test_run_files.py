@@ -33,6 +33,14 @@ def test_plan_and_result_are_read_as_they_were_written(tmp_path):
     assert run.problems == []
 
 
+def test_a_result_of_before_runs_told_why_they_stopped_early_is_read(tmp_path):
+    write_result(tmp_path, RESULT)
+    content = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    del content["stopped_early"]
+    write_json(tmp_path / "result.json", content)
+    assert read_result(tmp_path) == RESULT
+
+
 def test_a_value_of_a_later_version_is_ignored(tmp_path):
     write_result(tmp_path, RESULT)
     content = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
