@@ -347,7 +347,7 @@ def test_a_body_that_is_too_long_is_refused_with_or_without_its_length(alone):
 
 def test_a_websocket_is_refused(alone):
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
-    assert ask_for(alone, "GET", "/", **headers, Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==") in (403, 200)
+    assert ask_for(alone, "GET", "/", **headers, Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==") != 101
 
 
 def test_another_sites_page_cannot_ask_in_a_browser(browser, alone, tmp_path):

@@ -112,13 +112,16 @@ def test_a_model_stops_at_words_for_which_there_is_no_token(tiny_model, tmp_path
     question = [{"role": "user", "content": "你是谁？"}]
     assert [*model.answer(question)][-1] == BEFORE == "I am a base model.\n\tReally."
     ended = model.tokenizer.chat_template.replace(
-        "'<|im_end|>' + '\n'}}", "('Really.' if message['role'] == 'assistant' else '<|im_end|>') + '\n'}}"
+        "'<|im_end|>' + '\n'}}", "('base' if message['role'] == 'assistant' else '<|im_end|>') + '\n'}}"
     )
     assert ended != model.tokenizer.chat_template
     model.tokenizer.chat_template = ended
     model.tokenizer.save_pretrained(base)
-    answer = ChatModel(resolve_model(base), 16, 60).answer(question)
+    stopping, passes = ChatModel(resolve_model(base), 16, 60), []
+    stopping.model.register_forward_hook(lambda *_: passes.append(1))
+    answer = stopping.answer(question)
     texts = [*answer]
-    assert texts[-1] == "I am a base model."
-    assert not any("R" in text for text in texts)
+    assert texts[-1] == "I am a"
+    assert not any("b" in text for text in texts)
+    assert len(passes) < len(tokens_of(model.tokenizer, BEFORE))
     assert answer.stop_reason == "end of turn"
