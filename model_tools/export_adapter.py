@@ -6,7 +6,6 @@ in the checkpoint is run. InternLM2's fused modules are split into those of the 
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ LOADS = "PyTorch and Transformers"
 if TYPE_CHECKING:
     from model_tools.checkpoints.trained_adapter import TrainedAdapter
 
-OTHER_FILES = ("README.md", "base_model.json", "system_message.txt")
+OTHER_FILES = ("README.md", "base_model.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder to write; must not exist or be empty")
     parser.add_argument("--fp32", action="store_true", help="write float32: ZeRO's own masters where there are any")
     parser.add_argument("--base", type=Path, metavar="DIR", help="the base model's folder, if it is not where it was")
+    parser.add_argument(
+        "--as",
+        dest="as_type",
+        choices=["llama"],
+        help="write it for engines that load an InternLM2's adapter beside a base that export-llama wrote (--base)",
+    )
     parser.add_argument("--config", type=Path, metavar="CONFIG.py", help="the XTuner config, if it is not in the .pth")
 
 
@@ -42,11 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.base:
         config["base_model_name_or_path"] = str(arguments.base)
     tensors, config, is_split = _for_native_model(tensors, config, arguments)
+    if arguments.as_type:
+        from model_tools.checkpoints import internlm2_adapter
+
+        config = internlm2_adapter.for_engines(tensors, config, arguments.checkpoint)
     before = _dtypes(tensors)
     if arguments.fp32:
         tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     with atomic_folder(arguments.out) as folder:
-        _write(folder, tensors, config, adapter, arguments.out.name)
+        # Card and record know the base in its makers' layout, whose weights have another fingerprint.
+        others = () if arguments.as_type and arguments.base else OTHER_FILES
+        _write(folder, tensors, config, adapter, arguments.out, others)
     cast = f" (from {before})" if before != _dtypes(tensors) else ""
     print(f"{arguments.out}: {_summary(tensors, config)}{cast}")
     print(f"  from {adapter.origin}{'; wqkv split into q_proj, k_proj, v_proj' if is_split else ''}")
@@ -71,46 +82,49 @@ def _for_native_model(tensors: dict, config: dict, arguments: argparse.Namespace
             f"{arguments.checkpoint}: has InternLM2's fused modules, and their heads are not known without the base "
             f"model ({base} is no folder here): add --base DIR"
         )
-    if not internlm2_adapter.is_internlm2(path):
+    if not arguments.as_type and not internlm2_adapter.is_internlm2(path):
         return tensors, config, False
     return *internlm2_adapter.to_native(tensors, config, path, arguments.checkpoint), True
 
 
-def _write(folder: Path, tensors: dict, config: dict, adapter: "TrainedAdapter", title: str) -> None:
-    """Write weights, tokenizer and card; the config, without which nothing loads, comes last."""
+def _write(
+    folder: Path, tensors: dict, config: dict, adapter: "TrainedAdapter", out: Path, others: tuple[str, ...]
+) -> None:
+    """Write weights, tokenizer and card, and copy other files; the config, without which nothing loads, comes last."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from model_tools.checkpoints.model_folder import ADAPTER_FILE
-    from model_tools.merging.merged_tokenizer import TOKENIZER_FILES
+    from model_tools.merging.merged_tokenizer import copy, copy_tokenizer_files
+    from sft.models.adapter import SYSTEM_MESSAGE
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
         save_file(whole, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     except SafetensorError as problem:
         raise OSError(str(problem)) from None
-    for pattern in (*TOKENIZER_FILES, *OTHER_FILES):
-        for file in adapter.folder.glob(pattern) if adapter.folder else ():
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+    if adapter.folder:
+        copy_tokenizer_files(adapter.folder, folder)
+        for name in (SYSTEM_MESSAGE, *others):
+            copy(adapter.folder, name, folder)
     if not (folder / "README.md").is_file():
-        _write_card(folder, config, adapter.origin, title)
+        _write_card(folder, config, adapter.origin, out)
     content = json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True)
     (folder / ADAPTER_FILE).write_text(content + "\n", encoding="utf-8")
 
 
-def _write_card(folder: Path, config: dict, origin: str, title: str) -> None:
+def _write_card(folder: Path, config: dict, origin: str, out: Path) -> None:
     from huggingface_hub import ModelCard, ModelCardData
 
-    base = config.get("base_model_name_or_path")
+    from sft.models.written_folder import adapter_commands, chat_section, code, hub_id, plain
+
+    base = config.get("base_model_name_or_path") or ""
     card_data = ModelCardData(
-        library_name="peft",
-        base_model=base if base and not Path(base).exists() else None,
-        pipeline_tag="text-generation",
-        tags=["lora"],
+        library_name="peft", base_model=hub_id(base), pipeline_tag="text-generation", tags=["lora"]
     )
-    text = f"An adapter for `{base}`, written by `python -m model_tools export-adapter` from {origin}."
-    ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n# {title}\n\n{text}\n").save(folder / "README.md")
+    made = f"An adapter for {code(base)}, written by `python -m model_tools export-adapter` from {code(origin)}."
+    sections = [f"# {plain(out.name)}", made, chat_section(folder, adapter_commands(base, str(out)))]
+    ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n").save(folder / "README.md")
 
 
 def _summary(tensors: dict, config: dict) -> str:

@@ -103,7 +103,8 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         reason = one_line_message(problem, 200)
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     _refuse_config(base, config, arguments.as_type)
-    as_llama = config.model_type == "internlm2" and arguments.as_type != "internlm2"
+    layout = (arguments.as_type or "llama") if config.model_type == "internlm2" else None
+    as_llama = layout == "llama"
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,12 +124,12 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         merged_folder.copy_files(base, adapters, folder)
         if as_llama:
             llama_folder.make_plain_llama(base, folder)
-        merged_folder.write_card(name, adapters, folder, out, dtype, bool(weights.untied), as_llama)
+        merged_folder.write_card(name, adapters, folder, out, dtype, bool(weights.untied), layout)
         merged_folder.write_config(base, folder, dtype, bool(weights.untied), as_llama)
     changed = sum(len(unit.modules) for unit in weights.units)
     size = sum(file.stat().st_size for file in out.iterdir())
-    layout = ", under Llama's names" if as_llama else ""
-    print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged{layout}, {size / 2**20:,.0f} MiB")
+    names = ", under Llama's names" if as_llama else ""
+    print(f"{out}: {changed} modules of {len(weights.shapes)} tensors merged{names}, {size / 2**20:,.0f} MiB")
 
 
 def refuse_another_base(name: str, base: Path, adapter: Path) -> None:

@@ -14,6 +14,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, module_ranks
+from model_tools.checkpoints.model_folder import config_file, read_json
 from sft.core.errors import UserError
 from sft.models import internlm2
 
@@ -25,6 +26,22 @@ CONVERTERS = [rule for rule in RULES if isinstance(rule, WeightConverter)]
 PARTS = (internlm2.QUERY, internlm2.KEY, internlm2.VALUE)
 # Of these the base model's weights stay as they were; others take a part out of them, which cannot be split.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+OUTSIDE_LAYERS = ("embed_tokens", "lm_head")
+LLAMA_MODULES = (
+    *(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    *OUTSIDE_LAYERS,
+)
+# Fields that must say nothing for an engine to apply an adapter as PEFT does.
+# Sources: vllm/lora/peft_helper.py, sglang/srt/lora/lora_config.py.
+EMPTY = (None, [], {}, False, "none")
+PLAIN_FOR_ENGINES = {
+    "peft_type": ("LORA",),
+    **dict.fromkeys(
+        ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "bias", "lora_bias", "target_parameters",
+         "trainable_token_indices"), EMPTY
+    ),
+}  # fmt: skip
 
 
 def has_published_names(tensors: Tensors) -> bool:
@@ -65,6 +82,29 @@ def to_native(tensors: Tensors, config: dict, base: Path, where: Path) -> tuple[
         parts = [tensor] if len(names) == 1 else _split(name, tensor, shape, where)
         made |= {PREFIX + new: part for new, part in zip(names, parts, strict=True)}
     return made, config | _renamed(config, tensors, made)
+
+
+def for_engines(tensors: Tensors, config: dict, where: Path) -> dict:
+    """The config of a native adapter as engines read it that load adapters beside a Llama, such as vLLM and SGLang.
+
+    Those take one rank and one scale for all modules, and short names of modules where a full one is not needed.
+
+    Raises:
+        UserError: the adapter has what they refuse or, worse, pass over; or its base is no InternLM2 and no Llama.
+    """
+    base = config_file(config.get("base_model_name_or_path") or "")
+    shape = read_json(base) if base else {}
+    if shape.get("model_type", "llama") not in ("internlm2", "llama"):
+        raise UserError(f"{where}: its base is a {shape['model_type']}, which is no Llama under any name: omit --as")
+    if refused := next((name for name, plain in PLAIN_FOR_ENGINES.items() if config.get(name) not in plain), None):
+        raise UserError(f"{where}: has {refused}, which engines refuse or pass over beside a base: merge it instead")
+    modules = sorted(module_ranks(tensors))
+    if others := [module for module in modules if module.rpartition(".")[2] not in LLAMA_MODULES]:
+        raise UserError(f"{where}: adapts {others[0]}, which no Llama has: give InternLM2's folder as --base")
+    counts = Counter(module.rpartition(".")[2] for module in modules)
+    layers = shape.get("num_hidden_layers")
+    is_everywhere = all(count == layers for name, count in counts.items() if name not in OUTSIDE_LAYERS)
+    return config | {"target_modules": sorted(counts) if is_everywhere else modules, "auto_mapping": None}
 
 
 def _undivided(config: dict) -> str | None:

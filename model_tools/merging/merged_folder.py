@@ -16,7 +16,15 @@ from model_tools.merging.merged_tokenizer import copy, copy_tokenizer
 from sft.core.text import shell_word
 from sft.models import internlm2
 from sft.models.adapter import SYSTEM_MESSAGE
-from sft.models.written_folder import chat_section, code, hub_id, name_tokenizer_for_all, plain, write_end_tokens
+from sft.models.written_folder import (
+    chat_section,
+    code,
+    hub_id,
+    name_tokenizer_for_all,
+    plain,
+    serving_commands,
+    write_end_tokens,
+)
 
 OTHER_FILES = ("generation_config.json", "*processor_config.json", "LICENSE*", "NOTICE*", "*.py")
 
@@ -56,9 +64,12 @@ def _untie(config: dict) -> None:
 
 
 def write_card(
-    base: str, adapters: list[Adapter], out: Path, named: Path, dtype: str | None, is_untied: bool, as_llama: bool
+    base: str, adapters: list[Adapter], out: Path, named: Path, dtype: str | None, is_untied: bool, layout: str | None
 ) -> None:
-    """Write what it was made of: `README.md` for people, `merge.json` for programs; `named` is what `out` will be."""
+    """Write what it was made of: `README.md` for people, `merge.json` for programs.
+
+    `named` is what `out` will be called; `layout` is "llama" or "internlm2" for an InternLM2, else None.
+    """
     made_of = [{"path": str(adapter.folder), "weight": adapter.weight} for adapter in adapters]
     _write_json(out / MERGE_RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
     data = ModelCardData(
@@ -75,19 +86,13 @@ def write_card(
         )
     if is_untied:
         parts.append("Input and output embeddings were one in the base model and are two here.")
-    if as_llama:
+    if layout == "llama":
         parts.append("The weights lie under Llama's names, so that any engine loads them without remote code.")
-    folder = shell_word(str(named))
-    parts.append(
-        chat_section(
-            out,
-            [
-                f"python -m model_tools chat {folder}",
-                f"transformers serve {folder} --host 127.0.0.1 --port 8000",
-                f"vllm serve {folder} --host 127.0.0.1 --port 8000",
-            ],
-        )
-    )
+    if (out / "tokenizer_config.json").is_file():
+        folder = shell_word(str(named))
+        # No server loads the layout of InternLM2's makers without their code.
+        served = serving_commands(folder) if layout != "internlm2" else []
+        parts.append(chat_section(out, [f"python -m model_tools chat {folder}", *served]))
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(out / "README.md")
 
 

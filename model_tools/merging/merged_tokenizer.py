@@ -69,12 +69,17 @@ def check_tokenizers(base: Path, adapters: list[Adapter], rows: int | None) -> N
 def copy_tokenizer(base: Path, adapters: list[Adapter], out: Path) -> None:
     """Copy the tokenizer and all its chat templates; a fast one is written where InternLM2's is as published."""
     folder = tokenizer_folder(base, adapters)
+    copy_tokenizer_files(folder, out)
+    if _is_published_internlm2(folder, base):
+        read_tokenizer(folder, base).save_pretrained(out)
+
+
+def copy_tokenizer_files(folder: Path, out: Path) -> None:
+    """Copy what a folder holds of a tokenizer, all its chat templates too."""
     for pattern in TOKENIZER_FILES:
         copy(folder, pattern, out)
     if (folder / CHAT_TEMPLATE_DIR).is_dir():
         shutil.copytree(folder / CHAT_TEMPLATE_DIR, out / CHAT_TEMPLATE_DIR)
-    if _is_published_internlm2(folder, base):
-        read_tokenizer(folder, base).save_pretrained(out)
 
 
 def copy(folder: Path, pattern: str, out: Path) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from sft.core.text import one_line
+from sft.core.text import one_line, shell_word
 from sft.models.adapter import read_system_message
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import end_tokens
@@ -67,6 +67,25 @@ def chat_section(folder: Path, commands: list[str]) -> str:
         parts.append(fence(system))
     parts.append(fence("\n".join(commands)))
     return "\n\n".join(parts)
+
+
+def adapter_commands(base: str, adapter: str) -> list[str]:
+    """What a person types to chat with an adapter, and to merge and serve it."""
+    merged = f"models/{Path(adapter).name}"
+    base, adapter, merged = map(shell_word, (base, adapter, merged))
+    return [
+        f"python -m model_tools chat {base} --adapter {adapter}",
+        f"python -m model_tools merge {base} {adapter} {merged}",
+        *serving_commands(merged),
+    ]
+
+
+def serving_commands(model: str) -> list[str]:
+    """What serves a whole model's folder; the last of them needs a GPU."""
+    return [
+        f"transformers serve {model} --host 127.0.0.1 --port 8000",
+        f"vllm serve {model} --host 127.0.0.1 --port 8000",
+    ]
 
 
 def _turns(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:

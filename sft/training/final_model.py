@@ -7,14 +7,26 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import AutoConfig
 from transformers.trainer import TRAINER_STATE_NAME
 
 from sft.config.recipe import Recipe
 from sft.core.clock import clock
 from sft.core.console import say
 from sft.core.files import bring_to_disk
-from sft.core.text import one_line
+from sft.core.text import shell_word
 from sft.data.dataset_card import DatasetCard
+from sft.models.written_folder import (
+    adapter_commands,
+    chat_section,
+    code,
+    fence,
+    hub_id,
+    name_tokenizer_for_all,
+    plain,
+    serving_commands,
+    write_end_tokens,
+)
 from sft.runs import checkpoints
 from sft.runs.run_files import FINAL, Answer, read_answers
 from sft.training.trainer import RecipeTrainer
@@ -40,6 +52,9 @@ def save_final(trainer: RecipeTrainer, card: DatasetCard, answers: list[Answer])
         trainer.save_model(str(staged))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        if not trainer.recipe.model.use_peft:
+            name_tokenizer_for_all(staged)
+            write_end_tokens(staged)
         write_model_card(trainer.recipe, staged, card, answers)
         for path in staged.iterdir():
             bring_to_disk(path)
@@ -56,19 +71,35 @@ def write_model_card(recipe: Recipe, folder: Path, dataset: DatasetCard, answers
     base = recipe.model.model_name_or_path
     card_data = ModelCardData(
         library_name="peft" if recipe.model.use_peft else "transformers",
-        base_model=None if Path(base).exists() else base,
+        base_model=hub_id(base),
         pipeline_tag="text-generation",
         tags=["trl", "sft", *(["lora"] if recipe.model.use_peft else [])],
     )
-    sections = [f"# {recipe.name}", f"Fine-tuned from `{base}` with `train_sft.py` and this recipe:"]
-    sections.append("```yaml\n" + recipe.chosen_yaml().strip() + "\n```")
+    sections = [
+        f"# {plain(recipe.name)}",
+        f"Fine-tuned from {code(base)} with `train_sft.py` and this recipe:",
+        fence(recipe.chosen_yaml(), "yaml"),
+        chat_section(folder, _commands(recipe, folder)),
+    ]
     if dataset:
-        sections.append("## Data\n\n```\n" + "\n".join(dataset.lines()) + "\n```")
+        sections.append("## Data\n\n" + fence("\n".join(dataset.lines())))
     if answers:
-        rows = "".join(f"| {_cell(answer.prompt)} | {_cell(answer.answer)} |\n" for answer in answers)
+        rows = "".join(f"| {plain(answer.prompt)} | {plain(answer.answer)} |\n" for answer in answers)
         sections.append(f"## Answers after step {answers[0].step}\n\n| prompt | answer |\n| --- | --- |\n{rows}")
     content = f"---\n{card_data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
     ModelCard(content).save(folder / "README.md")
+
+
+def _commands(recipe: Recipe, folder: Path) -> list[str]:
+    """What a person types to chat with the model, and to serve it; `folder` is where it is for now."""
+    run = str(recipe.training.output_dir)
+    if recipe.model.use_peft:
+        return adapter_commands(recipe.model.model_name_or_path, run)
+    chat, model = f"python -m model_tools chat {shell_word(run)}", shell_word(str(Path(run) / FINAL))
+    if AutoConfig.from_pretrained(folder).model_type != "internlm2":
+        return [chat, *serving_commands(model)]
+    llama = shell_word(f"models/{recipe.name}")
+    return [chat, f"python -m model_tools export-llama {shell_word(run)} {llama}", *serving_commands(llama)]
 
 
 def _copy_model(checkpoint: Path, final: Path) -> None:
@@ -78,10 +109,3 @@ def _copy_model(checkpoint: Path, final: Path) -> None:
         for file in checkpoint.glob(pattern):
             if file.name != TRAINER_STATE_NAME:
                 shutil.copyfile(file, final / file.name)
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its table cell and is shown as text, whatever the model said."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
-        text = text.replace(character, entity)
-    return one_line(text)

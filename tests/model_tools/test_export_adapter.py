@@ -14,12 +14,13 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from trl import ModelConfig
 
 from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
 from sft.models.loading import load_model
+from tests.support.adapters import gpt2, lora, save_adapter
 from tests.support.published_internlm2 import PublishedInternLM2, random_weights, write_folder
 from tests.support.recipes import ADAPTER_FOLDER, STAGES
 from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
@@ -229,6 +230,77 @@ def test_what_cannot_be_dealt_out_is_refused(published, export, tmp_path):
     own.save_pretrained(tmp_path / "fused")
     _, said = export(tmp_path / "fused", code=2)
     assert "init_lora_weights pissa on InternLM2's fused modules cannot be split" in said
+
+
+# For engines that load an adapter beside a Llama.
+
+
+@pytest.fixture
+def llama_base(tmp_path):
+    """Write an InternLM2's folder as a Llama."""
+
+    def write(folder: Path) -> Path:
+        assert main(["export-llama", str(folder), str(tmp_path / "llama"), "--no-verify"]) == 0
+        return tmp_path / "llama"
+
+    return write
+
+
+@pytest.mark.parametrize("source", ["fused", "XTuner's", "native"])
+def test_as_llama_it_says_beside_the_llama_what_it_said_on_its_own(published, export, tmp_path, llama_base, source):
+    folder, own = published(SHAPE)
+    fused, base = tmp_path / "fused", llama_base(folder)
+    if source == "XTuner's":
+        fused = write_xtuner(tmp_path / "iter_500.pth", xtuner_state(own), xtuner_config(folder, rank=4, alpha=12))
+    else:
+        own.save_pretrained(fused)
+    named = fused
+    if source == "native":
+        named, _ = export(fused, out="native")
+    out, _ = export(named, "--as", "llama", "--base", base)
+    config = json.loads((out / "adapter_config.json").read_text())
+    names = ["down_proj", "gate_proj", "k_proj", "lm_head", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert config["target_modules"] == names
+    assert config["base_model_name_or_path"] == str(base)
+    assert (config["rank_pattern"], config["alpha_pattern"]) == ({}, {})
+    assert not (out / "base_model.json").exists()
+    native = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    assert type(native) is LlamaForCausalLM
+    assert_says_the_same(loaded(native, out), own)
+
+
+def test_as_llama_an_adapter_of_some_layers_names_them(published, export, tmp_path, llama_base):
+    folder, own = published(SHAPE, target_modules=["wqkv"], layers_to_transform=[1])
+    own.save_pretrained(tmp_path / "fused")
+    out, _ = export(tmp_path / "fused", "--as", "llama", "--base", llama_base(folder))
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["target_modules"] == [f"model.layers.1.self_attn.{part}_proj" for part in "kqv"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({"use_dora": True}, "has use_dora, which engines refuse or pass over"),
+        ({"rank_pattern": {"wo": 8}}, "has rank_pattern, which engines refuse or pass over"),
+        ({"alpha_pattern": {"wo": 5}}, "has alpha_pattern, which engines refuse or pass over"),
+        ({"modules_to_save": ["ffn_norm"]}, "has modules_to_save, which engines refuse or pass over"),
+    ],
+)
+def test_as_llama_what_engines_would_not_apply_is_refused(published, export, tmp_path, kind, said):
+    _, own = published(SHAPE, target_modules=["wqkv", "wo"], **kind)
+    own.save_pretrained(tmp_path / "fused")
+    out, heard = export(tmp_path / "fused", "--as", "llama", code=2)
+    assert said in heard
+    assert heard.count("\n") == 1
+    assert not out.exists()
+
+
+def test_as_llama_an_adapter_of_another_architecture_is_refused(export, tmp_path):
+    model = gpt2()
+    model.save_pretrained(tmp_path / "gpt2")
+    save_adapter(model, tmp_path / "gpt2", lora(target_modules=["c_attn"], fan_in_fan_out=True), tmp_path / "adapter")
+    _, said = export(tmp_path / "adapter", "--as", "llama", code=2)
+    assert "its base is a gpt2, which is no Llama under any name: omit --as" in said
 
 
 # XTuner's checkpoints.
