@@ -1,6 +1,7 @@
 """A run ends when the held-out loss improves no more, says why, and ends there too after a kill or in two processes."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,7 +13,7 @@ from sft.runs import checkpoints
 from sft.runs.run_files import read_result, read_run
 from sft.training.plan import make_plan
 from tests.support.conversations import CONVERSATIONS, xtuner_row
-from tests.support.forked_runs import Kill, result
+from tests.support.forked_runs import result
 
 PATIENCE = 2
 # A rate at which the training rows are soon known by heart, and others are answered worse and worse.
@@ -76,20 +77,22 @@ def test_the_run_ends_where_its_losses_say_and_is_explained(runs, recipe, tmp_pa
 
 
 @pytest.mark.long
-def test_the_count_is_resumed_after_a_kill_to_the_same_stop(runs, recipe, tmp_path):
-    ended = runs.run([recipe], tmp_path / "run")
-    expected, (step, _, best_step) = result(tmp_path / "run"), stop_of(read_run(tmp_path / "run"))
-    resumed = set()
-    for touch in range(ended.touches[0] // 8, ended.touches[0], ended.touches[0] // 8):
-        folder = tmp_path / f"killed{touch}"
-        arguments = [recipe, "--output_dir", folder]
-        runs.run(arguments, folder, kill=Kill(touch))
-        again = runs.run(arguments, folder)
+def test_the_count_is_resumed_to_the_same_stop(runs, recipe, tmp_path):
+    """As a run is left that was killed: between the two evaluations that were worse, and after both."""
+    arguments = [recipe, "--save_steps", "1"]
+    assert runs.run(arguments, tmp_path / "run").codes == [0]
+    unbroken = shutil.copytree(tmp_path / "run", tmp_path / "unbroken")
+    expected, (step, _, _) = result(unbroken), stop_of(read_run(unbroken))
+    for last in (step - 1, step):
+        shutil.rmtree(tmp_path / "run" / "final")
+        for checkpoint in checkpoints.in_order(tmp_path / "run"):
+            if int(checkpoint.name.partition("-")[2]) > last:
+                shutil.rmtree(checkpoint)
+        again = runs.run(arguments, tmp_path / "run")
         assert again.codes == [0], again.err[-2000:]
-        assert result(folder) == expected
-        assert read_result(folder).step == step
-        resumed |= {number for number in range(best_step, step + 1) if f"checkpoint-{number}" in again.out}
-    assert resumed, "no checkpoint between the best evaluation and the stop was resumed from"
+        assert f"checkpoint-{last}" in again.out
+        assert read_result(tmp_path / "run").step == step
+        assert result(tmp_path / "run") == expected
 
 
 @pytest.mark.long
