@@ -117,9 +117,10 @@ def hub_id(base: str) -> str | None:
 
 def plain(text: str) -> str:
     """Text on one line that Markdown shows as it is, also in a table's cell."""
+    text = re.sub(r"([\\`*_\[\]~])", r"\\\1", one_line(text))
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
         text = text.replace(character, entity)
-    return re.sub(r"([\\`*_\[\]~#])", r"\\\1", one_line(text))
+    return text
 
 
 def code(text: str) -> str:

@@ -78,6 +78,10 @@ def test_code_stays_code(text, shown):
     assert written_folder.code(text) == shown
 
 
+def test_plain_text_shows_itself_in_a_table():
+    assert written_folder.plain("a | <b>\n*c* [d](e) & `f`") == r"a &#124; &lt;b&gt; \*c\* \[d\](e) &amp; \`f\`"
+
+
 def test_only_a_hubs_name_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
