@@ -132,7 +132,7 @@ def answer_alone(model: ChatModel, question: str, history: list[dict], system: s
     """Yield the answer to a question, as far as it came, after what was said in the history."""
     turns = [message for pair in answered([_as_said(message) for message in history]) for message in pair]
     conversation = Conversation(model, system.strip() or None, turns=turns)
-    with _Told(conversation):
+    with _Reported(conversation):
         yield from _paced(conversation.ask(question.strip()))
 
 
@@ -151,14 +151,14 @@ def answer_beside(
         for with_adapter, history in zip(sides, histories, strict=True)
     ]
     for conversation in conversations:
-        with _Told(conversation):
+        with _Reported(conversation):
             conversation.require_room(question)
     remembered = list(histories)
     asked = [[*history, {"role": "user", "content": question}] for history in histories]
     chats = [*asked]
     yield ["", *map(_all_as_shown, chats), *remembered]
     for number, conversation in enumerate(conversations):
-        with _Told(conversation):
+        with _Reported(conversation):
             for text in _paced(conversation.ask(question)):
                 remembered[number] = chats[number] = [*asked[number], {"role": "assistant", "content": text}]
                 # The box is the person's again, who may be typing the next question.
@@ -178,7 +178,7 @@ def _paced(texts: Generator[str, None, None]) -> Iterator[str]:
             yield text
 
 
-class _Told:
+class _Reported:
     """Reports on the page what went wrong in an answer, and at its end that it is not a whole one."""
 
     def __init__(self, conversation: Conversation):
