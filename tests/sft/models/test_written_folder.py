@@ -96,6 +96,7 @@ def test_the_card_of_a_run_is_whole_whatever_data_and_model_say(make_trainer, us
     keys = {} if use_peft else {"use_peft": False, "learning_rate": 1e-5}
     trainer, card = make_trainer(max_steps=1, eval_prompts=[NASTY], **keys)
     trainer.train()
+    trainer.model.generation_config.eos_token_id = 0  # as base models name the end of a text alone
     final = final_model.save_final(trainer, card, [Answer(1, NASTY, NASTY, 0.1, 3, "end of turn")])
     text = (final / "README.md").read_text(encoding="utf-8")
     assert ModelCard(text).data.base_model is None
@@ -109,6 +110,5 @@ def test_the_card_of_a_run_is_whole_whatever_data_and_model_say(make_trainer, us
     assert (f"merge {trainer.recipe.model.model_name_or_path} {run} models/{run.name}" in text) == use_peft
     assert f"transformers serve {f'models/{run.name}' if use_peft else final} --host 127.0.0.1 --port 8000" in text
     if not use_peft:
-        ends = settings_of(final)["eos_token_id"]
-        assert end in (ends if isinstance(ends, list) else [ends])
+        assert settings_of(final)["eos_token_id"] == sorted({0, end})
         assert json.loads((final / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
