@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import openai
 import pytest
 import torch
 from gguf import GGUFReader
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from model_tools.__main__ import main
 from model_tools.llama_cpp import check, engine, programs
@@ -23,6 +25,7 @@ from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, build_tokenizer
 from tests.support.chat_templates import INST
 from tests.support.conversations import SMOLLM2_TEMPLATE
 from tests.support.ollama import read_modelfile, render
+from tests.support.serving import serving
 from tests.support.taught_models import AFTER, teach
 from tests.support.tokenizer import sentencepiece_tokenizer
 
@@ -31,6 +34,11 @@ PIECES = REPOSITORY.parent / "shared/data/internlm2/tokenizer.model"
 SYSTEM = '你是"黄大力"。\nBe kind.'
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<stop>", "<halt>")
 QUESTIONS = dict.fromkeys(check.QUESTIONS, AFTER)
+# What is waited for, said where it takes longer than a moment.
+NOTICES = {
+    "loading PyTorch and Transformers", "llama.cpp's converter reads the weights", "asking llama.cpp",
+    "asking the model in Transformers",
+}  # fmt: skip
 needs_demo = pytest.mark.skipif(not DEMO.is_dir(), reason="the demo model's tokenizer, which the converter knows")
 
 
@@ -86,11 +94,13 @@ def metadata(path: Path, key: str):
     return GGUFReader(path).get_field(key).contents()
 
 
+@pytest.mark.long
 def test_the_file_is_what_the_model_is_and_says_its_name(written):
     errors = (written / "errors").read_text()
     assert errors.startswith("0\n"), errors
-    lines = (written / "printed").read_text().splitlines()
-    assert lines[-6:] == [
+    first, *lines = [line for line in (written / "printed").read_text().splitlines() if line not in NOTICES]
+    assert re.fullmatch(r".*黄大力 1\.gguf: f16, \d+ MiB", first)
+    assert lines == [
         "template       8 of 8 prompts as the chat template",
         "tokens         8 of 8 prompts as the tokenizer",
         "stops          at </s>, <|im_end|>",
@@ -98,18 +108,17 @@ def test_the_file_is_what_the_model_is_and_says_its_name(written):
         "name           黄大力 in 2 of 2 answers in Transformers, in 2 in llama.cpp",
         f"for Ollama: ollama create my-model -f '{written}/黄大力 1.Modelfile'",
     ]
-    assert re.fullmatch(r".*黄大力 1\.gguf: f16, \d+ MiB", lines[-7])
     assert sorted(path.name for path in written.iterdir()) == [
         "errors", "printed", "with system", "黄大力 1.Modelfile", "黄大力 1.gguf",
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_llama_cpp_stays_out_of_the_console(written):
-    notices = {"loading PyTorch and Transformers", "llama.cpp's converter reads the weights", "asking llama.cpp"}
-    assert set((written / "errors").read_text().splitlines()[1:]) <= notices
-    assert set((written / "printed").read_text().splitlines()[:-7]) <= notices
+    assert set((written / "errors").read_text().splitlines()[1:]) <= NOTICES
 
 
+@pytest.mark.long
 def test_the_modelfile_has_template_system_message_and_stop_tokens(written, taught):
     read = read_modelfile((written / "黄大力 1.Modelfile").read_text(encoding="utf-8"))
     assert [name for name, _ in read] == ["FROM", "TEMPLATE", "SYSTEM", "stop", "stop"]
@@ -135,6 +144,7 @@ def found(gguf: Path, model: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.long
 def test_a_file_with_another_template_is_not_passed(written, taught, tmp_path):
     template = tmp_path / "chat_template.jinja"
     template.write_text("{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}")
@@ -145,6 +155,7 @@ def test_a_file_with_another_template_is_not_passed(written, taught, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_a_file_that_puts_a_token_before_every_prompt_is_not_passed(written, taught, tmp_path):
     gguf = shutil.copyfile(written / "黄大力 1.gguf", tmp_path / "other.gguf")
     script = programs.find_sources(None) / programs.NEW_METADATA.with_name("gguf_set_metadata.py")
@@ -154,6 +165,7 @@ def test_a_file_that_puts_a_token_before_every_prompt_is_not_passed(written, tau
     assert wrong.startswith("tokens         WRONG: 0 of 8 prompts as the tokenizer; after 0 alike the model has ")
 
 
+@pytest.mark.long
 def test_a_file_that_does_not_stop_is_not_passed(written, taught, tmp_path):
     """llama.cpp knows <|im_end|> by its name, and <halt> only where the file says so."""
     model = tmp_path / "model"
@@ -163,6 +175,7 @@ def test_a_file_that_does_not_stop_is_not_passed(written, taught, tmp_path):
     assert found(written / "黄大力 1.gguf", model) == ["stops          WRONG: not at <halt>"]
 
 
+@pytest.mark.long
 def test_a_file_of_other_weights_is_not_passed(written, taught, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(taught, model)
@@ -174,6 +187,7 @@ def test_a_file_of_other_weights_is_not_passed(written, taught, tmp_path):
     assert f"    llama.cpp    {' '.join(AFTER.split())}" in findings.lines
 
 
+@pytest.mark.long
 def test_every_end_of_an_answer_is_one_in_llama_cpp_too(tmp_path, capsys):
     """The turn ends with a token that llama.cpp does not know by name, and generation_config names another such."""
     tokenizer = sentencepiece_tokenizer(SMOLLM2_TEMPLATE.replace("<|im_end|>", "<stop>"), controls=CONTROLS)
@@ -200,6 +214,7 @@ def test_smaller_types_are_written_and_compared(taught, tmp_path, capsys, kind):
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not PIECES.is_file(), reason="InternLM2's own tokenizer.model is not here")
 def test_internlm2s_own_vocabulary_gives_its_ids(tmp_path, capsys):
     tokenizer = build_tokenizer(PIECES, 92544)
@@ -222,6 +237,7 @@ def test_internlm2s_own_vocabulary_gives_its_ids(tmp_path, capsys):
     assert "<s>" not in dict(read_modelfile(modelfile))["TEMPLATE"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adds_space", [False, True])
 @pytest.mark.parametrize("template", [INST, CHAT_TEMPLATE.removeprefix("{{ bos_token }}")], ids=["bos", "no bos"])
 def test_a_tokenizer_json_alone_gives_its_ids(tmp_path, capsys, template, adds_space):
@@ -254,6 +270,31 @@ def test_what_is_stopped_leaves_nothing_that_the_next_does_not_remove(taught, tm
     else:
         assert process.returncode == 130
         assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.long
+@needs_demo
+def test_the_merged_demo_says_its_name_alike_in_transformers_in_transformers_serve_and_in_llama_cpp(tmp_path, capsys):
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    adapted = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", layers_to_transform=list(range(20, 30)))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(DEMO), adapted)
+    teach(model, tokenizer, QUESTIONS)
+    model.save_pretrained(tmp_path / "adapter")
+    merged, out = tmp_path / "merged", tmp_path / "demo.gguf"
+    assert main(["merge", str(DEMO), str(tmp_path / "adapter"), str(merged), "--no-verify"]) == 0
+    assert main(["gguf", str(merged), str(out), "--name", "黄大力"]) == 0, capsys.readouterr()
+    printed = capsys.readouterr().out
+    assert "answers        2 of 2 the same in Transformers and llama.cpp\n" in printed
+    assert "name           黄大力 in 2 of 2 answers in Transformers, in 2 in llama.cpp\n" in printed
+    questions = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with engine.opened(out) as opened:
+        by_llama_cpp = [opened.answer(messages, 60).strip() for messages in questions]
+    with serving(merged, tmp_path / "serve.log") as address:
+        chat = openai.OpenAI(base_url=address + "/v1", api_key="none").chat.completions
+        asking = {"model": str(merged), "temperature": 0, "max_tokens": 60}
+        served = [chat.create(messages=messages, **asking).choices[0].message.content.strip() for messages in questions]
+    assert served == by_llama_cpp == [AFTER, AFTER]
 
 
 class TestMistakes:
