@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_tools.checkpoints.completeness import lacking_in_adapter, lacking_in_model
 from model_tools.checkpoints.model_folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -161,9 +162,8 @@ def _adapter(path: Path) -> PathSummary:
     weights = f", weights {fingerprint[:12]}" if fingerprint else ""
     summary.facts["base"] = f"{config.get('base_model_name_or_path')}{weights}"
     summary.facts |= _lora(config, str(config.get("peft_type"))) | _trained(tensors)
-    for name in tensors:
-        if name.replace(".lora_A.", ".lora_B.") not in tensors:
-            summary.problems.append(f"{name} is there without its lora_B: write the adapter again")
+    if not summary.problems:
+        summary.problems += lacking_in_adapter(config, tensors)
     _add_training_state(summary, path)
     return summary
 
@@ -178,6 +178,8 @@ def _model(path: Path) -> PathSummary:
         summary.kind = "merged model"
         summary.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
     tensors, files = _read_headers(summary, path, WEIGHTS)
+    if not summary.problems and not quantised:
+        summary.problems += lacking_in_model(path, config, tensors)
     summary.facts["architecture"] = _architecture(config)
     summary.facts["parameters"] = f"{_parameters(tensors, _bits(quantised) if quantised else None):,}"
     summary.facts["dtype"] = _dtypes(tensors)

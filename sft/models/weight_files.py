@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
+from safetensors import SafetensorError, safe_open
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
@@ -99,6 +100,9 @@ def read_headers(folder: Path, names: tuple[str, ...] = WEIGHTS) -> WeightHeader
         if lacking := sorted(expected - stored.keys()):
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             headers.problems.append(f"{file}: lacks {lacking[0]}{more}, which {first.name} names: {AGAIN}")
+        if twice := sorted(stored.keys() & headers.tensors.keys()):
+            other = headers.tensors[twice[0]].file.name
+            headers.problems.append(f"{file}: holds {twice[0]}, and so does {other}: {AGAIN}")
         headers.tensors |= stored
     return headers
 
@@ -216,16 +220,30 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
     except (SafetensorsParsingError, ValueError, OSError) as problem:
         raise UserError(f"{file}: has no header that can be read ({one_line_message(problem, 160)}): {AGAIN}") from None
     end = start + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
+    found = []
     if (size := file.stat().st_size) != end:
-        problems.append(f"{file}: is {size:,} bytes long, and its header says {end:,}: {AGAIN}")
+        found.append(f"{file}: is {size:,} bytes long, and its header says {end:,}: {AGAIN}")
     stored = {}
     for name, tensor in tensors.items():
         first, last = tensor.data_offsets
         dtype = DTYPES.get(tensor.dtype)
         stored[name] = StoredTensor(file, dtype or tensor.dtype, tuple(tensor.shape), start + first)
         if dtype and last - first != stored[name].bytes:
-            problems.append(f"{file}: gives {name} more or fewer bytes than its shape takes: {AGAIN}")
+            found.append(f"{file}: gives {name} more or fewer bytes than its shape takes: {AGAIN}")
+    if not found:
+        found += _misplaced(file)
+    problems += found
     return stored
+
+
+def _misplaced(file: Path) -> list[str]:
+    """What safetensors itself has against a header: tensors that overlap, leave holes or begin too early."""
+    try:
+        with safe_open(file, framework="np"):
+            return []
+    except SafetensorError as problem:
+        reason = one_line_message(problem, 160).removeprefix("Error while deserializing header: ")
+        return [f"{file}: its header does not divide the file into tensors ({reason}): {AGAIN}"]
 
 
 def _pickled(file: Path) -> dict[str, StoredTensor]:

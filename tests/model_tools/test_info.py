@@ -9,13 +9,22 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig, Qwen3NextConfig
 from trl import ModelConfig
 
 from model_tools.__main__ import main
 from sft.models.loading import load_model
 from tests.support.published_internlm2 import random_weights, write_folder
 from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
+
+SMALL = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 
 
 @pytest.fixture
@@ -123,6 +132,100 @@ def with_another_shape(folder: Path) -> str:
     return f"{shard(folder).name}: gives "
 
 
+def header_of(file: Path) -> tuple[dict, bytes]:
+    """A safetensors file's header and what stands after it."""
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def write_header(file: Path, header: dict, rest: bytes) -> None:
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + rest)
+
+
+def with_overlapping_tensors(folder: Path) -> str:
+    """The second of two of one shape lies where the first does, and what was its place is a hole."""
+    file = next(file for file in sorted(folder.glob("*.safetensors")) if len(same_shape(header_of(file)[0])) > 1)
+    header, rest = header_of(file)
+    first, second, *_ = same_shape(header)
+    header[second]["data_offsets"] = header[first]["data_offsets"]
+    write_header(file, header, rest)
+    return f"{file.name}: its header does not divide the file into tensors"
+
+
+def same_shape(header: dict) -> list[str]:
+    """Tensors of one shape, of which none is the last."""
+    names = sorted((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    return [name for name in names[:-1] if header[name]["shape"] == header[names[0]]["shape"]]
+
+
+def with_a_negative_offset(folder: Path) -> str:
+    header, rest = header_of(shard(folder))
+    name = min((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    last = header[name]["data_offsets"][1]
+    header[name] |= {"data_offsets": [-last, last], "shape": [2 * header[name]["shape"][0], *header[name]["shape"][1:]]}
+    write_header(shard(folder), header, rest)
+    return f"{shard(folder).name}: "
+
+
+def with_a_hole(folder: Path) -> str:
+    header, rest = header_of(shard(folder))
+    for entry in header.values():
+        if "data_offsets" in entry:
+            entry["data_offsets"] = [place + 8 for place in entry["data_offsets"]]
+    write_header(shard(folder), header, b"\0" * 8 + rest)
+    return f"{shard(folder).name}: its header does not divide the file into tensors"
+
+
+def with_a_tensor_in_two_shards(folder: Path) -> str:
+    name, value = next(iter(load_file(shard(folder)).items()))
+    save_file({**load_file(shard(folder, 1)), name: value}, shard(folder, 1))
+    return f"{shard(folder, 1).name}: holds {name}, and so does {shard(folder).name}"
+
+
+def with_an_index_of_a_tensor_more(folder: Path) -> str:
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.more"] = shard(folder).name
+    index.write_text(json.dumps(content))
+    return f"{shard(folder).name}: lacks model.more, which model.safetensors.index.json names"
+
+
+def in_one_file(folder: Path, kept) -> None:
+    """The tensors that are kept, in one file without an index."""
+    tensors = {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+    without_weights(folder)
+    save_file({name: value for name, value in tensors.items() if kept(name)}, folder / "model.safetensors")
+
+
+def with_one_tensor_of_21(folder: Path) -> str:
+    in_one_file(folder, lambda name: name == "model.norm.weight")
+    return "lacks lm_head.weight and 19 others, which its configuration asks for"
+
+
+def without_a_layers_tensor(folder: Path) -> str:
+    in_one_file(folder, lambda name: name != "model.layers.1.mlp.up_proj.weight")
+    return "lacks model.layers.1.mlp.up_proj.weight, which its configuration asks for"
+
+
+def without_its_last_layer(folder: Path) -> str:
+    in_one_file(folder, lambda name: ".layers.1." not in name)
+    return "lacks model.layers.1.input_layernorm.weight and 8 others, which its configuration asks for"
+
+
+def without_its_norm(folder: Path) -> str:
+    in_one_file(folder, lambda name: name != "model.norm.weight")
+    return "lacks model.norm.weight, which its configuration asks for"
+
+
+def with_another_vocabulary(folder: Path) -> str:
+    in_one_file(folder, lambda name: True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 512}))
+    return "holds lm_head.weight and 1 other in another shape than its configuration says"
+
+
 def without_its_index(folder: Path) -> str:
     (folder / "model.safetensors.index.json").write_text("{")
     return "model.safetensors.index.json: is no index of weight files"
@@ -143,6 +246,16 @@ def without_weights(folder: Path) -> str:
         taken_away,
         without_a_tensor,
         with_another_shape,
+        with_overlapping_tensors,
+        with_a_negative_offset,
+        with_a_hole,
+        with_a_tensor_in_two_shards,
+        with_an_index_of_a_tensor_more,
+        with_one_tensor_of_21,
+        without_a_layers_tensor,
+        without_its_last_layer,
+        without_its_norm,
+        with_another_vocabulary,
         without_its_index,
         without_weights,
     ],
@@ -153,6 +266,21 @@ def test_a_model_that_is_not_whole_is_told_and_what_of_it(info, sharded, damage)
     found = info(sharded, code=1)
     assert found["whole"] == "NO"
     assert any(problem.startswith(expected) for problem in found[""]), found[""]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2),
+        MixtralConfig(**SMALL, num_local_experts=2),
+        Qwen3NextConfig(**SMALL, num_experts=2, moe_intermediate_size=16, shared_expert_intermediate_size=16),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_whose_layers_are_not_all_alike_is_whole(info, tmp_path, config):
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    found = info(tmp_path)
+    assert (found["whole"], found[""]) == ("yes", [])
 
 
 def test_everything_that_is_wrong_is_told_at_once(info, sharded):
@@ -207,8 +335,21 @@ def test_an_adapter_with_half_a_pair_or_without_weights_is_not_whole(info, tiny_
     save_file(half, file)
     (problem,) = info(tmp_path, code=1)[""]
     assert "layers.1.self_attn.q_proj.lora_A.weight is there without its lora_B" in problem
+    half = {name: value for name, value in tensors.items() if "layers.0.self_attn.q_proj.lora_A" not in name}
+    save_file(half, file)
+    (problem,) = info(tmp_path, code=1)[""]
+    assert "layers.0.self_attn.q_proj.lora_B.weight is there without its lora_A" in problem
+    save_file({name: value for name, value in tensors.items() if "layers.1." not in name}, file)
+    (problem,) = info(tmp_path, code=1)[""]
+    assert problem.startswith("lacks model.layers.1.self_attn.q_proj, of which other layers have theirs: write")
     file.unlink()
     assert "holds no weights" in info(tmp_path, code=1)[""][0]
+
+
+def test_an_adapter_on_some_layers_by_its_own_settings_is_whole(info, tiny_model, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], layers_to_transform=[1])).save_pretrained(tmp_path)
+    assert info(tmp_path)["whole"] == "yes"
 
 
 def test_a_merged_model_and_what_it_was_made_from(info, tiny_model, tmp_path):
