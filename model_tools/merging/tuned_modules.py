@@ -35,7 +35,9 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
     trained = adapters[0].config if adapters else PeftConfig(task_type="CAUSAL_LM")
     named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
     with torch.device("meta"):
-        if trained.task_type == "CAUSAL_LM" and type(config) in AutoModelForCausalLM._model_mapping:
+        if type(config) in (writers := AutoModelForCausalLM._model_mapping) and (
+            trained.task_type == "CAUSAL_LM" or named == getattr(writers[type(config)], "__name__", None)
+        ):
             return AutoModelForCausalLM.from_config(config)
         if trained.task_type == "FEATURE_EXTRACTION" and type(config) in AutoModel._model_mapping:
             return AutoModel.from_config(config)

@@ -162,6 +162,18 @@ def test_both_layouts_say_the_same_to_the_last_bit(base, adapter, tmp_path, leng
     assert torch.equal(logits(own, ids), logits(plain, ids))
 
 
+def test_an_adapter_that_names_no_task_merges_as_one_that_does(base, adapter, tmp_path):
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text())
+    assert merge(base, adapter, tmp_path / "named") == 0
+    of = {"parent_library": "sft.models.internlm2", "base_model_class": "InternLM2ForCausalLM"}
+    path.write_text(json.dumps(config | {"task_type": None, "auto_mapping": of}))
+    assert merge(base, adapter, tmp_path / "unnamed") == 0
+    named, unnamed = (load_file(tmp_path / name / "model.safetensors") for name in ("named", "unnamed"))
+    assert named.keys() == unnamed.keys()
+    assert all(torch.equal(value, unnamed[name]) for name, value in named.items())
+
+
 def test_export_llama_makes_a_llama_of_the_base_itself(base, tmp_path, capsys):
     assert main(["export-llama", str(base), str(tmp_path / "out"), "--verify"]) == 0
     said = capsys.readouterr().out
