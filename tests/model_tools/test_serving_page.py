@@ -6,11 +6,11 @@ import shlex
 
 import pytest
 
-from model_tools import export_adapter, export_llama, merge
+from model_tools.__main__ import VERBS
 from sft.core.paths import REPOSITORY
+from sft.core.verbs import verbs_of
 
 PAGES = [(REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("serving.md", "serving.zh-CN.md")]
-VERBS = {"merge": merge, "export-llama": export_llama, "export-adapter": export_adapter}
 
 
 def blocks(page: str) -> list[str]:
@@ -22,7 +22,7 @@ COMMANDS = [line.split() for line in "".join(blocks(PAGES[0])).splitlines() if "
 
 def test_both_languages_have_the_same_commands_and_sections():
     english, chinese = PAGES
-    assert len(blocks(english)) == 5
+    assert len(blocks(english)) == 6
     assert blocks(english) == blocks(chinese)
     assert re.findall("(?m)^#+ ", english) == re.findall("(?m)^#+ ", chinese)
     assert "\n## GGUF: llama.cpp, Ollama, LM Studio\n" in english
@@ -34,7 +34,7 @@ def test_a_command_of_this_repository_is_one_it_takes(command):
     python, dash, package, verb, *arguments = shlex.split(" ".join(command))
     assert (python, dash, package) == ("python", "-m", "model_tools")
     parser = argparse.ArgumentParser(exit_on_error=True)
-    VERBS[verb].add_arguments(parser)
+    verbs_of(VERBS)[verb].add_arguments(parser)
     parser.parse_args(arguments)
 
 
