@@ -10,24 +10,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from model_tools.llama_cpp import programs
 from sft.core import files, unfinished
 from sft.core.errors import UserError
 from sft.core.text import shell_word
 from sft.core.verbs import add_output
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LOADS = "PyTorch and Transformers"
-KINDS = (
-    "f16", "bf16", "f32", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s",
-    "q2_k",
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
     parser.add_argument("model", type=Path, help="folder of a merged model, or run directory of a full fine-tuning")
     add_output(parser, "out", metavar="out.gguf", help="file to write; out.Modelfile comes beside it")
-    parser.add_argument("--type", type=str.lower, choices=KINDS, default="f16", help="of its weights (default f16)")
+    parser.add_argument(
+        "--type", type=str.lower, choices=programs.TYPES, default="f16", help="of its weights (default f16)"
+    )
     parser.add_argument("--name", help="the name that the model is to say (default: that of its run)")
     parser.add_argument(
         "--llama-cpp", type=Path, metavar="DIR", help="a checkout of llama.cpp (default: that of requirements-gguf.txt)"
@@ -42,7 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     files.check_output(modelfile, [], arguments.force)
     folder = _whole_model(arguments.model)
 
-    from model_tools.llama_cpp import programs
     from sft.models.weight_files import WeightFiles
 
     programs.check_engine()
@@ -50,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     stored = WeightFiles(folder)
     _refuse_config(folder)
 
-    from model_tools.llama_cpp import check, conversion, staging
-    from model_tools.llama_cpp.modelfile import describe, model_name
+    from model_tools.llama_cpp import check, conversion
+    from model_tools.llama_cpp.modelfile import model_name
     from sft.models.loading import load_tokenizer
 
-    quantiser = None if arguments.type in conversion.CONVERTED else programs.find_quantiser(arguments.llama_cpp)
+    quantiser = None if arguments.type in programs.CONVERTED else programs.find_quantiser(arguments.llama_cpp)
     weights = sum(tensor.elements for tensor in stored.tensors.values())
     _refuse_a_full_disk(out, conversion.bytes_needed(weights, arguments.type))
     tokenizer = load_tokenizer(str(folder))
@@ -66,11 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         files.bring_to_disk(written)
         os.replace(written, os.path.realpath(out))
     print(f"{out}: {arguments.type}, {out.stat().st_size / 2**20:,.0f} MiB")
-    described = describe(out, tokenizer, staging.ends_of(folder, tokenizer), asked.system, _context(folder))
-    with files.atomic_write(modelfile) as file:
-        file.write(described.text.encode())
-    for reason in described.omitted:
-        print(f"{modelfile}: without {reason}")
+    _write_modelfile(modelfile, out, folder, tokenizer)
     findings = check.compare(out, folder, tokenizer, arguments.type, asked)
     print(*findings.lines, sep="\n")
     if findings.is_wrong:
@@ -103,10 +101,20 @@ def _refuse_config(folder: Path) -> None:
         raise UserError(f"{folder}: is quantised, and converting would round it again: give the original model")
 
 
-def _context(folder: Path) -> int | None:
+def _write_modelfile(modelfile: Path, gguf: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Write the Modelfile, and say what of the model it cannot hold."""
     from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+    from model_tools.llama_cpp import staging
+    from model_tools.llama_cpp.modelfile import describe
+    from sft.models.adapter import read_system_message
 
-    return read_json(folder / CONFIG_FILE).get("max_position_embeddings")
+    context = read_json(folder / CONFIG_FILE).get("max_position_embeddings")
+    ends = staging.ends_of(folder, tokenizer)
+    described = describe(gguf, tokenizer, ends, read_system_message(folder), context)
+    with files.atomic_write(modelfile) as file:
+        file.write(described.text.encode())
+    for reason in described.omitted:
+        print(f"{modelfile}: without {reason}")
 
 
 @contextmanager

@@ -13,12 +13,6 @@ from model_tools.llama_cpp import engine, programs, staging
 from sft.core.console import waiting
 from sft.core.errors import UserError
 
-# Bits that a weight takes on average, by the name of the type.
-TYPES = {
-    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.6, "q4_k_m": 4.9,
-    "q4_k_s": 4.7, "q4_0": 4.7, "q3_k_l": 4.4, "q3_k_m": 4.0, "q3_k_s": 3.6, "q2_k": 3.4,
-}  # fmt: skip
-CONVERTED = ("f32", "f16", "bf16", "q8_0")  # the converter writes these itself
 IN_BETWEEN = "auto"  # the converter's name for the 16-bit type that loses least
 IN_BETWEEN_BITS = 16.0
 LARGER = 1.1  # a file holds tokens too, and some weights in a larger type than it is named for
@@ -85,7 +79,7 @@ class Conversion:
 
 def bytes_needed(weights: int, kind: str) -> int:
     """How much room a model of so many weights takes on the disk while it is made a file of this type."""
-    bits = TYPES[kind] if kind in CONVERTED else TYPES[kind] + IN_BETWEEN_BITS
+    bits = programs.TYPES[kind] if kind in programs.CONVERTED else programs.TYPES[kind] + IN_BETWEEN_BITS
     return int(weights * bits / 8 * LARGER) + (64 << 20)
 
 

