@@ -357,7 +357,7 @@ class TestRefusals:
     def test_what_is_no_adapter_no_base_and_no_weight(self, folders, tmp_path, capsys):
         base, adapter = folders
         assert "holds no adapter" in self.refused(capsys, tmp_path, base, base)
-        assert "no such folder, and not on the hub" in self.refused(capsys, tmp_path, tmp_path / "none", adapter)
+        assert "no such folder, and no id of a model" in self.refused(capsys, tmp_path, tmp_path / "none", adapter)
         assert "half is no weight" in self.refused(capsys, tmp_path, base, f"{adapter}:half")
 
     def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, capsys):
