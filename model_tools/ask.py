@@ -11,7 +11,7 @@ import yaml
 from model_tools.chat import add_system_argument, describe_system, opening_system
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
 from sft.core.errors import UserError
-from sft.core.text import one_line_message
+from sft.core.text import one_line, one_line_message
 
 LOADS = "PyTorch and Transformers"
 ANSWER_TOKENS = 48
@@ -34,12 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.core.console import console, waiting
     from sft.models.generate import room_for
 
+    if not arguments.name:
+        raise UserError("--name: is empty, and every answer has that in it: give the name to look for")
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens {arguments.max_new_tokens}: no answer fits in it: give 1 or more")
     questions = load_questions(arguments.questions)
     named = resolve_tuned(arguments.run)
     system = opening_system(named, arguments.system)
     model, tokenizer = load_named_model(named)
     max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)
     console.print(describe_system(system), markup=False)
+    _require_room(model, tokenizer, [question for group in questions.values() for question in group], system)
     for heading, group in questions.items():
         with waiting(f"{heading}: asking {len(group)} questions before and after training"):
             with model.disable_adapter():
@@ -57,14 +62,27 @@ def load_questions(path: Path) -> dict[str, list[str]]:
     """
     try:
         questions = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise UserError(f"{path}: cannot be read as YAML: {one_line_message(problem)}") from None
     is_lists = isinstance(questions, dict) and all(
-        isinstance(group, list) and all(isinstance(question, str) for question in group) for group in questions.values()
+        isinstance(group, list) and group and all(isinstance(question, str) and question.strip() for question in group)
+        for group in questions.values()
     )
-    if not is_lists:
+    if not is_lists or not questions:
         raise UserError(f"{path}: holds no questions: write `heading:` and under it one `- question` a line")
     return questions
+
+
+def _require_room(model, tokenizer, questions: list[str], system: str | None) -> None:
+    from model_tools.chatting.conversation import ContextFull, context_length, read_messages
+
+    context = context_length(model.config)
+    opening = [{"role": "system", "content": system}] if system else []
+    for question in questions:
+        try:
+            read_messages(tokenizer, [*opening, {"role": "user", "content": question}], context)
+        except ContextFull as problem:
+            raise UserError(f"{one_line(question, 60)}: {problem}: ask it in fewer words") from None
 
 
 def resolve_tuned(run: str) -> NamedModel:

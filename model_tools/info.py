@@ -95,6 +95,8 @@ def _file(path: Path) -> PathSummary:
         raise UserError(f"{path}: looks like data and no model: python -m data_tools inspect {path}")
     if path.suffix == ".safetensors":
         raise UserError(f"{path}: is one file of a model or adapter: give its folder, {path.parent}")
+    if path.suffix == ".gguf":
+        raise UserError(f"{path}: is llama.cpp's: give the folder that it was made of")
     content = restricted_pickle.load_data(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(state, dict):
@@ -254,7 +256,7 @@ def _lora(config: dict, kind: str) -> dict[str, str]:
     from sft.models.adapter import scale_line
 
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not rank or not isinstance(alpha, (int, float)):
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         return {"kind": kind}
     others = "; other ranks in some modules" if config.get("rank_pattern") else ""
     dora = ", DoRA" if config.get("use_dora") else ""

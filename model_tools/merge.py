@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = arguments.out
     refuse_occupied(out)
+    _refuse_a_shard_size(arguments.max_shard_size)
+    _refuse_a_device(arguments.device)
     base = local_folder(arguments.base)
     adapters: list[Adapter] = []
     for named in arguments.adapters:
@@ -182,10 +184,30 @@ def _path_and_weight(named: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{named}: {weight} is no weight: write a number after the colon, such as {path}:0.5")
+        raise UserError(
+            f"{named}: {weight or 'nothing'} is no weight: write a number after the colon, such as {path}:0.5"
+        )
     if number == 0:
         raise UserError(f"{named}: a weight of 0 adds nothing: omit the adapter, or give it another weight")
     return path, number
+
+
+def _refuse_a_shard_size(size: str) -> None:
+    from huggingface_hub.serialization._base import parse_size_to_int
+
+    try:
+        is_size = parse_size_to_int(size) > 0
+    except (ValueError, OverflowError):
+        is_size = False
+    if not is_size:
+        raise UserError(f"--max-shard-size: {size} is no size: write a number and MB or GB, such as 500MB")
+
+
+def _refuse_a_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: PyTorch finds no GPU here: use --device cpu, which gives the same weights")
 
 
 def _refuse_config(base: Path, config, as_type: str | None) -> None:

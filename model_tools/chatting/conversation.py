@@ -8,10 +8,12 @@ import threading
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     BatchEncoding,
     GenerationConfig,
@@ -25,6 +27,8 @@ from trl import ModelConfig
 
 from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
+from model_tools.checkpoints.trained_adapter import WEIGHTS, weights_file
+from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
@@ -58,12 +62,20 @@ def load_named_model(
     placement: dict[str, Any] = {"device_map": "auto"} if torch.accelerator.is_available() else {}
     model: PreTrainedModel | PeftModel = load_model(settings, **placement)
     if named.adapter:
-        try:
-            model = PeftModel.from_pretrained(model, str(named.adapter))
-        except (ValueError, RuntimeError) as problem:
-            reason = one_line_message(problem, 200)
-            raise UserError(f"{named.adapter}: does not fit {named.base} ({reason}): was it made for it?") from None
+        model = _with_adapter(model, named.adapter, named.base)
     return model.eval(), tokenizer
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
+    if weights_file(folder) is None:  # PEFT would look for them on the hub
+        raise UserError(f"{folder}: holds no weights (looked for {', '.join(WEIGHTS)}): copy them again")
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as problem:
+        # Where the adapter itself is damaged, these say it.
+        _ = Adapter(folder).config, Adapter(folder).tensors()
+        reason = one_line_message(problem, 200)
+        raise UserError(f"{folder}: does not fit {base} ({reason}): was it made for it?") from None
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -86,6 +98,26 @@ class ContextFull(UserError):
     def __init__(self, tokens: int, context: int):
         super().__init__(f"with this question the conversation has {tokens:,} tokens, and the model reads {context:,}")
         self.tokens, self.context = tokens, context
+
+
+def read_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], context: int | None
+) -> tuple[BatchEncoding, int | None]:
+    """The messages as a model reads them, and how many tokens fit after them; None where any number does.
+
+    Raises:
+        UserError: the chat template refuses them.
+        ContextFull: they are more than the model reads.
+    """
+    text = ChatTemplate(tokenizer).prompt(messages)
+    # What is too long is said here; the tokenizer's warning would say it again.
+    prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
+    tokens = prompt["input_ids"].shape[1]
+    if context is None:
+        return prompt, None
+    if tokens >= context:
+        raise ContextFull(tokens, context)
+    return prompt, context - tokens
 
 
 class ChatModel:
@@ -140,16 +172,7 @@ class ChatModel:
         self._read(messages)
 
     def _read(self, messages: list[dict[str, str]]) -> tuple[BatchEncoding, int | None]:
-        """The messages as the model reads them, and how many tokens fit after them; None where any number does."""
-        text = ChatTemplate(self.tokenizer).prompt(messages)
-        # What is too long is said here; the tokenizer's warning would say it again.
-        prompt = self.tokenizer(text, add_special_tokens=False, return_tensors="pt", verbose=False)
-        tokens = prompt["input_ids"].shape[1]
-        if self.context is None:
-            return prompt, None
-        if tokens >= self.context:
-            raise ContextFull(tokens, self.context)
-        return prompt, self.context - tokens
+        return read_messages(self.tokenizer, messages, self.context)
 
     def _write(
         self, prompt: BatchEncoding, settings: GenerationConfig, answer: StreamedAnswer, with_adapter: bool

@@ -59,7 +59,7 @@ def base_of(adapter: Path) -> str:
         UserError: it names none, or its config cannot be read.
     """
     base = read_adapter_config(adapter).get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise UserError(f"{adapter / ADAPTER_FILE}: names no base model: give the base model, and this as --adapter")
     return base
 

@@ -7,13 +7,14 @@ missing or cut short, and tensors, one at a time. Nothing in a file is run. Know
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.utils import TensorInfo
 from safetensors import SafetensorError, safe_open
 
 from sft.core.errors import UserError
@@ -31,6 +32,10 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 COPIED_AT_ONCE = 1 << 24
 LENGTH_BYTES = 8  # of a safetensors header's length, which stands before it
 SAMPLE = 4096
+# What the hub's library raises of a damaged header, which it does not check: that it is an object is taken for granted.
+UNREADABLE_HEADER = (
+    SafetensorsParsingError, ValueError, OSError, TypeError, KeyError, AttributeError, RecursionError,
+)  # fmt: skip
 AGAIN = "copy or download it again"
 
 
@@ -217,7 +222,8 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
         tensors = parse_local_safetensors_file_metadata(file).tensors
         with open(file, "rb") as opened:
             start = LENGTH_BYTES + int.from_bytes(opened.read(LENGTH_BYTES), "little")
-    except (SafetensorsParsingError, ValueError, OSError) as problem:
+        _refuse_other_values(tensors.values())
+    except UNREADABLE_HEADER as problem:
         raise UserError(f"{file}: has no header that can be read ({one_line_message(problem, 160)}): {AGAIN}") from None
     end = start + max((tensor.data_offsets[1] for tensor in tensors.values()), default=0)
     found = []
@@ -234,6 +240,13 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
         found += _misplaced(file)
     problems += found
     return stored
+
+
+def _refuse_other_values(tensors: Iterable[TensorInfo]) -> None:
+    for tensor in tensors:
+        numbers = [*tensor.shape, *tensor.data_offsets]
+        if len(tensor.data_offsets) != 2 or not all(type(number) is int for number in numbers):
+            raise ValueError("a tensor whose shape and place are no whole numbers")
 
 
 def _misplaced(file: Path) -> list[str]:

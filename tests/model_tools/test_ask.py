@@ -37,9 +37,33 @@ def test_a_folder_without_an_adapter_and_a_file_without_questions_are_refused(tm
     with pytest.raises(UserError, match="holds no adapter"):
         ask.resolve_tuned(str(tmp_path))
     bad = tmp_path / "bad.yaml"
-    for text in ("- a\n", "a: b\n", "a: [1]\n", "a: [\n"):
-        bad.write_text(text)
+    for text in ("- a\n", "a: b\n", "a: [1]\n", "a: [\n", "a: []\n", "a: ['']\n", "{}\n", "a: [\xff]\n"):
+        bad.write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"bad\.yaml"):
             ask.load_questions(bad)
     with pytest.raises(UserError, match="cannot be read"):
         ask.load_questions(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", ""], "--name: is empty"),
+        (["--name", "x", "--max_new_tokens", "0"], "--max_new_tokens 0: no answer fits in it"),
+        (["--name", "x", "--max_new_tokens", "-1"], "--max_new_tokens -1: no answer fits in it"),
+    ],
+)
+def test_what_no_answer_could_satisfy_is_refused(tmp_path, capsys, options, said):
+    questions = tmp_path / "questions.yaml"
+    questions.write_text("a:\n- b\n")
+    assert main(["ask", str(tmp_path), str(questions), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_question_that_the_model_cannot_read_is_refused_before_any_is_asked(run_folder, tmp_path, capsys):
+    questions = tmp_path / "questions.yaml"
+    questions.write_text(f"a:\n- b\n- {'long ' * 600}\n")
+    assert main(["ask", str(run_folder), str(questions), "--name", "x"]) == 2
+    said = capsys.readouterr()
+    assert "tokens, and the model reads 512: ask it in fewer words" in said.err
+    assert "before" not in said.out

@@ -321,6 +321,15 @@ def test_an_adapter_and_the_base_it_belongs_to(info, tiny_model, tmp_path):
     assert (found["dtype"], found["whole"]) == ("float32", "yes")
 
 
+@pytest.mark.parametrize("rank", [0, -4, "8", [8]])
+def test_a_rank_that_is_none_has_no_scale(info, tmp_path, rank):
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    found = info(tmp_path, code=1)
+    assert found["kind"] == "LORA"
+    assert "LoRA" not in found
+
+
 def test_what_a_terminal_would_obey_is_not_shown(info, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "\x1b[2Jbase\nmore"}))
     assert info(tmp_path, code=1)["base"] == "\N{REPLACEMENT CHARACTER}[2Jbase\N{REPLACEMENT CHARACTER}more"
@@ -436,6 +445,7 @@ def test_an_xtuner_file_and_a_folder_of_deepspeed(info, zero_run, tmp_path):
         ("text.pth", "is damaged, or no file of weights"),
         ("other.pth", "is none of XTuner's checkpoints"),
         ("model.safetensors", "give its folder"),
+        ("model.gguf", "is llama.cpp's: give the folder"),
         ("broken", "config.json: cannot be read"),
         ("run", "recipe.yaml: cannot be read"),
     ],
@@ -446,6 +456,7 @@ def test_what_is_nothing_known_is_one_line_and_exit_code_2(info, tmp_path, name,
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
     (tmp_path / "broken" / "config.json").write_text("{")
     (tmp_path / "run" / "recipe.yaml").write_text("lora_r: 8")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")

@@ -292,6 +292,15 @@ class TestRefusals:
         assert "holds no adapter" in refused(base, base)
         assert "no such folder, and no id of a model on a hub" in refused(tmp_path / "none", adapter)
         assert "half is no weight" in refused(base, f"{adapter}:half")
+        assert "nothing is no weight" in refused(base, f"{adapter}:")
+
+    @pytest.mark.parametrize("size", ["zero", "-1", "0", "0GB", "-2GB", "nanGB", "infGB", "2", ""])
+    def test_a_size_of_shards_that_is_none(self, folders, tmp_path, refused, size):
+        assert f"--max-shard-size: {size} is no size" in refused(*folders, f"--max-shard-size={size}")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_where_there_is_none(self, folders, tmp_path, refused):
+        assert "--device: PyTorch finds no GPU here" in refused(*folders, "--device", "cuda")
 
     def test_weights_on_what_is_no_plain_lora(self, pair, tmp_path, refused):
         base, adapter = pair(llama(), lora(use_dora=True))

@@ -1,8 +1,12 @@
 """Conversations with real models: what is streamed is what `ask` gives, before and after, stopped or not."""
 
 import json
+import os
+import shutil
 import threading
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -135,6 +139,47 @@ def test_a_template_that_refuses_a_system_message_and_a_model_without_one_are_th
         ChatModel(NamedModel(str(tiny_model), None, str(tmp_path)), 16, 10)
     with pytest.raises(UserError, match="--max_new_tokens 0: no answer fits"):
         ChatModel(resolve_model(str(tiny_model)), 16, 0)
+
+
+def cut_short(adapter: Path) -> str:
+    file = adapter / "adapter_model.safetensors"
+    os.truncate(file, file.stat().st_size - 5)
+    return "adapter_model.safetensors: is damaged"
+
+
+def without_weights(adapter: Path) -> str:
+    (adapter / "adapter_model.safetensors").unlink()
+    return "holds no weights"
+
+
+def with_settings(said: str, **settings) -> Callable[[Path], str]:
+    def write(adapter: Path) -> str:
+        file = adapter / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        return said
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        without_weights,
+        with_settings("peft_type NOPE is none", peft_type="NOPE"),
+        with_settings("r: 'x' is no number", r="x"),
+        with_settings("does not fit", r=16),
+        with_settings("names no base model", base_model_name_or_path=["a"]),
+    ],
+    ids=["cut short", "no weights", "kind", "rank", "another rank", "base"],
+)
+def test_a_damaged_adapter_is_said_to_be_one(pair, tmp_path, damage):
+    adapter = shutil.copytree(pair.adapter, tmp_path / "adapter")
+    said = damage(adapter)
+    with pytest.raises(UserError, match=said) as refused:
+        ChatModel(resolve_model(str(adapter)), 16, 8)
+    assert str(adapter) in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_an_end_of_turn_that_the_tokenizer_does_not_call_special_is_not_shown(pair, tmp_path):

@@ -1,6 +1,7 @@
 """Weights read as they lie on the disk: the same values in any format, and no half file taken for a whole one."""
 
 import json
+import math
 import os
 
 import pytest
@@ -94,6 +95,29 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path, spoil, said):
     spoil(shard)
     with pytest.raises(UserError, match=f"{shard.name}: .*{said}"):
         WeightFiles(folder)
+
+
+PLACED = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [1, 2],
+        {"a": 1},
+        {"a": [1]},
+        *({"a": PLACED | {"data_offsets": offsets}} for offsets in (None, [0], ["0", "4"], [0, 4.5], [0, math.nan])),
+        *({"a": PLACED | {"shape": shape}} for shape in ("one", [math.nan], 1)),
+        "[" * 100_000,
+    ],
+    ids=lambda header: str(header)[:80],
+)
+def test_a_header_that_describes_no_tensors_is_named(tmp_path, header):
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    headers = read_headers(tmp_path)
+    assert ["has no header that can be read" in problem for problem in headers.problems] == [True]
+    assert not headers.tensors
 
 
 def test_headers_are_read_on_after_the_first_problem(tmp_path):
