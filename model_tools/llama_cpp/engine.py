@@ -28,7 +28,9 @@ class Engine:
     """llama.cpp over HTTP, at an address of this machine and with a key that nobody else has."""
 
     def __init__(self, address: str, key: str):
-        self._client = httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
+        headers = {"Authorization": f"Bearer {key}"}
+        # A proxy of the environment must see neither the key nor the questions.
+        self._client = httpx.Client(base_url=address, headers=headers, timeout=SECONDS, trust_env=False)
 
     def prompt(self, messages: list[dict[str, str]]) -> str:
         """The text that it makes of messages, without a first token that it adds when it reads the text."""

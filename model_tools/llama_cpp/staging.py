@@ -12,7 +12,7 @@ from typing import Any
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from model_tools.checkpoints.model_folder import read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
 from sft.models.chat_template import KWARGS, QUESTION, ChatTemplate
 from sft.models.generate import end_tokens
 
@@ -20,19 +20,27 @@ PIECES = "tokenizer.model"
 # Written anew; all else of a folder is linked.
 TOKENIZER = (PIECES, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+REMOTE_CODE = "auto_map"  # where a model's files name the Python that is to load them
 BYTE_PIECE = "<0x{:02X}>"
 TYPES = ModelProto.SentencePiece.Type
 
 
 def stage(model: Path, tokenizer: PreTrainedTokenizerBase, staged: Path) -> None:
-    """Fill an empty folder with what the converter is to read."""
+    """Fill an empty folder with what the converter is to read.
+
+    The converter trusts remote code: none of the model's own is staged, and nothing that names it.
+    """
     for file in model.iterdir():
-        if file.is_file() and file.name not in (*TOKENIZER, *TEMPLATES):
+        if file.is_file() and file.suffix != ".py" and file.name not in (CONFIG_FILE, *TOKENIZER, *TEMPLATES):
             (staged / file.name).symlink_to(file.resolve())
+    config = read_json(model / CONFIG_FILE)
+    config.pop(REMOTE_CODE, None)
+    (staged / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
     tokenizer.save_pretrained(str(staged))
     for name in TEMPLATES:
         (staged / name).unlink(missing_ok=True)
     settings = read_json(staged / "tokenizer_config.json") | _what_is_guessed(model, tokenizer)
+    settings.pop(REMOTE_CODE, None)
     if getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
         settings["add_prefix_space"] = adds_space = _adds_space(tokenizer)
         (staged / PIECES).write_bytes(_sentencepiece_model(tokenizer, adds_space))
