@@ -96,6 +96,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     from model_tools.merging.merged_weights import MergedWeights
     from model_tools.merging.tuned_modules import without_weights
     from sft.models import internlm2
+    from sft.models.adapter import read_system_message
     from sft.models.weight_files import WeightFiles
 
     internlm2.register_with_transformers()
@@ -120,6 +121,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         getattr(torch, dtype) if dtype else None,
         as_parameters=as_llama,
     )
+    read_system_message(adapters[0].folder if adapters else base)  # the card says it, when the weights are written
     _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
     with atomic_folder(out) as folder:
         weights.write(folder, arguments.max_shard_size, device)

@@ -72,6 +72,8 @@ def read_config(folder: Path) -> PeftConfig:
             f"{path}: {unknown[0]} is a setting of {kind} that is none {_versions(said)}: merge it with the PEFT that "
             "wrote it"
         )
+    if not isinstance(known.get("auto_mapping") or {}, dict):
+        raise UserError(f"{path}: auto_mapping: {known['auto_mapping']!r} is no object: write the adapter again")
     for name, value in known.items():
         _refuse_another_type(path, fields[name], value)
     try:

@@ -4,6 +4,7 @@ In: a model on the meta device and adapter folders. Out: what PEFT's own merge m
 is made hollow: its weights have a shape and no memory. Knows nothing about files of weights.
 """
 
+import re
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
@@ -186,7 +187,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel 
                 else:
                     peft_model.add_adapter(name, config, low_cpu_mem_usage=is_empty)
                 load_adapter(peft_model, adapter, name, is_sum=len(adapters) > 1 or adapter.weight != 1)
-            except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as problem:
+            except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, re.error) as problem:
                 reason, advice = one_line_message(problem, 300), what_to_do(adapter.tensors())
                 raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): {advice}") from None
     assert peft_model is not None, "there is at least one adapter"

@@ -298,6 +298,24 @@ class TestRefusals:
     def test_a_size_of_shards_that_is_none(self, folders, tmp_path, refused, size):
         assert f"--max-shard-size: {size} is no size" in refused(*folders, f"--max-shard-size={size}")
 
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"target_modules": "(("}, "does not fit the base"),
+            ({"auto_mapping": "x"}, "auto_mapping: 'x' is no object"),
+        ],
+        ids=["no pattern", "no object"],
+    )
+    def test_settings_that_are_none(self, folders, tmp_path, refused, settings, said):
+        file = folders[1] / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+        assert said in refused(*folders)
+
+    def test_a_system_message_that_is_not_utf8(self, folders, tmp_path, refused, monkeypatch):
+        monkeypatch.setattr("model_tools.merging.merged_weights.MergedWeights.write", lambda *_: pytest.fail("written"))
+        (folders[1] / "system_message.txt").write_bytes(b"\xff")
+        assert f"{folders[1] / 'system_message.txt'}: cannot be read" in refused(*folders)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_a_gpu_where_there_is_none(self, folders, tmp_path, refused):
         assert "--device: PyTorch finds no GPU here" in refused(*folders, "--device", "cuda")
