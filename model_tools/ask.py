@@ -14,7 +14,6 @@ from sft.core.errors import UserError
 from sft.core.text import one_line, one_line_message
 
 LOADS = "PyTorch and Transformers"
-ANSWER_TOKENS = 48
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
     from model_tools.chatting.conversation import load_named_model
+    from model_tools.checkpoints.asked import ANSWER_TOKENS
     from sft.core.console import console, waiting
     from sft.models.generate import room_for
 

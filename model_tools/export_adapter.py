@@ -95,7 +95,7 @@ def _write(
     from safetensors.torch import save_file
 
     from model_tools.checkpoints.model_folder import ADAPTER_FILE
-    from model_tools.merging.merged_tokenizer import copy, copy_tokenizer_files
+    from model_tools.merging.merged_tokenizer import copy_matching, copy_tokenizer_files
     from sft.models.adapter import SYSTEM_MESSAGE
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -106,7 +106,7 @@ def _write(
     if adapter.folder:
         copy_tokenizer_files(adapter.folder, folder)
         for name in (SYSTEM_MESSAGE, *others):
-            copy(adapter.folder, name, folder)
+            copy_matching(adapter.folder, name, folder)
     if not (folder / "README.md").is_file():
         _write_card(folder, config, adapter.origin, out)
     content = json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True)

@@ -6,7 +6,6 @@ stop tokens and system message. llama.cpp's own converter writes the file. Needs
 
 import argparse
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from model_tools.llama_cpp import programs
 from sft.core import files, unfinished
 from sft.core.errors import UserError
+from sft.core.json_file import read_json
 from sft.core.text import shell_word
 from sft.core.verbs import add_output
 
@@ -52,23 +52,27 @@ def run(arguments: argparse.Namespace) -> int:
     stored = WeightFiles(folder)
     _refuse_config(folder)
 
+    from model_tools.checkpoints.asked import asked_of
     from model_tools.llama_cpp import check, conversion
     from model_tools.llama_cpp.modelfile import model_name
+    from sft.models.generate import end_tokens, read_settings
     from sft.models.loading import load_tokenizer
 
     quantiser = None if arguments.type in programs.CONVERTED else programs.find_quantiser(arguments.llama_cpp)
     weights = sum(tensor.elements for tensor in stored.tensors.values())
-    _refuse_a_full_disk(out, conversion.bytes_needed(weights, arguments.type))
+    files.refuse_full_disk(out, conversion.bytes_needed(weights, arguments.type))
     tokenizer = load_tokenizer(str(folder))
     if not tokenizer.chat_template:
         raise UserError(f"{folder}: has no chat template, so that no program could ask it: add a chat_template.jinja")
-    asked = check.asked_of(folder, arguments.name)
+    ends = end_tokens(read_settings(folder), tokenizer)
+    asked = asked_of(_made_of(folder))
+    asked.name = arguments.name or asked.name
     with _workplace(out) as work:
-        written = conversion.Conversion(folder, tokenizer, arguments.type, sources, quantiser).write(work)
+        written = conversion.Conversion(folder, tokenizer, ends, arguments.type, sources, quantiser).write(work)
         files.bring_to_disk(written)
         os.replace(written, os.path.realpath(out))
     print(f"{out}: {arguments.type}, {out.stat().st_size / 2**20:,.0f} MiB")
-    _write_modelfile(modelfile, out, folder, tokenizer)
+    _write_modelfile(modelfile, out, folder, tokenizer, ends)
     findings = check.compare(out, folder, tokenizer, arguments.type, asked)
     print(*findings.lines, sep="\n")
     if findings.is_wrong:
@@ -94,22 +98,30 @@ def _whole_model(model: Path) -> Path:
     return local_folder(str(model))
 
 
+def _made_of(folder: Path) -> list[Path]:
+    """A model's folder and those of the adapters that were merged into it, as far as `merge` recorded them."""
+    from model_tools.checkpoints.model_folder import MERGE_RECORD
+
+    record = read_json(folder / MERGE_RECORD) if (folder / MERGE_RECORD).is_file() else {}
+    return [folder.resolve(), *(Path(adapter["path"]) for adapter in record.get("adapters") or ())]
+
+
 def _refuse_config(folder: Path) -> None:
-    from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+    from model_tools.checkpoints.model_folder import CONFIG_FILE
 
     if read_json(folder / CONFIG_FILE).get("quantization_config"):
         raise UserError(f"{folder}: is quantised, and converting would round it again: give the original model")
 
 
-def _write_modelfile(modelfile: Path, gguf: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+def _write_modelfile(
+    modelfile: Path, gguf: Path, folder: Path, tokenizer: "PreTrainedTokenizerBase", ends: list[int]
+) -> None:
     """Write the Modelfile, and say what of the model it cannot hold."""
-    from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
-    from model_tools.llama_cpp import staging
+    from model_tools.checkpoints.model_folder import CONFIG_FILE
     from model_tools.llama_cpp.modelfile import describe
     from sft.models.adapter import read_system_message
 
     context = read_json(folder / CONFIG_FILE).get("max_position_embeddings")
-    ends = staging.ends_of(folder, tokenizer)
     described = describe(gguf, tokenizer, ends, read_system_message(folder), context)
     with files.atomic_write(modelfile) as file:
         file.write(described.text.encode())
@@ -127,13 +139,3 @@ def _workplace(out: Path) -> Iterator[Path]:
             yield work
     except OSError as problem:
         raise UserError(f"{out}: cannot be written: {problem.strerror or problem}: name another file") from None
-
-
-def _refuse_a_full_disk(out: Path, needed: int) -> None:
-    existing = next(parent for parent in out.absolute().parents if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise UserError(
-            f"{out}: needs {needed / 2**30:.1f} GiB while it is made, and the disk has {free / 2**30:.1f}: make room, "
-            "or name a file on another disk"
-        )

@@ -5,11 +5,10 @@ In: a base model and one adapter or several. Out: a new folder. Streams: no more
 
 import argparse
 import math
-import shutil
 from pathlib import Path
 
 from sft.core.errors import UserError
-from sft.core.files import atomic_folder, refuse_occupied
+from sft.core.files import atomic_folder, refuse_full_disk, refuse_occupied
 from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
@@ -89,23 +88,16 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         UserError: the adapters do not fit the base, the base is quantised, or the disk is too small.
     """
     import torch
-    from transformers import AutoConfig
 
     from model_tools.merging import llama_folder, merged_folder
     from model_tools.merging.merged_tokenizer import check_tokenizers
     from model_tools.merging.merged_weights import MergedWeights
     from model_tools.merging.tuned_modules import without_weights
-    from sft.models import internlm2
     from sft.models.adapter import read_system_message
+    from sft.models.generate import read_settings
     from sft.models.weight_files import WeightFiles
 
-    internlm2.register_with_transformers()
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as problem:
-        reason = one_line_message(problem, 200)
-        raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
-    _refuse_config(base, config, arguments.as_type)
+    config = _read_config(base, arguments.as_type)
     layout = (arguments.as_type or "llama") if config.model_type == "internlm2" else None
     as_llama = layout == "llama"
     device = arguments.device
@@ -113,6 +105,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[arguments.dtype]
     model = without_weights(config, adapters)
+    read_settings(base)
     check_tokenizers(base, adapters, getattr(config.get_text_config(), "vocab_size", None))
     weights = MergedWeights(
         model,
@@ -122,7 +115,7 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
         as_parameters=as_llama,
     )
     read_system_message(adapters[0].folder if adapters else base)  # the card says it, when the weights are written
-    _refuse_a_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()))
+    refuse_full_disk(out, sum(tensor.nbytes for tensor in weights.shapes.values()) + SPARE_BYTES)
     with atomic_folder(out) as folder:
         weights.write(folder, arguments.max_shard_size, device)
         merged_folder.copy_files(base, adapters, folder)
@@ -168,12 +161,10 @@ def _plain(name: str) -> str:
     ModelScope's cache writes a dot as `___`. What a run calls `final` has the run's name before it.
     """
     parts = [part for part in Path(name).parts if part != "/"]
-    cached = [part for part in parts if part.startswith("models--")]
-    last = (
-        cached[0].replace("--", "/").rpartition("/")[2]
-        if cached
-        else "".join(parts[-2 if parts[-1:] == ["final"] else -1 :])
-    )
+    if cached := [part for part in parts if part.startswith("models--")]:
+        last = cached[0].rpartition("--")[2]
+    else:
+        last = "".join(parts[-2:] if parts[-1:] == ["final"] else parts[-1:])
     return "".join(letter for letter in last.lower() if letter.isalnum())
 
 
@@ -212,19 +203,25 @@ def _refuse_a_device(device: str) -> None:
         raise UserError("--device: PyTorch finds no GPU here: use --device cpu, which gives the same weights")
 
 
-def _refuse_config(base: Path, config, as_type: str | None) -> None:
+def _read_config(base: Path, as_type: str | None):
+    """The base's configuration.
+
+    Raises:
+        UserError: Transformers does not know it, it is quantised, or it has no other layout.
+    """
+    from transformers import AutoConfig
+
+    from sft.models import internlm2
+
+    internlm2.register_with_transformers()
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except (OSError, ValueError, KeyError) as problem:
+        reason = one_line_message(problem, 200)
+        raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{base}: is quantised, and merging would round it again: give the original model")
     if as_type and config.model_type != "internlm2":
         kind = config.model_type
         raise UserError(f"{base}: is a {kind}, and only internlm2 has another layout, Llama's: use it as it is")
-
-
-def _refuse_a_full_disk(out: Path, size: int) -> None:
-    existing = next(parent for parent in out.absolute().parents if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < size + SPARE_BYTES:
-        raise UserError(
-            f"{out}: needs {(size + SPARE_BYTES) / 2**30:.1f} GiB, and the disk has {free / 2**30:.1f}: make room, "
-            "or name a folder on another disk"
-        )
+    return config

@@ -90,7 +90,7 @@ def serve_page(page, listening: socket.socket) -> None:
         mcp_server=False,
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", use_colors=False, timeout_graceful_shutdown=1))
-    # An open page holds a connection; that Ctrl-C cuts it off is no news, and uvicorn would tell it with a traceback.
+    # An open page holds a connection; that Ctrl-C cuts it off is no news, and uvicorn would report it with a traceback.
     logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
     print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
     server.run(sockets=[listening])

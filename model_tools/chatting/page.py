@@ -3,19 +3,17 @@
 In: a model and its name. Out: a page, to be served. What a model says is shown as plain text, character by character.
 """
 
-import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
 from html import escape, unescape
-from pathlib import Path
 from typing import Any
 
 import gradio
 
 from model_tools.chatting.conversation import AT_CONTEXT, ChatModel, ContextFull, Conversation
-from model_tools.checkpoints.model_folder import NamedModel
+from model_tools.checkpoints.model_folder import NamedModel, display_name
 from sft.core.errors import UserError
 from sft.data.rows.canonical import answered
 
@@ -36,17 +34,6 @@ STYLE = """h1 {text-align: center; overflow-wrap: anywhere; margin: 0; line-heig
 def build_page(model: ChatModel, named: NamedModel, system: str | None) -> gradio.Blocks:
     """The page for a model with an adapter, which has two sides, or for one without."""
     return _two_sides(model, named, system) if named.adapter else _one_side(model, named, system)
-
-
-def display_name(path: str | Path) -> str:
-    """What people call a model: of a folder its name, of a run the run's; a hub id stays whole."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return str(path)
-    folder = folder.resolve()
-    if folder.name == "final":
-        return folder.parent.name
-    return "/".join(folder.parts[-2:]) if re.fullmatch(r"checkpoint-\d+", folder.name) else folder.name
 
 
 def _two_sides(model: ChatModel, named: NamedModel, system: str | None) -> gradio.Blocks:

@@ -110,7 +110,7 @@ class StreamedAnswer(BaseStreamer):
 
 
 class Characters:
-    """Tells which tokens are whole characters: of an emoji or a rare Chinese character each may be a byte or two."""
+    """Knows which tokens are whole characters: of an emoji or a rare Chinese character each may be a byte or two."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer

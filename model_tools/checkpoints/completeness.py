@@ -1,13 +1,12 @@
-"""Tells whether a model or an adapter holds every tensor that its configuration asks for, by names and shapes alone.
+"""Says whether a model or an adapter holds every tensor that its configuration asks for, by names and shapes.
 
 In: what the headers of the weights say, and the configuration. Out: a sentence for each kind of tensor that is missing.
-Most are told by their regularity, without Transformers, which takes seconds to import; only where that leaves a doubt
-is the model built, without weights, and asked.
+Most are known by their regularity, without Transformers, which takes seconds to import; only where that leaves a
+doubt is the model built, without weights, and asked.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_tools.checkpoints.model_folder import config_file
+from sft.core.json_file import read_json
 from sft.core.text import counted
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def lacking_in_adapter(config: dict, tensors: dict[str, StoredTensor]) -> list[s
         name.removeprefix("base_model.model.").partition(".lora_A.")[0] for name in tensors if ".lora_A." in name
     }
     base = config_file(str(config.get("base_model_name_or_path")))
-    layers = _layers_of(json.loads(base.read_text(encoding="utf-8"))) if base else None
+    layers = _layers_of(read_json(base)) if base else None
     if base is None or _are_regular(_by_layer(modules), layers):
         return []
     if missing := sorted(_like(modules, _modules_of(base.parent)) - modules):

@@ -4,7 +4,6 @@ In: tensors and config as PEFT writes them. Out: the same adapter, for `sft.mode
 its A is shared by queries, keys and values, and each row of its B, like those of its weight, goes to one of them.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from model_tools.checkpoints.adapter_tensors import PREFIX, Tensors, module_ranks
-from model_tools.checkpoints.model_folder import config_file, read_json
+from model_tools.checkpoints.model_folder import config_file
 from sft.core.errors import UserError
+from sft.core.json_file import read_json
 from sft.models import internlm2
 
 internlm2.register_with_transformers()
@@ -61,10 +61,7 @@ def is_internlm2(base: Path) -> bool:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        return json.loads(base.read_text(encoding="utf-8")).get("model_type") == "internlm2"
-    except (ValueError, AttributeError, OSError) as problem:
-        raise UserError(f"{base}: cannot be read ({problem}): download it again") from None
+    return read_json(base, "download it again").get("model_type") == "internlm2"
 
 
 def to_native(tensors: Tensors, config: dict, base: Path, where: Path) -> tuple[Tensors, dict]:

@@ -3,11 +3,12 @@
 In: a path or hub id. Out: folders, and what their JSON files say. Loads no model.
 """
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft.core.errors import UserError
+from sft.core.json_file import read_json
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -52,6 +53,17 @@ def adapter_folder(path: Path) -> Path | None:
     return next((folder for folder in (path, path / "final") if (folder / ADAPTER_FILE).is_file()), None)
 
 
+def display_name(model: str | Path) -> str:
+    """What people call a model: of a folder its name, of a run the run's; a hub id stays whole."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(model)
+    folder = folder.resolve()
+    if folder.name == "final":
+        return folder.parent.name
+    return "/".join(folder.parts[-2:]) if re.fullmatch(r"checkpoint-\d+", folder.name) else folder.name
+
+
 def base_of(adapter: Path) -> str:
     """The base model that an adapter folder names.
 
@@ -71,21 +83,6 @@ def read_adapter_config(folder: Path) -> dict:
         UserError: it cannot be read.
     """
     return read_json(folder / ADAPTER_FILE)
-
-
-def read_json(path: Path, advice: str = "copy or write it again") -> dict:
-    """The object in a JSON file; `advice` says what to do where there is none.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as problem:
-        raise UserError(f"{path}: cannot be read ({problem}): {advice}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object of JSON: {advice}")
-    return content
 
 
 def config_file(model: str) -> Path | None:

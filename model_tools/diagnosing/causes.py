@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from model_tools.checkpoints.model_folder import ADAPTER_FILE, MERGE_RECORD, read_json
+from model_tools.checkpoints.model_folder import ADAPTER_FILE, MERGE_RECORD
 from model_tools.diagnosing.model_parts import ModelParts, is_path
+from sft.core.json_file import read_json
 from sft.evaluation.diagnosis import Finding
 from sft.evaluation.evidence import Evidence
 from sft.models.adapter import BASE_RECORD, lora_scale, model_fingerprint, read_fingerprint

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from model_tools.checkpoints.asked import runs_of
 from model_tools.checkpoints.model_folder import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -26,7 +27,6 @@ from sft.core.errors import UserError
 from sft.evaluation.evidence import found_path
 from sft.models import internlm2
 from sft.models.weight_files import WeightFiles, meta_tensors
-from sft.runs.run_files import is_run_directory
 
 # How many of the modules that the adapter changes are looked into.
 SAMPLED_MODULES = 3
@@ -131,7 +131,7 @@ def find_parts(named: Path, merged: Path | None, base: Path | None) -> ModelPart
     for option, folder in (("--merged", merged), ("--base", base)):
         if folder is not None and not (folder / CONFIG_FILE).is_file():
             raise UserError(f"{option} {folder}: holds no {CONFIG_FILE}: give a model folder")
-    run = next((folder for folder in (named, named.parent) if is_run_directory(folder)), None)
+    run = next(runs_of([named]), None)
     adapter = adapter_folder(named)
     if adapter is None and run != named:
         raise UserError(f"{named}: is no run directory and holds no adapter: give one, such as work_dirs/demo")

@@ -10,44 +10,24 @@ import psutil
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
-from model_tools.checkpoints.model_folder import MERGE_RECORD, read_json
-from model_tools.llama_cpp import engine, staging
+from model_tools.checkpoints.asked import ANSWER_TOKENS, Asked
+from model_tools.llama_cpp import engine
 from model_tools.llama_cpp.ollama_template import conversation
 from sft.core.console import waiting
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
-from sft.models.adapter import read_system_message
 from sft.models.chat_template import ChatTemplate, common_start
-from sft.models.generate import reply_to_all, room_for
+from sft.models.generate import end_tokens, read_settings, reply_to_all, room_for
 from sft.models.loading import load_model
 from sft.models.weight_files import WeightFiles
-from sft.runs.run_files import is_run_directory, read_run
 
-# The tutorial's, for a model that does not come from a run that is still there.
-QUESTIONS = ("请介绍一下你自己", "Please introduce yourself")
-ANSWER_TOKENS = 48
-ROUNDED = ("f32", "f16", "bf16")  # types in which a model's answers are expected to stay what they are
+UNQUANTISED = ("f32", "f16", "bf16")  # types in which a model's answers are expected to stay what they are
 # What is written in all ways that tokenizers differ over.
 WORDS = (
     "你是助手：\n  一、二。", " 你好，\n\n世界？", "Two  spaces,\tand  more.\n", "I've 12345 words, é 龘 🙂👍🏽",
     "**好**，\n```py\nx = 1\n```", "再见！",
 )  # fmt: skip
 SHOWN = 60
-
-
-@dataclass
-class Asked:
-    """What a model is asked: questions, the system message before them, the name that an answer may say."""
-
-    questions: list[str]
-    system: str | None
-    name: str | None
-
-    @property
-    def conversations(self) -> list[list[dict[str, str]]]:
-        """Each question as messages."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [[*system, {"role": "user", "content": question}] for question in self.questions]
 
 
 @dataclass
@@ -61,17 +41,6 @@ class Findings:
         """Add a line about one thing that was compared."""
         self.lines.append(f"{what:<14} {'WRONG: ' if is_wrong else ''}{text}")
         self.is_wrong |= is_wrong
-
-
-def asked_of(model: Path, name: str | None) -> Asked:
-    """What the run asked that the model comes from, or the tutorial's questions; a `name` wins over the run's."""
-    asked = Asked(list(QUESTIONS), read_system_message(model), name)
-    if runs := _runs(model):
-        run = read_run(runs[0])
-        asked.questions = run.settings.get("eval_prompts") or asked.questions
-        asked.system = run.settings.get("eval_prompts_system") or asked.system
-        asked.name = name or run.identity_name
-    return asked
 
 
 def compare(gguf: Path, model: Path, tokenizer: PreTrainedTokenizerBase, kind: str, asked: Asked) -> Findings:
@@ -89,15 +58,6 @@ def compare(gguf: Path, model: Path, tokenizer: PreTrainedTokenizerBase, kind: s
         closing = ChatTemplate(tokenizer).closing_words
         _compare_answers(expected, [text.strip().removesuffix(closing) for text in said], kind, asked, findings)
     return findings
-
-
-def _runs(model: Path) -> list[Path]:
-    """The run directories that a model comes from, as far as they are still there."""
-    folders = [model.resolve()]
-    if (model / MERGE_RECORD).is_file():
-        adapters = read_json(model / MERGE_RECORD).get("adapters") or []
-        folders += [Path(adapter["path"]) for adapter in adapters]
-    return [run for folder in folders for run in (folder, folder.parent) if is_run_directory(run)]
 
 
 def _conversations(template: ChatTemplate, asked: Asked) -> list[list[dict[str, str]]]:
@@ -151,7 +111,7 @@ def _first_difference(pairs: list, space: str) -> str:
 
 
 def _compare_ends(opened: engine.Engine, model: Path, tokenizer: PreTrainedTokenizerBase, findings: Findings) -> None:
-    ends = staging.ends_of(model, tokenizer)
+    ends = end_tokens(read_settings(model), tokenizer)
     missed = [end for end in ends if not opened.stops_at(end)]
     names = ", ".join(str(tokenizer.convert_ids_to_tokens(end)) for end in missed or ends)
     findings.add("stops", f"not at {names}" if missed else f"at {names}", is_wrong=bool(missed))
@@ -176,11 +136,11 @@ def _answers(model: Path, tokenizer: PreTrainedTokenizerBase, asked: Asked, most
 
 def _compare_answers(expected: list[str], said: list[str], kind: str, asked: Asked, findings: Findings) -> None:
     same = sum(one == other for one, other in zip(expected, said, strict=True))
-    note = "" if same == len(said) or kind in ROUNDED else f"; {kind} rounds, so that words may differ"
+    note = "" if same == len(said) or kind in UNQUANTISED else f"; {kind} rounds, so that words may differ"
     findings.add(
         "answers",
         f"{same} of {len(said)} the same in Transformers and llama.cpp{note}",
-        is_wrong=not same and kind in ROUNDED,
+        is_wrong=not same and kind in UNQUANTISED,
     )
     for question, one, other in zip(asked.questions, expected, said, strict=True):
         if one != other:
@@ -192,4 +152,4 @@ def _compare_answers(expected: list[str], said: list[str], kind: str, asked: Ask
     if asked.name:
         by_model, by_file = (sum(asked.name in text for text in texts) for texts in (expected, said))
         text = f"{asked.name} in {by_model} of {len(said)} answers in Transformers, in {by_file} in llama.cpp"
-        findings.add("name", text, is_wrong=by_file < by_model and (kind in ROUNDED or not by_file))
+        findings.add("name", text, is_wrong=by_file < by_model and (kind in UNQUANTISED or not by_file))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from model_tools.checkpoints.model_folder import display_name
 from model_tools.llama_cpp import engine, programs, staging
 from sft.core.console import waiting
 from sft.core.errors import UserError
@@ -21,10 +22,11 @@ SLOTS = ("eot", "eom")  # where a GGUF file has room for ends of an answer besid
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a model becomes a GGUF file."""
+    """How a model, whose answers end at the tokens `ends`, becomes a GGUF file."""
 
     model: Path
     tokenizer: PreTrainedTokenizerBase
+    ends: list[int]
     kind: str
     sources: Path
     quantiser: list[str] | None
@@ -52,17 +54,17 @@ class Conversion:
         return self._with_all_ends(written)
 
     def _convert(self, staged: Path, out: Path, kind: str) -> None:
+        name = display_name(self.model)
         command = [sys.executable, str(self.sources / programs.CONVERTER), str(staged)]
         with waiting("llama.cpp's converter reads the weights"):
-            failed = programs.run([*command, "--outfile", str(out), "--outtype", kind, "--model-name", self.model.name])
+            failed = programs.run([*command, "--outfile", str(out), "--outtype", kind, "--model-name", name])
         if failed is not None:
             raise UserError(f"{self.model}: {_reason(failed)}")
 
     def _with_all_ends(self, written: Path) -> Path:
         """The file in which llama.cpp finds every end of an answer: it knows some by their names, and the eos."""
-        ends = staging.ends_of(self.model, self.tokenizer)
         with engine.opened(written) as asked:
-            missed = [end for end in ends if not asked.stops_at(end)]
+            missed = [end for end in self.ends if not asked.stops_at(end)]
         if not missed:
             return written
         named = [

@@ -11,6 +11,7 @@ from gguf import GGUFReader, Keys
 from transformers import PreTrainedTokenizerBase
 
 from model_tools.llama_cpp import ollama_template
+from sft.core.text import shell_word
 from sft.models.chat_template import ChatTemplate
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,7 +35,7 @@ def describe(
 ) -> Modelfile:
     """The Modelfile of a GGUF file in the same folder; `system` is the message the model was trained with."""
     template, name = ChatTemplate(tokenizer), model_name(gguf)
-    lines = [f"# ollama create {name} -f {gguf.with_suffix('.Modelfile').name}", f"FROM ./{gguf.name}"]
+    lines = [f"# ollama create {name} -f {shell_word(gguf.with_suffix('.Modelfile').name)}", f"FROM ./{gguf.name}"]
     omitted = []
     takes_system = True
     try:

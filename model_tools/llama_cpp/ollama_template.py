@@ -17,8 +17,6 @@ SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 # Conversations that a template is learned from and then tried on: words that no template cleans or cuts.
 _LEARNED = ("Be brief.", "One?", "Two.", "Three?", "Four.", "Five?")
 _TRIED = ("你是助手：\n  一、二。", "你好，\n\n世界？", "**好**\n", "Hi {{ there }}?", "</b> ok.", "再见 🙂")
-
-
 # Two braces begin Go's code, quotes may end the whole text, and Ollama leaves out what Go cannot print.
 _NOT_PLAIN = re.compile(r'\{\{|"|[^\S \n\t]|[\x00-\x08\x0e-\x1f\x7f-\xa0\xad\u200b-\u200f\u2060-\u206f\ufeff]')
 
@@ -42,11 +40,10 @@ class Parts:
         """The prompt of a conversation that ends with a question."""
         text = "" if messages[0]["role"] == SYSTEM else self.opens
         for number, message in enumerate(messages, start=1):
-            after = {SYSTEM: self.after_system, USER: self.after_question, ASSISTANT: self.after_answer}[
-                message["role"]
-            ]
-            text += (self.opens_system or "") * (message["role"] == SYSTEM) + message["content"]
-            text += self.asks if number == len(messages) else after
+            role = message["role"]
+            before = self.opens_system or "" if role == SYSTEM else ""
+            after = {SYSTEM: self.after_system, USER: self.after_question, ASSISTANT: self.after_answer}[role]
+            text += before + message["content"] + (self.asks if number == len(messages) else after)
         return text
 
 
@@ -65,11 +62,7 @@ def learn(template: ChatTemplate) -> Parts:
     """
     if find_thinking(template):
         raise CannotSay("it has a place for thinking, and takes it out of earlier answers")
-    between = {
-        (turns, has_system): _between(template, turns, has_system=has_system)
-        for turns, has_system in itertools.product((1, 3, 5), (False, True))
-    }
-    plain, system = between[5, False], between[5, True]
+    plain, system = (_between(template, has_system=has_system) for has_system in (False, True))
     if plain is None:
         raise CannotSay("it takes no plain question")
     parts = Parts(
@@ -111,9 +104,9 @@ def is_sayable(text: str) -> bool:
     return is_printed and not re.search(r'"""[ \t]*\n', text)
 
 
-def _between(template: ChatTemplate, turns: int, *, has_system: bool) -> list[str] | None:
+def _between(template: ChatTemplate, *, has_system: bool) -> list[str] | None:
     """The texts before, between and after the messages' words; None where the template refuses them."""
-    messages = conversation(_LEARNED, turns, has_system=has_system)
+    messages = conversation(_LEARNED, len(_LEARNED) - 1, has_system=has_system)
     try:
         [rendered] = template.locate([messages], generation_prompt=True)
     except UserError:
@@ -132,13 +125,13 @@ def _try(template: ChatTemplate, parts: Parts) -> None:
     for words, turns, has_system in itertools.product((_LEARNED, _TRIED), (1, 3, 5), (False, True)):
         if has_system and parts.opens_system is None:
             continue
-        messages = conversation(words, turns, has_system=has_system)
+        # Some templates strip words, which Ollama's cannot.
+        messages = conversation(tuple(word.strip() for word in words), turns, has_system=has_system)
         try:
-            expected = template.prompt([message | {"content": message["content"].strip()} for message in messages])
+            expected = template.prompt(messages)
         except UserError:
             raise CannotSay("it refuses some conversations") from None
-        written = parts.text([message | {"content": message["content"].strip()} for message in messages])
-        if written != expected:
+        if parts.text(messages) != expected:
             raise CannotSay("what it writes around a message depends on more than who says it")
 
 

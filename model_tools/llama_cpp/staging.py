@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE
+from sft.core.json_file import read_json
 from sft.models.chat_template import KWARGS, QUESTION, ChatTemplate
-from sft.models.generate import end_tokens
 
 PIECES = "tokenizer.model"
 # Written anew; all else of a folder is linked.
@@ -39,7 +39,7 @@ def stage(model: Path, tokenizer: PreTrainedTokenizerBase, staged: Path) -> None
     tokenizer.save_pretrained(str(staged))
     for name in TEMPLATES:
         (staged / name).unlink(missing_ok=True)
-    settings = read_json(staged / "tokenizer_config.json") | _what_is_guessed(model, tokenizer)
+    settings = read_json(staged / "tokenizer_config.json") | _what_is_guessed(tokenizer)
     settings.pop(REMOTE_CODE, None)
     if getattr(tokenizer.backend_tokenizer.model, "byte_fallback", False):
         settings["add_prefix_space"] = adds_space = _adds_space(tokenizer)
@@ -47,21 +47,10 @@ def stage(model: Path, tokenizer: PreTrainedTokenizerBase, staged: Path) -> None
     (staged / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that ends an answer: the one that the chat template writes, else the end of the text."""
-    learned = ChatTemplate(tokenizer).end_tokens
-    return learned[-1] if learned else tokenizer.eos_token_id
-
-
-def ends_of(model: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token at which an answer of the model is to end."""
-    has_settings = (model / "generation_config.json").is_file()
-    return end_tokens(GenerationConfig.from_pretrained(model) if has_settings else GenerationConfig(), tokenizer)
-
-
-def _what_is_guessed(model: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    end = turn_end(tokenizer)
-    asks = ChatTemplate(tokenizer).prompt([QUESTION])
+def _what_is_guessed(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    template = ChatTemplate(tokenizer)
+    end = next(iter(template.end_tokens), tokenizer.eos_token_id)
+    asks = template.prompt([QUESTION])
     bos = str(tokenizer.bos_token or "")
     return {
         # It takes the eos of the text, at which no answer ends.

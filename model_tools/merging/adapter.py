@@ -95,5 +95,5 @@ def _refuse_another_type(path: Path, field: dataclasses.Field, value: object) ->
         return
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (isinstance(value, bool) if is_bool else is_number):
-        wanted = "neither true nor false" if is_bool else "no number"
+        wanted = "neither true nor false" if is_bool else "not a finite number"
         raise UserError(f"{path}: {field.name}: {value!r} is {wanted}: copy it again, or write the adapter again")

@@ -1,4 +1,4 @@
-"""Tells which adapters can be merged, by what their configs say; of the others it says why not, and what to do.
+"""Knows which adapters can be merged, by what their configs say; of the others it says why not, and what to do.
 
 In: adapters. Out: nothing, or a refusal in one line. Knows nothing about the base model.
 """

@@ -4,19 +4,20 @@ In: the base's folder and the adapters' folders. Out: files that Transformers an
 base's own file with as little changed as can be, so that what their loaders look for is still there.
 """
 
-import json
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 from peft import LoraConfig, PeftType
 
-from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD, read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE, MERGE_RECORD
 from model_tools.merging.adapter import Adapter
-from model_tools.merging.merged_tokenizer import copy, copy_tokenizer
+from model_tools.merging.merged_tokenizer import copy_matching, copy_tokenizer
+from sft.core.json_file import read_json, write_json
 from sft.core.text import shell_word
 from sft.models import internlm2
 from sft.models.adapter import SYSTEM_MESSAGE
 from sft.models.written_folder import (
+    TOKENIZER_CONFIG,
     chat_section,
     code,
     hub_id,
@@ -35,9 +36,9 @@ def copy_files(base: Path, adapters: list[Adapter], out: Path) -> None:
     The tokenizer is that of the first adapter that has one, else the base's.
     """
     for pattern in OTHER_FILES:
-        copy(base, pattern, out)
+        copy_matching(base, pattern, out)
     copy_tokenizer(base, adapters, out)
-    copy(adapters[0].folder if adapters else base, SYSTEM_MESSAGE, out)
+    copy_matching(adapters[0].folder if adapters else base, SYSTEM_MESSAGE, out)
     name_tokenizer_for_all(out)
     write_end_tokens(out)
 
@@ -52,7 +53,7 @@ def write_config(base: Path, out: Path, dtype: str | None, is_untied: bool, as_l
         config["dtype"] = config["torch_dtype"] = dtype
     if is_untied:
         _untie(config)
-    _write_json(out / CONFIG_FILE, config)
+    write_json(out / CONFIG_FILE, config)
 
 
 def _untie(config: dict) -> None:
@@ -71,11 +72,11 @@ def write_card(
     `named` is what `out` will be called; `layout` is "llama" or "internlm2" for an InternLM2, else None.
     """
     made_of = [{"path": str(adapter.folder), "weight": adapter.weight} for adapter in adapters]
-    _write_json(out / MERGE_RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
+    write_json(out / MERGE_RECORD, {"base": base, "adapters": made_of, "dtype": dtype, "untied": is_untied})
     data = ModelCardData(
         library_name="transformers",
         base_model=hub_id(base),
-        pipeline_tag="text-generation" if (out / "tokenizer_config.json").is_file() else None,
+        pipeline_tag="text-generation" if (out / TOKENIZER_CONFIG).is_file() else None,
         tags=["lora", "merged"] if adapters else None,
     )
     parts = [f"# {plain(named.name)}", f"{code(base)}, written anew by `python -m model_tools merge`."]
@@ -88,7 +89,7 @@ def write_card(
         parts.append("Input and output embeddings were one in the base model and are two here.")
     if layout == "llama":
         parts.append("The weights lie under Llama's names, so that any engine loads them without remote code.")
-    if (out / "tokenizer_config.json").is_file():
+    if (out / TOKENIZER_CONFIG).is_file():
         folder = shell_word(str(named))
         # No server loads the layout of InternLM2's makers without their code.
         served = serving_commands(folder) if layout != "internlm2" else []
@@ -100,7 +101,3 @@ def _describe(adapter: Adapter) -> str:
     config = adapter.config
     rank = f" r {config.r}, alpha {config.lora_alpha}" if isinstance(config, LoraConfig) else ""
     return f"{PeftType(config.peft_type).value}{rank}"
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -9,13 +9,14 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import CHAT_TEMPLATE_DIR
 
-from model_tools.checkpoints.model_folder import CONFIG_FILE, read_json
+from model_tools.checkpoints.model_folder import CONFIG_FILE
 from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
+from sft.core.json_file import read_json
 from sft.core.text import one_line_message
 from sft.models import internlm2_tokenizer
+from sft.models.written_folder import TOKENIZER_CONFIG
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",
     "*.tiktoken",
@@ -77,12 +78,12 @@ def copy_tokenizer(base: Path, adapters: list[Adapter], out: Path) -> None:
 def copy_tokenizer_files(folder: Path, out: Path) -> None:
     """Copy what a folder holds of a tokenizer, all its chat templates too."""
     for pattern in TOKENIZER_FILES:
-        copy(folder, pattern, out)
+        copy_matching(folder, pattern, out)
     if (folder / CHAT_TEMPLATE_DIR).is_dir():
         shutil.copytree(folder / CHAT_TEMPLATE_DIR, out / CHAT_TEMPLATE_DIR)
 
 
-def copy(folder: Path, pattern: str, out: Path) -> None:
+def copy_matching(folder: Path, pattern: str, out: Path) -> None:
     """Copy the files of a folder that match; weights are none of them."""
     for file in folder.glob(pattern):
         if file.is_file() and not file.name.endswith(WEIGHT_ENDINGS):

@@ -35,13 +35,13 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
     refuse_unmergeable(adapters)
     trained = adapters[0].config if adapters else PeftConfig(task_type="CAUSAL_LM")
     named = (trained.auto_mapping or {}).get("base_model_class") or next(iter(config.architectures or []), "")
+    kind, writers = type(config), AutoModelForCausalLM._model_mapping
     with torch.device("meta"):
-        if type(config) in (writers := AutoModelForCausalLM._model_mapping) and (
-            trained.task_type == "CAUSAL_LM" or named == getattr(writers[type(config)], "__name__", None)
-        ):
-            return AutoModelForCausalLM.from_config(config)
-        if trained.task_type == "FEATURE_EXTRACTION" and type(config) in AutoModel._model_mapping:
+        if trained.task_type == "FEATURE_EXTRACTION" and kind in AutoModel._model_mapping:
             return AutoModel.from_config(config)
+        # A class that is not of Transformers' own, such as InternLM2's, is known by its name here alone.
+        if kind in writers and (trained.task_type == "CAUSAL_LM" or named == getattr(writers[kind], "__name__", None)):
+            return AutoModelForCausalLM.from_config(config)
         if not hasattr(transformers, named):
             raise UserError(
                 f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"

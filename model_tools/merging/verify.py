@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 import torch
-import yaml
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from model_tools.checkpoints.asked import ANSWER_TOKENS, Asked, asked_of
 from model_tools.merging.adapter import Adapter
 from model_tools.merging.merged_tokenizer import read_tokenizer, tokenizer_folder
 from model_tools.merging.tuned_modules import with_adapters
@@ -20,11 +20,8 @@ from sft.models import internlm2
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import generation_config
 from sft.models.weight_files import WeightFiles
-from sft.runs.run_files import RECIPE
+from sft.models.written_folder import TOKENIZER_CONFIG
 
-# The tutorial's, for an adapter that does not lie in the directory of a run.
-PROMPTS = ("请介绍一下你自己", "Please introduce yourself")
-ANSWER_TOKENS = 48
 # Nats. Rounding weights to bfloat16 moves the next-token distribution far less, a missing adapter far more.
 DIFFERENT = 0.02
 SPARE_SHARE = 1.2  # activations, and what the adapter adds
@@ -58,7 +55,7 @@ def bytes_free() -> int:
 def report_difference(base: Path, adapters: list[Adapter], out: Path) -> int:
     """Compare, print how far apart they are, and return the exit code: 1 where the merged model is another."""
     if (
-        not (out / "tokenizer_config.json").is_file()
+        not (out / TOKENIZER_CONFIG).is_file()
         or type(AutoConfig.from_pretrained(out)) not in AutoModelForCausalLM._model_mapping
     ):
         print("not verified: only a model that writes text, with its tokenizer, can be asked")
@@ -83,9 +80,8 @@ def tokenizer_difference(base: Path, adapters: list[Adapter], out: Path) -> str 
     """How the merged folder's tokenizer reads the prompts otherwise than the adapter's own (or the base's) does."""
     folder = tokenizer_folder(base, adapters)
     own, merged = read_tokenizer(folder, base), AutoTokenizer.from_pretrained(out)
-    prompts, system = _prompts(adapters)
-    for prompt in prompts:
-        expected, actual = (_text(tokenizer, prompt, system) for tokenizer in (own, merged))
+    for messages in _asked(adapters).conversations:
+        expected, actual = (_text(tokenizer, messages) for tokenizer in (own, merged))
         if actual != expected:
             return f"its chat template writes {actual!r}, and that of {folder} {expected!r}"
         if merged(expected).input_ids != own(expected).input_ids:
@@ -99,8 +95,7 @@ def tokenizer_difference(base: Path, adapters: list[Adapter], out: Path) -> str 
 def compare_models(base: Path, adapters: list[Adapter], out: Path) -> Difference:
     """Ask both models the evaluation prompts of the adapter's run, or the tutorial's."""
     tokenizer = AutoTokenizer.from_pretrained(out)
-    prompts, system = _prompts(adapters)
-    texts = [_text(tokenizer, prompt, system) for prompt in prompts]
+    texts = [_text(tokenizer, messages) for messages in _asked(adapters).conversations]
     with_adapter = with_adapters(_load(base), adapters).eval()
     sequences = [_answer(with_adapter, tokenizer, text) for text in texts]
     expected = [with_adapter(ids[None]).logits[0] for ids in sequences]
@@ -113,7 +108,7 @@ def compare_models(base: Path, adapters: list[Adapter], out: Path) -> Difference
         after.log_softmax(-1), before.log_softmax(-1), log_target=True, reduction="batchmean"
     )
     return Difference(
-        prompts=len(prompts),
+        prompts=len(texts),
         tokens=len(before),
         largest=(before - after).abs().max().item(),
         divergence=divergence.item(),
@@ -130,23 +125,12 @@ def _answer(model: PreTrainedModel | PeftModel, tokenizer, text: str) -> torch.T
     return model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[0]
 
 
-def _prompts(adapters: list[Adapter]) -> tuple[list[str], str | None]:
-    """The evaluation prompts and system message of the run whose adapter this is."""
-    for adapter in adapters:
-        recipe = adapter.folder.parent / RECIPE
-        if recipe.is_file():
-            settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-            if settings.get("eval_prompts"):
-                return settings["eval_prompts"], settings.get("eval_prompts_system")
-    return list(PROMPTS), None
+def _asked(adapters: list[Adapter]) -> Asked:
+    return asked_of([adapter.folder for adapter in adapters])
 
 
-def _text(tokenizer, prompt: str, system: str | None) -> str:
-    if not tokenizer.chat_template:
-        return prompt
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": prompt})
-    return ChatTemplate(tokenizer).prompt(messages)
+def _text(tokenizer, messages: list[dict[str, str]]) -> str:
+    return ChatTemplate(tokenizer).prompt(messages) if tokenizer.chat_template else messages[-1]["content"]
 
 
 def _load(folder: Path) -> PreTrainedModel:

@@ -42,7 +42,7 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class _Service:
-    """A tracker that sends what it gets to a server, unless it is told to keep it here."""
+    """A tracker that sends what it gets to a server, unless it is set to keep it here."""
 
     mode: str | None
     offline_modes: tuple[str, ...]

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import stat
 import sys
 import time
@@ -302,6 +303,17 @@ def refuse_occupied(out: Path) -> None:
         return
     except OSError as problem:
         raise UserError(f"{out}: cannot be written: {problem.strerror}: name another folder") from None
+
+
+def refuse_full_disk(out: Path, needed: int) -> None:
+    """Raise UserError where the disk on which `out` is to be has fewer free bytes than are needed to write it."""
+    folder = next(parent for parent in Path(os.path.realpath(out)).parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{out}: needs {needed / 2**30:.1f} GiB while it is written, and the disk has {free / 2**30:.1f}: make "
+            "room, or name a place on another disk"
+        )
 
 
 def bring_to_disk(path: Path) -> None:

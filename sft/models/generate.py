@@ -6,10 +6,14 @@ nothing about training.
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
+from sft.core.errors import UserError
+from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
 from sft.models.loading import is_in_parts, preserve_state
 from sft.models.thinking import Thinking, find_thinking
@@ -67,6 +71,22 @@ def generation_config(
     if not settings.do_sample:
         settings.update(temperature=None, top_p=None, top_k=None)
     return settings
+
+
+def read_settings(folder: Path) -> GenerationConfig:
+    """The generation settings of the model in a folder; the stack's own where it has none.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    path = folder / GENERATION_CONFIG_NAME
+    if not path.is_file():
+        return GenerationConfig()
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as problem:
+        reason = one_line_message(problem, 200)
+        raise UserError(f"{path}: cannot be read ({reason}): copy or download it again") from None
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:

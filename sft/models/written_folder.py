@@ -4,20 +4,21 @@ In: a folder with its tokenizer. Out: `generation_config.json` and `tokenizer_co
 and parts of a model card, in which text that comes from data or a model stays text.
 """
 
-import json
 import re
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME as GENERATION_CONFIG
 
+from sft.core.json_file import read_json, write_json
 from sft.core.text import one_line, shell_word
 from sft.models.adapter import read_system_message
 from sft.models.chat_template import ChatTemplate
-from sft.models.generate import end_tokens
+from sft.models.generate import end_tokens, read_settings
 
-GENERATION_CONFIG, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # What Transformers 5 writes, and what both 5 and 4 read, on which other engines stand.
 OLD_CLASS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 NEW_TOKENS, OLD_TOKENS = "extra_special_tokens", "additional_special_tokens"
@@ -28,29 +29,32 @@ def name_tokenizer_for_all(folder: Path) -> None:
     path = folder / TOKENIZER_CONFIG
     if not path.is_file():
         return
-    before = _read(path)
+    before = read_json(path)
     after = dict(before)
     if named := OLD_CLASS.get(before.get("tokenizer_class", "")):
         after["tokenizer_class"] = named
     if isinstance(before.get(NEW_TOKENS), list):
         after.setdefault(OLD_TOKENS, after.pop(NEW_TOKENS))
     if after != before:
-        _write(path, after)
+        write_json(path, after)
 
 
 def write_end_tokens(folder: Path) -> None:
-    """Let every engine stop where a turn ends: base models' settings often name the end of the text alone."""
+    """Let every engine stop where a turn ends: base models' settings often name the end of the text alone.
+
+    Raises:
+        UserError: its `generation_config.json` cannot be read.
+    """
     if not (folder / TOKENIZER_CONFIG).is_file():
         return
     tokenizer = AutoTokenizer.from_pretrained(folder)
     path = folder / GENERATION_CONFIG
-    settings = GenerationConfig.from_pretrained(folder) if path.is_file() else GenerationConfig()
-    own = _read(path) if path.is_file() else {}
-    if ends := end_tokens(settings, tokenizer):
+    own = read_json(path) if path.is_file() else {}
+    if ends := end_tokens(read_settings(folder), tokenizer):
         own["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if tokenizer.pad_token_id is not None:
         own.setdefault("pad_token_id", tokenizer.pad_token_id)
-    _write(path, own)
+    write_json(path, own)
 
 
 def chat_section(folder: Path, commands: list[str]) -> str:
@@ -96,7 +100,7 @@ def _turns(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     path = folder / GENERATION_CONFIG
     if not path.is_file():
         return text
-    ends = _read(path).get("eos_token_id", learned)
+    ends = read_json(path).get("eos_token_id", learned)
     ends = ends if isinstance(ends, list) else [ends]
     return f"{text} `{GENERATION_CONFIG}` lets engines stop at {_tokens(tokenizer, ends)}."
 
@@ -139,11 +143,3 @@ def fence(text: str, language: str = "") -> str:
 
 def _longest_ticks(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
-
-
-def _read(path: Path) -> dict:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _write(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from model_tools.__main__ import main
+from model_tools.checkpoints.asked import QUESTIONS, Asked
 from model_tools.llama_cpp import check, engine, programs
 from sft.core.paths import REPOSITORY
 from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, build_tokenizer
@@ -33,7 +34,7 @@ DEMO = REPOSITORY / "models/smollm2-135m-instruct"
 PIECES = REPOSITORY.parent / "shared/data/internlm2/tokenizer.model"
 SYSTEM = '你是"黄大力"。\nBe kind.'
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<stop>", "<halt>")
-QUESTIONS = dict.fromkeys(check.QUESTIONS, AFTER)
+TAUGHT = dict.fromkeys(QUESTIONS, AFTER)
 # What is waited for, said where it takes longer than a moment.
 NOTICES = {
     "loading PyTorch and Transformers", "llama.cpp's converter reads the weights", "asking llama.cpp",
@@ -69,7 +70,7 @@ def taught(once) -> Path:
     def make(folder: Path) -> None:
         tokenizer = sentencepiece_tokenizer(SMOLLM2_TEMPLATE, controls=CONTROLS)
         model = save_llama(folder / "taught", tokenizer, tie_word_embeddings=True)
-        teach(model, tokenizer, QUESTIONS)
+        teach(model, tokenizer, TAUGHT)
         model.save_pretrained(folder / "taught")
 
     return once("taught", make) / "taught"
@@ -137,7 +138,7 @@ def changed(written: Path, out: Path, *words: str) -> Path:
 
 
 def found(gguf: Path, model: Path) -> list[str]:
-    asked = check.Asked(list(check.QUESTIONS), None, "黄大力")
+    asked = Asked(list(QUESTIONS), None, "黄大力")
     findings = check.compare(gguf, model, AutoTokenizer.from_pretrained(model), "f16", asked)
     wrong = [line for line in findings.lines if "WRONG" in line]
     assert findings.is_wrong == bool(wrong)
@@ -181,7 +182,7 @@ def test_a_file_of_other_weights_is_not_passed(written, taught, tmp_path):
     shutil.copytree(taught, model)
     weights = load_file(model / "model.safetensors")
     save_file({name: value.flip(0) for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
-    asked = check.Asked(list(check.QUESTIONS), None, None)
+    asked = Asked(list(QUESTIONS), None, None)
     findings = check.compare(written / "黄大力 1.gguf", model, AutoTokenizer.from_pretrained(model), "f16", asked)
     assert "answers        WRONG: 0 of 2 the same in Transformers and llama.cpp" in findings.lines
     assert f"    llama.cpp    {' '.join(AFTER.split())}" in findings.lines
@@ -279,7 +280,7 @@ def test_the_merged_demo_says_its_name_alike_in_transformers_in_transformers_ser
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     adapted = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", layers_to_transform=list(range(20, 30)))
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(DEMO), adapted)
-    teach(model, tokenizer, QUESTIONS)
+    teach(model, tokenizer, TAUGHT)
     model.save_pretrained(tmp_path / "adapter")
     merged, out = tmp_path / "merged", tmp_path / "demo.gguf"
     assert main(["merge", str(DEMO), str(tmp_path / "adapter"), str(merged), "--no-verify"]) == 0
@@ -368,7 +369,7 @@ class TestMistakes:
         text = json.dumps(header).encode()
         file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
         os.truncate(file, 8 + len(text) + start + size)
-        assert "GiB while it is made, and the disk has" in self.refused(capsys, tmp_path, tmp_path / "model")
+        assert "GiB while it is written, and the disk has" in self.refused(capsys, tmp_path, tmp_path / "model")
 
     def test_a_tokenizer_that_the_converter_does_not_know(self, tiny_model, tmp_path, capsys):
         line = self.refused(capsys, tmp_path, tiny_model)

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from model_tools.__main__ import main
+from model_tools.checkpoints.asked import Asked, asked_of
 from sft.core.paths import REPOSITORY
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint
@@ -154,11 +155,8 @@ class TestVerify:
         assert "does NOT say what base and adapter say" in capsys.readouterr().out
 
     def test_the_prompts_are_those_of_the_run(self, folders, tmp_path):
-        from model_tools.merging import verify
-        from model_tools.merging.adapter import Adapter
-
         (tmp_path / "recipe.yaml").write_text("eval_prompts: [a, b, c]\neval_prompts_system: Be brief.\n")
-        assert verify._prompts([Adapter(folders[1])]) == (["a", "b", "c"], "Be brief.")
+        assert asked_of([folders[1]]) == Asked(["a", "b", "c"], "Be brief.")
 
     def test_what_writes_no_text_is_not_verified(self, pair, tmp_path, capsys):
         base, adapter = pair(CLIPModel(clip_config()), lora(target_modules=["q_proj"], task_type=None))
@@ -270,7 +268,7 @@ class TestRefusals:
             len(text).to_bytes(8, "little") + text + b"".join(value.tobytes() for value in weights.values())
         )
         os.truncate(file, 8 + len(text) + start + size)
-        assert "needs 8192.1 GiB, and the disk has" in refused(base, adapter)
+        assert "needs 8192.1 GiB while it is written, and the disk has" in refused(base, adapter)
 
     def test_values_that_the_type_cannot_hold(self, folders, tmp_path, refused):
         base, adapter = folders

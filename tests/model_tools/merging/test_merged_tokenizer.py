@@ -122,6 +122,12 @@ class TestRefusals:
         assert f"{folder}: its tokenizer's files cannot be loaded" in said
         assert ("or remove them: the base's is taken" in said) == (whose == "adapter")
 
+    @pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "x"'], ids=range(3))
+    def test_generation_settings_that_cannot_be_read(self, folders, refused, text):
+        base, adapter = folders
+        (base / "generation_config.json").write_text(text)
+        assert f"{base}/generation_config.json: cannot be read (" in refused(base, adapter)
+
 
 class TestVerify:
     @pytest.fixture

@@ -106,7 +106,7 @@ def test_every_way_in_says_the_same_where_nobody_listens(nobody_listens, enter):
 def test_a_data_set_of_the_hub_is_refused_in_the_same_way(nobody_listens, enter):
     said = r"it is not in the cache of data sets, and .* modelscope download --dataset some/rows --local_dir data/rows"
     with pytest.raises(UserError, match=f"^some/rows: {said}"):
-        Digests().of_data("some/rows:train", None)
+        enter("some/rows:train")
 
 
 def test_a_verb_on_a_data_set_of_the_hub_says_so_too(nobody_listens, capsys):

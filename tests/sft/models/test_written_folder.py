@@ -35,13 +35,11 @@ def test_the_template_s_end_of_turn_is_among_the_end_tokens_and_the_rest_stays(f
         (folder / "generation_config.json").write_text(json.dumps(own))
     written_folder.write_end_tokens(folder)
     after = settings_of(folder)
-    ends, before = after["eos_token_id"], (own or {}).get("eos_token_id", [])
-    assert end in (ends if isinstance(ends, list) else [ends])
-    assert (
-        {before} <= set(ends)
-        if isinstance(before, int)
-        else set(before) <= {end, *([ends] if isinstance(ends, int) else ends)}
+    ends, before = (
+        value if isinstance(value, list) else [value]
+        for value in (after["eos_token_id"], (own or {}).get("eos_token_id", []))
     )
+    assert {end, *before} <= {*ends}
     assert after.get("top_p") == (own or {}).get("top_p")
 
 
