@@ -278,7 +278,8 @@ def test_what_is_stopped_leaves_nothing_that_the_next_does_not_remove(taught, tm
 def test_the_merged_demo_says_its_name_alike_in_transformers_in_transformers_serve_and_in_llama_cpp(tmp_path, capsys):
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    adapted = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", layers_to_transform=list(range(20, 30)))
+    modules, layers = ["q_proj", "v_proj", "down_proj"], list(range(20, 30))
+    adapted = LoraConfig(r=16, lora_alpha=32, target_modules=modules, layers_to_transform=layers)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(DEMO), adapted)
     teach(model, tokenizer, TAUGHT)
     model.save_pretrained(tmp_path / "adapter")
