@@ -184,6 +184,9 @@ def _give_freed_memory_back() -> None:
 
 def _rounded(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     rounded = value.to(device="cpu", dtype=dtype)
-    if dtype.is_floating_point and not torch.stack(torch.aminmax(value)).to(dtype).isfinite().all():
+    extremes = torch.stack(torch.aminmax(value))
+    if dtype.is_floating_point and not extremes.isfinite().all():
+        raise UserError(f"{name}: is NaN or infinite in adapter or base: take an earlier checkpoint of the run")
+    if dtype.is_floating_point and not extremes.to(dtype).isfinite().all():
         raise UserError(f"{name}: holds values that are NaN or infinite in {str(dtype)[6:]}: try --dtype bf16 or fp32")
     return rounded

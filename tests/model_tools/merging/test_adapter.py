@@ -122,7 +122,7 @@ class TestStrength:
     @pytest.mark.parametrize("weight", ["nan", "inf", "-inf", "1e999", "half", ""])
     def test_what_is_no_weight(self, folders, refused, weight):
         base, adapter = folders
-        assert f"{adapter}:{weight}: {weight} is no weight" in refused(base, f"{adapter}:{weight}")
+        assert f"{adapter}:{weight}: {weight or 'nothing'} is no weight" in refused(base, f"{adapter}:{weight}")
 
     @pytest.mark.parametrize("weight", ["0", "-0.0", "0e5"])
     def test_a_weight_of_nothing(self, folders, refused, weight):
