@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from sft.core.paths import is_data_set
 from sft.data.readers.row_file import RowFile
 from sft.data.rows.columns import EXAMPLE, read_columns
-from sft.models import hub
 
 # What a verb's help says of its input.
 KINDS = "data file: JSON lines or array, CSV, Parquet, gzip or zstd of these; data set folder or hub id"
@@ -30,7 +30,10 @@ def row_file(path: Path, arguments: argparse.Namespace) -> RowFile:
     Raises:
         UserError: it is a data set of the hub's that cannot be had.
     """
-    hub.require_data_set(str(path))
+    if is_data_set(str(path)):
+        from sft.models import hub  # a file need not wait for what asks a hub
+
+        hub.require_data_set(str(path))
     return RowFile(path, arguments.columns)
 
 

@@ -46,7 +46,7 @@ class _Console(Console):
 
 
 # Where no terminal sets the width, wide and unwrapped: in a log file one line stays one line.
-console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)
 
 # Loggers whose warnings nobody who runs a recipe can act on: which kernels a package lacks, whether a process group was
 # found, that a scheduler stepped first.

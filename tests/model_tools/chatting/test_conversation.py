@@ -167,7 +167,7 @@ def with_settings(said: str, **settings) -> Callable[[Path], str]:
         cut_short,
         without_weights,
         with_settings("peft_type NOPE is none", peft_type="NOPE"),
-        with_settings("r: 'x' is no number", r="x"),
+        with_settings("r: 'x' is not a finite number", r="x"),
         with_settings("does not fit", r=16),
         with_settings("names no base model", base_model_name_or_path=["a"]),
     ],
