@@ -27,7 +27,7 @@ from trl import ModelConfig
 
 from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
-from model_tools.checkpoints.trained_adapter import WEIGHTS, weights_file
+from model_tools.checkpoints.trained_adapter import require_weights
 from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
@@ -67,8 +67,7 @@ def load_named_model(
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
-    if weights_file(folder) is None:  # PEFT would look for them on the hub
-        raise UserError(f"{folder}: holds no weights (looked for {', '.join(WEIGHTS)}): copy them again")
+    require_weights(folder)  # PEFT would look for them on the hub
     try:
         return PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as problem:

@@ -80,6 +80,18 @@ def weights_file(folder: Path) -> Path | None:
     return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
+def require_weights(folder: Path) -> Path:
+    """The file with an adapter folder's weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = weights_file(folder)
+    if file is None:
+        raise UserError(f"{folder}: holds no weights (looked for {', '.join(WEIGHTS)}): copy them again")
+    return file
+
+
 def read_weights(file: Path) -> Tensors:
     """The tensors of an adapter file.
 

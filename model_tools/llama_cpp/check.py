@@ -6,13 +6,13 @@ In: the file and the model's folder. Out: what was found, as lines, and whether 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig
 
 from model_tools.checkpoints.asked import ANSWER_TOKENS, Asked
 from model_tools.llama_cpp import engine
 from model_tools.llama_cpp.ollama_template import conversation
+from model_tools.merging import verify
 from sft.core.console import waiting
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
@@ -119,13 +119,10 @@ def _compare_ends(opened: engine.Engine, model: Path, tokenizer: PreTrainedToken
 
 def _answers(model: Path, tokenizer: PreTrainedTokenizerBase, asked: Asked, most: int) -> list[str] | None:
     """What the model says in Transformers, in float32 or in the precision of its files; None where it does not fit."""
-    weights = WeightFiles(model).tensors.values()
-    free = psutil.virtual_memory().available
-    sizes = {
-        "float32": 4 * sum(stored.elements for stored in weights),
-        "auto": sum(stored.bytes for stored in weights),
-    }
-    dtype = next((name for name, size in sizes.items() if size * 1.2 < free), None)
+    stored = sum(tensor.bytes for tensor in WeightFiles(model).tensors.values())
+    needed = {"float32": verify.bytes_needed(model), "auto": int(stored * verify.SPARE_SHARE)}
+    free = verify.bytes_free()
+    dtype = next((name for name, size in needed.items() if size < free), None)
     if dtype is None:
         return None
     generation = {"max_new_tokens": most, "do_sample": False, "repetition_penalty": 1.0}

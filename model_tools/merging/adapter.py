@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from model_tools.checkpoints.model_folder import ADAPTER_FILE, read_adapter_config
-from model_tools.checkpoints.trained_adapter import WEIGHTS, read_weights, weights_file
+from model_tools.checkpoints.trained_adapter import read_weights, require_weights
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 
@@ -44,10 +44,7 @@ class Adapter:
         Raises:
             UserError: there is no file of weights, or it is damaged, or holds more than data.
         """
-        file = weights_file(self.folder)
-        if file is None:
-            raise UserError(f"{self.folder}: holds no weights (looked for {', '.join(WEIGHTS)}): copy them again")
-        return read_weights(file)
+        return read_weights(require_weights(self.folder))
 
 
 def read_config(folder: Path) -> PeftConfig:

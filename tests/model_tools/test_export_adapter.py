@@ -21,6 +21,7 @@ from model_tools.__main__ import main
 from sft.core.paths import REPOSITORY
 from sft.models.loading import load_model
 from tests.support.adapters import gpt2, lora, save_adapter
+from tests.support.malicious_pickle import Call
 from tests.support.published_internlm2 import PublishedInternLM2, random_weights, write_folder
 from tests.support.recipes import ADAPTER_FOLDER, STAGES
 from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
@@ -438,17 +439,7 @@ def test_a_trained_tensor_without_a_place_in_an_adapter_is_named_and_nothing_is_
 # Files made to do harm.
 
 
-class Payload:
-    """Unpickled without care, it makes a file."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
-
-
-def plant(file: Path, payload: Payload, *keys: str) -> None:
+def plant(file: Path, payload: Call, *keys: str) -> None:
     """Put the payload into a file of torch.save, or into the dict in it that the keys lead to."""
     with mmengine():
         content = torch.load(file, weights_only=False) if file.exists() else {}
@@ -463,7 +454,7 @@ def plant(file: Path, payload: Payload, *keys: str) -> None:
 def harmful(zero_run, tmp_path):
     """Checkpoints, each with a payload in one of its files: the path to export, the file, the options."""
 
-    def make(kind: str, payload: Payload) -> tuple[Path, Path, list[str]]:
+    def make(kind: str, payload: Call) -> tuple[Path, Path, list[str]]:
         if kind == "an XTuner file":
             path = write_xtuner(tmp_path / "iter_500.pth", {}, None)
             plant(path, payload)
@@ -487,7 +478,7 @@ def harmful(zero_run, tmp_path):
 @pytest.mark.parametrize("kind", ["an XTuner file", "a pickled adapter", "weights of ZeRO", "an optimizer of ZeRO"])
 def test_a_planted_command_is_refused_named_and_not_run(harmful, export, tmp_path, kind):
     mark = tmp_path / "was_run"
-    path, file, options = harmful(kind, Payload(mark))
+    path, file, options = harmful(kind, Call(os.system, f"touch {mark}"))
     out, said = export(path, *options, code=2)
     assert f"{file}: asks for posix.system, which is no data; nothing of it was run" in said
     assert not mark.exists()

@@ -14,6 +14,7 @@ from trl import ModelConfig
 
 from model_tools.__main__ import main
 from sft.models.loading import load_model
+from tests.support.malicious_pickle import Call
 from tests.support.published_internlm2 import random_weights, write_folder
 from tests.support.xtuner_files import mmengine, mmengine_state, write_xtuner, xtuner_config
 
@@ -465,19 +466,12 @@ def test_what_is_nothing_known_is_one_line_and_exit_code_2(info, tmp_path, name,
     assert heard.count("\n") == 1
 
 
-class Payload:
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.mark}",)
-
-
 def test_a_planted_command_is_named_and_not_run(info, tmp_path, tiny_model):
     mark = tmp_path / "was_run"
-    torch.save({"state_dict": {}, "planted": Payload(mark)}, tmp_path / "iter_1.pth")
+    touch = Call(os.system, f"touch {mark}")
+    torch.save({"state_dict": {}, "planted": touch}, tmp_path / "iter_1.pth")
     assert "asks for posix.system, which is no data" in info(tmp_path / "iter_1.pth", code=2)
     folder = shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.save({"planted": Payload(mark)}, folder / "pytorch_model.bin")
+    torch.save({"planted": touch}, folder / "pytorch_model.bin")
     assert "pytorch_model.bin: asks for posix.system" in info(folder, code=1)[""][0]
     assert not mark.exists()

@@ -25,6 +25,7 @@ from sft.core.paths import REPOSITORY
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint
 from tests.support.adapters import KINDS, clip_config, gpt2, llama, lora, merge, save_adapter
+from tests.support.malicious_pickle import Call
 
 internlm2.register_with_transformers()
 
@@ -244,11 +245,7 @@ class TestRefusals:
         base, adapter = folders
         (base / "model.safetensors").unlink()
 
-        class Payload:
-            def __reduce__(self):
-                return os.system, (f"touch {tmp_path / 'was_run'}",)
-
-        torch.save({"model.norm.weight": Payload()}, base / "pytorch_model.bin")
+        torch.save({"model.norm.weight": Call(os.system, f"touch {tmp_path / 'was_run'}")}, base / "pytorch_model.bin")
         assert "pytorch_model.bin: asks for posix.system" in refused(base, adapter)
         assert not (tmp_path / "was_run").exists()
 

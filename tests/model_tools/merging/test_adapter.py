@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from model_tools.merge import _plain
 from sft.models.adapter import model_fingerprint, write_fingerprint
 from tests.support.adapters import gpt2, llama, lora, merge, save_adapter
+from tests.support.malicious_pickle import Call
 
 MISSING = object()
 
@@ -85,11 +86,7 @@ class TestWeights:
         base, adapter = folders
         (adapter / "adapter_model.safetensors").unlink()
 
-        class Payload:
-            def __reduce__(self):
-                return os.system, (f"touch {tmp_path / 'was_run'}",)
-
-        torch.save({"x": Payload()}, adapter / "adapter_model.bin")
+        torch.save({"x": Call(os.system, f"touch {tmp_path / 'was_run'}")}, adapter / "adapter_model.bin")
         assert "asks for posix.system" in refused(base, adapter)
         assert not (tmp_path / "was_run").exists()
 
