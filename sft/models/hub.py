@@ -155,7 +155,8 @@ def _obstacle(name: str, revision: str, kind: str) -> Obstacle | None:
     patience = PATIENCE if given == constants.DEFAULT_ETAG_TIMEOUT else float(given)
     try:
         with waiting(f"{name}: asking {hub}, for at most {patience:g} s"):
-            answer = _within(patience, lambda: get_hf_file_metadata(url, timeout=patience))
+            # A longer limit of the request's own, so that one of the two always ends it and gives the reason.
+            answer = _within(patience, lambda: get_hf_file_metadata(url, timeout=2 * patience))
     except GatedRepoError:
         log_in = f"accept its licence at {hub}/{name} and log in (hf auth login), or {_elsewhere(name, kind)}"
         return Obstacle(f"{hub} gives it only to those who have accepted its licence", log_in)

@@ -82,11 +82,15 @@ def test_a_revision_that_is_not_there_is_named(serve):
         require_model("some/tiny", "v9")
 
 
+def plan_sweep_of(model: str) -> None:
+    plan_here("recipes/demo.yaml", {"model_name_or_path": [model], "train_file": [__file__]}, 1)
+
+
 ENTRIES = {
     "load_tokenizer": load_tokenizer,
     "load_model": lambda model: load_model(ModelConfig(model)),
     "merge": local_folder,
-    "sweep.py": lambda model: plan_here("recipes/demo.yaml", {"model_name_or_path": [model]}, 1),
+    "sweep.py": plan_sweep_of,
     "train_sft.py": require_model,
 }
 
