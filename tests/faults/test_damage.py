@@ -1,4 +1,4 @@
-"""Damaged checkpoints, other settings, other data, other processes, a second run: told in one line, nothing lost."""
+"""Damaged checkpoints, other settings, other data, other processes, a second run: reported in one line, nothing lost."""
 
 import os
 import re
@@ -63,7 +63,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_end_is_the_same(runs, reci
     assert "resuming from" in ended.out
     assert result(folder) == expected
     assert (folder / "broken-checkpoint-6").is_dir()
-    outcome(f"{damage} in the newest checkpoint", "told, older one taken, damaged one kept aside, same end")
+    outcome(f"{damage} in the newest checkpoint", "reported, older one used, damaged one kept aside, same end")
 
 
 @pytest.mark.long
@@ -76,7 +76,7 @@ def test_where_no_checkpoint_is_whole_the_run_begins_anew_and_keeps_all_aside(ru
     assert ended.out.count("no checkpoint to resume from: ") == 2
     assert result(folder) == expected
     assert len(checkpoints.in_order(tmp_path / "run.1")) == 2
-    outcome("every checkpoint damaged", "told, begun anew, all kept aside in run.1, same end")
+    outcome("every checkpoint damaged", "reported, started anew, all kept aside in run.1, same end")
 
 
 @pytest.mark.long
