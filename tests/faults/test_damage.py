@@ -1,4 +1,4 @@
-"""Damaged checkpoints, other settings, other data, other processes, a second run: reported in one line, nothing lost."""
+"""Damaged checkpoints, other settings, other data, other processes, a second run: one line, nothing lost."""
 
 import os
 import re

@@ -5,7 +5,6 @@ A page is Markdown as this repository writes it: headings by number signs, code 
 
 import re
 from collections import Counter
-from pathlib import Path
 
 from sft.core.paths import REPOSITORY
 
@@ -16,10 +15,10 @@ ENGLISH = ["README.md", "benchmarks/README.md"] + [
 ]
 PAGES = [name for english in ENGLISH for name in (english, english.replace(".md", CHINESE))]
 # What a line of code begins with that a person types.
-PROGRAMS = (
-    "accelerate cp deepspeed docker echo export lmdeploy make mkdir modelscope ollama pip pip-audit python python3 "
-    "source sudo tensorboard torchrun transformers uv vllm wsl"
-).split()
+PROGRAM = re.compile(
+    r"(?:\S*/)?(?:accelerate|cp|deepspeed|docker|echo|export|lmdeploy|make|mkdir|modelscope|ollama|pip|pip-audit|python3?"
+    r"|source|sudo|tensorboard|torchrun|transformers|uv|vllm|wsl) "
+)
 
 
 def read(name: str) -> str:
@@ -52,7 +51,7 @@ def code(page: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """The lines of code that a person types, without the prompt of a shell before them."""
     typed = [line.removeprefix("$ ") for line in code(page)]
-    return [line for line in typed if line.split(" ")[0].rpartition("/")[2] in PROGRAMS]
+    return [line for line in typed if PROGRAM.match(line)]
 
 
 def figures(page: str) -> Counter[str]:
