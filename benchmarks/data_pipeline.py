@@ -28,7 +28,7 @@ import yaml
 
 from sft.core.paths import REPOSITORY
 
-PROSE = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
+PROSE = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 MAX_LENGTH = 4096
 SECONDS_BETWEEN_LOOKS = 0.1
 

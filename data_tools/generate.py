@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--system", type=Path, metavar="FILE", help="text for every row's system message; {{name}} is filled in"
     )
     parser.add_argument(
-        "--template", type=Path, metavar="FILE", help="YAML file of your own questions and answers (see README)"
+        "--template", type=Path, metavar="FILE", help="YAML file of your own questions and answers (see docs/data.md)"
     )
     add_output(
         parser, "--holdout", metavar="OUT", help="write the questions that no row asks there, for model_tools ask"

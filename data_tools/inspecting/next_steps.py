@@ -17,7 +17,7 @@ from sft.core.text import counted, normalise, shell_word
 from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.readers.row_file import DATA_SET, JSON_LINES, RowFile
 
-# The share of ordinary rows to aim at, and below which there are too few: the README has measured 30 to 50%.
+# The share of ordinary rows to aim at, and below which there are too few: docs/scores.md has measured 30 to 50%.
 ORDINARY_SHARE, FEWEST_ORDINARY = 0.4, 0.3
 # So many distinct ordinary rows can be generated in any language; each is taken so often at most.
 ORDINARY_ROWS, MOST_COPIES = 3000, 4

@@ -12,9 +12,9 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from model_tools.__main__ import main
-from sft.core.paths import REPOSITORY
 from sft.models.loading import load_tokenizer
 from tests.support.adapters import lora, save_adapter
+from tests.support.documents import PROSE
 from tests.support.published_internlm2 import random_weights, train_pieces, write_folder
 
 SHAPE = (128, 4, 2)
@@ -47,7 +47,7 @@ def base(tmp_path):
     """InternLM2 as its makers publish it: their names, their code, a tokenizer.model and no tokenizer.json."""
     folder = tmp_path / "published"
     folder.mkdir()
-    train_pieces(folder, [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")])
+    train_pieces(folder, PROSE)
     size = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).get_piece_size()
     weights = random_weights(*SHAPE, vocabulary=size, bias=True)
     write_folder(folder, {name: value.half() for name, value in weights.items()}, *SHAPE, bias=True, shards=2)

@@ -62,3 +62,8 @@ def figures(page: str) -> Counter[str]:
 def without_code(page: str) -> str:
     """The page without its indented lines."""
     return "\n".join(line for line in page.splitlines() if not line.startswith("    "))
+
+
+# Enough text in both languages to train a small tokenizer on.
+LONG_PAGES = ("adapters", "data", "faq", "from-xtuner")
+PROSE = [read(f"docs/{page}{ending}") for page in LONG_PAGES for ending in (".md", CHINESE)]

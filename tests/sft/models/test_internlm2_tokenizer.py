@@ -10,13 +10,14 @@ from sft.core.errors import UserError
 from sft.data.labels import IGNORED
 from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, RENAMED_PIECES, with_names_of
 from sft.models.loading import load_tokenizer
+from tests.support.documents import PROSE
 from tests.support.encoding import MARKED, VARIED, encode_one_by_one, samples_of
 from tests.support.published_internlm2 import train_pieces
 
 REPOSITORY = Path(__file__).parents[3]
 REAL = REPOSITORY.parent / "shared" / "data" / "internlm2" / "tokenizer.model"
 TEXTS = [
-    *(path.read_text(encoding="utf-8") for path in (REPOSITORY / "README.md", REPOSITORY / "README.zh-CN.md")),
+    *PROSE,
     *(path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "sft").rglob("*.py"))),
     "  two  spaces ",
     "\n\n\ttabs\r\n",
