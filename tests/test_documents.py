@@ -7,17 +7,15 @@ import shlex
 
 import pytest
 
-from data_tools.__main__ import VERBS as DATA_VERBS
-from model_tools.__main__ import VERBS as MODEL_MODULES
 from sft.config.own_keys import OwnKeys
 from sft.config.settings_parser import SettingsParser
 from sft.core.paths import REPOSITORY
-from sft.core.verbs import verbs_of
 from tests.support import own_keys_table
 from tests.support.documents import (
     CHINESE,
     ENGLISH,
     PAGES,
+    VERBS,
     anchors,
     code,
     commands,
@@ -28,7 +26,6 @@ from tests.support.documents import (
     without_code,
 )
 
-VERBS = {"data_tools": DATA_VERBS, "model_tools": verbs_of(MODEL_MODULES)}
 COMMANDS = sorted({command for name in ENGLISH for command in commands(read(name))})
 OURS = [command for command in COMMANDS if re.search("python -m (data|model)_tools ", command)]
 RUNS = [command for command in COMMANDS if "train_sft.py" in command and "learning_rat " not in command]

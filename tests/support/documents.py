@@ -6,7 +6,10 @@ A page is Markdown as this repository writes it: headings by number signs, code 
 import re
 from collections import Counter
 
+from data_tools.__main__ import VERBS as DATA_VERBS
+from model_tools.__main__ import VERBS as MODEL_MODULES
 from sft.core.paths import REPOSITORY
+from sft.core.verbs import verbs_of
 
 CHINESE = ".zh-CN.md"
 # The pages that stand in both languages, by the name of the English one.
@@ -14,6 +17,7 @@ ENGLISH = ["README.md", "benchmarks/README.md"] + [
     str(path.relative_to(REPOSITORY)) for path in sorted((REPOSITORY / "docs").glob("*.md")) if CHINESE not in path.name
 ]
 PAGES = [name for english in ENGLISH for name in (english, english.replace(".md", CHINESE))]
+VERBS = {"data_tools": DATA_VERBS, "model_tools": verbs_of(MODEL_MODULES)}
 # What a line of code begins with that a person types.
 PROGRAM = re.compile(
     r"(?:\S*/)?(?:accelerate|cp|deepspeed|docker|echo|export|lmdeploy|make|mkdir|modelscope|ollama|pip|pip-audit|python3?"

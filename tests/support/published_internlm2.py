@@ -12,7 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
+from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
 from sft.models.internlm2_tokenizer import RENAMED_PIECES
+from sft.models.loading import load_tokenizer
+from tests.support.documents import PROSE
 
 THETA, EPSILON = 1_000_000, 1e-5
 FACTOR, TRAINED_LENGTH = 2.0, 64
@@ -103,6 +106,18 @@ def train_pieces(folder: Path, texts: list[str]) -> None:
         minloglevel=2,
     )
     corpus.unlink()
+
+
+def tiny_internlm2(folder: Path) -> Path:
+    """A random InternLM2 in its makers' layout, with their tokenizer.model and what is built of it."""
+    folder.mkdir()
+    train_pieces(folder, PROSE)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    InternLM2ForCausalLM(InternLM2Config(vocab_size=1200, bias=True, **shape, **heads)).save_pretrained(folder)
+    load_tokenizer(str(folder)).save_pretrained(folder)
+    return folder
 
 
 class Attention(nn.Module):

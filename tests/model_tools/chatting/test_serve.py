@@ -1,37 +1,20 @@
 """Serving: merged folders behind `transformers serve`, asked by OpenAI's own client as any program would."""
 
 import shutil
-from pathlib import Path
 
 import openai
 import pytest
-import torch
 
 from model_tools.__main__ import main
 from model_tools.chatting.conversation import load_named_model
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.evaluation.chat_eval import ask
-from sft.models.internlm2 import InternLM2Config, InternLM2ForCausalLM
-from sft.models.loading import load_tokenizer
-from tests.support.documents import PROSE
-from tests.support.published_internlm2 import train_pieces
+from tests.support.published_internlm2 import tiny_internlm2
 from tests.support.serving import serving
 from tests.support.taught_models import AFTER, BEFORE, GREEDY, write_pair
 
 SYSTEMS = (None, "x")
 QUESTION, TOKENS = "你是谁？", 60
-
-
-def tiny_internlm2(folder: Path) -> Path:
-    """A random InternLM2 in its makers' layout, with their tokenizer.model and what is built of it."""
-    folder.mkdir()
-    train_pieces(folder, PROSE)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    InternLM2ForCausalLM(InternLM2Config(vocab_size=1200, bias=True, **shape, **heads)).save_pretrained(folder)
-    load_tokenizer(str(folder)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(params=["llama", "internlm2"])
