@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import re
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
@@ -116,3 +118,11 @@ def test_the_program_that_asks_a_server_is_python():
     lines = code(read("docs/serving.md"))
     program = lines[lines.index("from openai import OpenAI") :]
     compile("\n".join(program[: program.index("print(answer.choices[0].message.content)") + 1]), "serving.md", "exec")
+
+
+def test_make_alone_lists_every_target_and_changes_nothing(tmp_path):
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    listed = subprocess.run(["make"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    [targets] = re.findall(r"(?m)^\.PHONY: (.+)$", read("Makefile"))
+    assert re.findall(r"(?m)^make ([a-z-]+) +\S", listed) == targets.split()
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
