@@ -16,7 +16,7 @@ from tests.support.taught_models import write_pair
 from tests.support.xtuner_configs import QLORA
 from tests.support.xtuner_files import write_xtuner, xtuner_config
 
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "data", "models", "work_dirs", ".*_cache", "__pycache__")
+NOT_OF_A_CLONE = {".git", ".venv", "data", "models", "work_dirs"}
 # What makes a recipe short, and one that a CPU can run.
 SHORT = {
     "dtype": "float32",
@@ -34,7 +34,7 @@ HUB_ID = "internlm/internlm2_5-7b-chat"
 
 def make_workplace(folder: Path, tiny_model: Path) -> None:
     """Fill an empty folder."""
-    shutil.copytree(REPOSITORY, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
+    shutil.copytree(REPOSITORY, folder, ignore=_not_copied, dirs_exist_ok=True)
     _borrow_environment(folder)
     _write_models(folder, tiny_model)
     _write_data(folder)
@@ -50,6 +50,11 @@ def make_workplace(folder: Path, tiny_model: Path) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
     for name in ("a", "b"):
         shutil.copytree(folder / "work_dirs" / "demo", folder / "work_dirs" / name)
+
+
+def _not_copied(folder: str, names: list[str]) -> set[str]:
+    at_top = NOT_OF_A_CLONE if Path(folder) == REPOSITORY else set()
+    return {name for name in names if name in at_top or name.endswith(("_cache", "__pycache__"))}
 
 
 def _borrow_environment(folder: Path) -> None:
