@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
+from sft.core.language import choose_language
 from sft.core.streams import guard
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> None:
     from sft.config.settings import read_settings
 
     settings = read_settings(arguments)
+    choose_language(settings.chosen.get("language"))
     if settings.dry_run and not is_main_process():
         return  # one process plans for all, without a group
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from sft.core.errors import UserError
-from sft.core.verbs import add_output
+from sft.core.verbs import add_language, add_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(
         parser, "--out", metavar="FILE", help="page to write (default: RUN/report.html; of several, ./report.html)"
     )
+    add_language(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -155,7 +155,7 @@ def test_the_page_shows_every_point_and_a_name_of_tags_as_text(compared):
     assert swept.page.count("<circle") == 2
     assert "No point learned the name" in swept.page
     assert "No point learned the name" in ended.said
-    assert "<script" not in swept.page
+    assert swept.page.count("<script") == 1  # the page's own, which copies a command
 
 
 def test_the_data_are_tokenised_by_the_first_point_alone(bench, compared):

@@ -145,6 +145,15 @@ class OwnKeys:
         },
     )
 
+    language: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language of warnings, the verdict and the report: zh or en; by default that of the locale, both "
+            "where it names neither.",
+            "choices": ["zh", "en"],
+        },
+    )
+
     def __post_init__(self):
         # What `resume_from_checkpoint` of Transformers takes.
         self.resume = {"true": "auto", "false": "never"}.get(self.resume.lower(), self.resume)

@@ -2,7 +2,8 @@
 
 A verb is a module: the first line of its docstring is its help, `add_arguments(parser)` adds its arguments, and
 `run(arguments)` does the work and returns the exit code. A verb whose imports take seconds names them in `LOADS`. The
-files that it writes are added with `add_output`: none that holds something is written over without `--force`.
+files that it writes are added with `add_output`: none that holds something is written over without `--force`. One that
+shows texts of the catalogue takes `--language`, with `add_language`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 from sft.core import files
 from sft.core.errors import UserError
+from sft.core.language import LANGUAGES, choose_language
 
 
 def verbs_of(modules: Iterable[ModuleType]) -> dict[str, ModuleType]:
@@ -32,6 +34,7 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
     chosen = parser.parse_args(arguments)
     outputs = _outputs(chosen)
+    choose_language(getattr(chosen, "language", None))
     try:
         _check(chosen, outputs)
         with ExitStack() as stack:
@@ -54,6 +57,13 @@ def add_output(parser: argparse.ArgumentParser, *names: str, **options: Any) -> 
         parser.add_argument("--force", action="store_true", help="write over files that are there already")
     action = parser.add_argument(*names, type=Path, **options)
     parser.set_defaults(outputs=(*outputs, action.dest))
+
+
+def add_language(parser: argparse.ArgumentParser) -> None:
+    """Add `--language`, which `dispatch` chooses before it runs the verb."""
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="zh or en (default: that of the locale, both where it names neither)"
+    )
 
 
 def _outputs(chosen: argparse.Namespace) -> list[Path]:

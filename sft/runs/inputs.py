@@ -19,8 +19,18 @@ from sft.models.adapter import model_fingerprint
 from sft.models.hub import require_data_set
 
 MODEL_TEXTS = (".json", ".jinja", ".model")  # of a model folder: configuration, tokenizer, chat template
-# Where a run writes, how it begins and how many processes read its data, which is no part of what it computes.
-NO_INPUTS = {"output_dir", "resume", "resume_anyway", "dry_run", "card", "dataset_num_proc", "control_tokens"}
+# Where a run writes, how it begins, how many processes read its data and in what language it is shown: no part of what
+# it computes.
+NO_INPUTS = {
+    "output_dir",
+    "resume",
+    "resume_anyway",
+    "dry_run",
+    "card",
+    "dataset_num_proc",
+    "control_tokens",
+    "language",
+}
 
 
 # The day on which a run first began, which it goes on to tell a chat template that asks for the date.
