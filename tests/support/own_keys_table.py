@@ -49,6 +49,7 @@ MEANINGS = {
     "card": "与 dry_run 同用：为一块不在这台机器上、有这么多 GB 的 GPU 做计划，例如 24。",
     "save_every_minutes": "超过多少分钟没有检查点也存一个；0 表示不这样存。",
     "on_bad_step": "某一步表明训练已坏（如损失为 NaN）时：停下（stop），或只警告（warn）。",
+    "language": "警告、结论和报告所用的语言：zh 或 en；默认由 locale 决定，locale 两者都没指明时两种都显示。",
 }
 
 
