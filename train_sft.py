@@ -120,6 +120,8 @@ def carry_out(
     from sft.evaluation.score_eval import ScoreEval
     from sft.models.loading import describe_parameters, load_model
     from sft.reports.report_writer import ReportWriter, write_report
+    from sft.runs.run_files import read_run
+    from sft.runs.verdict import verdict_on
     from sft.training import final_model
     from sft.training.interrupts import StopAndSave, Watchdog
     from sft.training.progress import ProgressLog
@@ -147,6 +149,8 @@ def carry_out(
     say(f"done: {final} holds the {'adapter' if recipe.model.use_peft else 'model'}, its tokenizer and a model card")
     write_report(trainer)
     trainer.end()
+    if is_main_process():
+        say("\n".join(verdict_on(read_run(final.parent)).lines()))
 
 
 if __name__ == "__main__":

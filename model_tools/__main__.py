@@ -15,13 +15,15 @@ from model_tools import (
     merge,
     report,
     score,
+    verdict,
     web,
 )
 from sft.core.streams import guarded
 from sft.core.verbs import dispatch, verbs_of
 
 VERBS = (
-    demo_model, ask, chat, diagnose, import_xtuner, export_adapter, export_llama, merge, gguf, info, report, score, web,
+    demo_model, ask, chat, verdict, diagnose, import_xtuner, export_adapter, export_llama, merge, gguf, info, report,
+    score, web,
 )  # fmt: skip
 
 

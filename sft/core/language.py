@@ -49,12 +49,12 @@ class Text:
         return {ENGLISH: self.en, CHINESE: self.zh}
 
 
-def _(sentence: str, **values: Any) -> Text:
+def _(sentence: str, /, **values: Any) -> Text:
     """A sentence of the catalogue, its fields filled in; a value that is a `Text` is put into each language as such."""
     return _filled(sentence, _chinese.gettext(sentence), values)
 
 
-def ngettext(one: str, many: str, count: int, **values: Any) -> Text:
+def ngettext(one: str, many: str, count: int, /, **values: Any) -> Text:
     """As `_`, of a sentence about `count` things, which is a field of it too."""
     sentence = one if count == 1 else many
     return _filled(sentence, _chinese.ngettext(one, many, count), {"count": count, **values})

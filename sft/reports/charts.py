@@ -1,30 +1,39 @@
-"""Draws curves as SVG, small enough for half a page and for a phone.
+"""Draws curves as SVG, small enough for half a page and for a phone; under the pointer it shows their values.
 
 In: named curves of (x, y). Out: an HTML figure with its legend, in the colours of `sft/core/pages/charts.css`; all text
 is escaped. Knows nothing about runs.
+
+No charting library: Bokeh and Plotly add 1 to 5 MB of script to a page of 60 KB that is written anew at every
+evaluation, and what they would add for a reader is the values under the pointer, which SVG and CSS show as well, also
+in print preview, in mail and where scripts are forbidden.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 480, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 26, 30
+from sft.core.language import Text, _
+
+WIDTH, HEIGHT = 480, 244
+LEFT, RIGHT, TOP, BOTTOM = 58, 24, 26, 44
 TICK = 9
 # So many points at most of one curve, give or take its ends: more than a chart of this width can show.
 POINTS = 300
 # A curve of no more points than this shows each of them.
 DOTS = 60
 COLOURS = 8
+# Places along the x axis at which values are shown under the pointer; height of a line of them.
+READOUTS, LINE = 60, 15
 
 
 @dataclass
 class Curve:
     """A name and points by growing x; y is None where it is NaN or infinite, and the curve is broken there."""
 
-    label: str
+    label: str | Text
     points: list[tuple[float, float | None]]
 
 
@@ -32,7 +41,7 @@ class Curve:
 class Mark:
     """Places on the x axis that the chart marks alike: each a tick on the axis, or a line as high as the chart."""
 
-    label: str
+    label: str | Text
     places: Sequence[float]
     is_high: bool = False
 
@@ -52,10 +61,10 @@ class Scale:
 
 
 def line_chart(
-    title: str,
+    title: str | Text,
     curves: list[Curve],
     *,
-    unit: str = "",
+    unit: str | Text = "",
     is_share: bool = False,
     including: tuple[float, ...] = (),
     marks: tuple[Mark, ...] = (),
@@ -70,17 +79,19 @@ def line_chart(
         return Markup()
     rows = axis_ticks(*axis_extent([*(y for _, y in drawn), *including]))
     last = max(1, *(x for curve in curves for x, _ in curve.points), *(x for mark in marks for x in mark.places))
-    columns = [tick for tick in axis_ticks(0, last, wanted=6) if tick <= last and tick == int(tick)]
+    columns = _columns(last)
     across = Scale(0, last, LEFT, WIDTH - RIGHT)
     up = Scale(rows[0], rows[-1], HEIGHT - BOTTOM, TOP)
     parts = [*_axes(columns, rows, across, up, unit, is_share)]
     parts += [_mark(mark, x, across) for mark in marks for x in mark.places]
     for index, curve in enumerate(curves):
-        parts += _curve(curve, index, across, up, is_share)
+        parts += _curve(curve, index, across, up)
+    parts += _readouts(curves, across, is_share)
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, title, Markup("\n").join(parts)
+        WIDTH, HEIGHT, str(title), Markup("\n").join(parts)
     )
-    return Markup("<figure><figcaption>{}{}</figcaption>\n{}</figure>").format(title, _legend(curves, marks), svg)
+    legend = _legend(curves, marks, is_share)
+    return Markup("<figure><figcaption>{}{}</figcaption>\n{}</figure>").format(title, legend, svg)
 
 
 def thin_points(points: list[tuple[float, float | None]], limit: int = POINTS) -> list[tuple[float, float | None]]:
@@ -129,31 +140,38 @@ def tick_labels(values: list[float], is_share: bool = False) -> list[str]:
     return [f"{value:,.6g}" for value in values]
 
 
+def _columns(last: float) -> list[float]:
+    """Where the x axis is labelled: at round numbers, and at the last step, which takes the place of one close by."""
+    ticks = [tick for tick in axis_ticks(0, last, wanted=6) if tick == int(tick)]
+    room = 0.6 * (ticks[1] - ticks[0]) if len(ticks) > 1 else 0
+    return [*(tick for tick in ticks if tick <= last - room), last]
+
+
 def _with_exponent(value: float) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
 
 
-def _axes(columns: list[float], rows: list[float], across: Scale, up: Scale, unit: str, is_share: bool):
+def _axes(columns: list[float], rows: list[float], across: Scale, up: Scale, unit: str | Text, is_share: bool):
     for value, label in zip(rows, tick_labels(rows, is_share), strict=True):
         y = up(value)
         yield Markup('<line class="grid" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>').format(LEFT, WIDTH - RIGHT, y, y)
         yield _text(LEFT - 8, y + 4, "end", label)
     for value in columns:
         yield _text(across(value), HEIGHT - BOTTOM + 18, "middle", f"{value:,.0f}")
-    yield _text(LEFT - 8, HEIGHT - BOTTOM + 18, "end", "step")
+    yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle", _("step"))
     if unit:
         yield _text(4, TOP - 13, "start", unit)
 
 
 def _mark(mark: Mark, x: float, across: Scale) -> Markup:
     kind, height = ("high", HEIGHT - BOTTOM - TOP) if mark.is_high else ("low", TICK)
-    return Markup(
-        '<line class="mark {}" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"><title>{}, step {:,.0f}</title></line>'
-    ).format(kind, across(x), across(x), HEIGHT - BOTTOM, HEIGHT - BOTTOM - height, mark.label, x)
+    return Markup('<line class="mark {}" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"><title>{}</title></line>').format(
+        kind, across(x), across(x), HEIGHT - BOTTOM, HEIGHT - BOTTOM - height, f"{mark.label} {x:,.0f}"
+    )
 
 
-def _curve(curve: Curve, index: int, across: Scale, up: Scale, is_share: bool):
+def _curve(curve: Curve, index: int, across: Scale, up: Scale):
     colour = f"c{index % COLOURS}"
     path, pen = [], "M"
     for x, y in curve.points:
@@ -166,19 +184,54 @@ def _curve(curve: Curve, index: int, across: Scale, up: Scale, is_share: bool):
     if len(curve.points) <= DOTS:
         for x, y in curve.points:
             if y is not None:
-                value = f"{y:.1%}" if is_share else f"{y:.5g}"
-                yield Markup(
-                    '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.6"><title>{}, step {:,.0f}: {}</title></circle>'
-                ).format(colour, across(x), up(y), curve.label, x, value)
+                yield Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(colour, across(x), up(y))
 
 
-def _text(x: float, y: float, anchor: str, text: str) -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+def _readouts(curves: list[Curve], across: Scale, is_share: bool) -> Iterator[Markup]:
+    """Bands side by side over the chart; the one under the pointer shows its step and the values there."""
+    places = sorted({x for curve in curves for x, y in curve.points if y is not None})
+    places = (
+        [places[index * len(places) // READOUTS] for index in range(READOUTS)] if len(places) > READOUTS else places
+    )
+    edges = [LEFT, *(across((one + next_one) / 2) for one, next_one in pairwise(places)), WIDTH - RIGHT]
+    for place, (left, right) in zip(places, pairwise(edges), strict=True):
+        at = across(place)
+        is_left = at < (LEFT + WIDTH - RIGHT) / 2
+        lines = [("", f"{_('step')} {place:,.0f}")]
+        for index, curve in enumerate(curves):
+            near = [y for x, y in curve.points if y is not None and left <= across(x) <= right]
+            if near:
+                lines.append((f"c{index % COLOURS}", f"{_value(near[0], is_share)}  {curve.label}"))
+        side, anchor = (at + 8, "start") if is_left else (at - 8, "end")
+        spans = Markup().join(
+            Markup('<text class="{}" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                kind, side, TOP + 10 + LINE * row, anchor, words
+            )
+            for row, (kind, words) in enumerate(lines)
+        )
+        yield Markup(
+            '<g class="at"><rect x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>'
+            '<g><line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/>{}</g></g>'
+        ).format(left, TOP, right - left, HEIGHT - BOTTOM - TOP, at, at, TOP, HEIGHT - BOTTOM, spans)
 
 
-def _legend(curves: list[Curve], marks: tuple[Mark, ...]) -> Markup:
-    """The names of the curves where there are several, and of what is marked."""
-    named = [(f"c{index % COLOURS}", curve.label) for index, curve in enumerate(curves) if curve.points]
-    entries = named if len(named) > 1 else []
-    entries += [("high" if mark.is_high else "low", mark.label) for mark in marks if mark.places]
-    return Markup().join(Markup(' <span class="key {}">{}</span>').format(kind, label) for kind, label in entries)
+def _value(value: float, is_share: bool) -> str:
+    return f"{value:.1%}" if is_share else f"{value:.5g}"
+
+
+def _text(x: float, y: float, anchor: str, text: str | Text) -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, str(text))
+
+
+def _legend(curves: list[Curve], marks: tuple[Mark, ...], is_share: bool) -> Markup:
+    """The curves with their first and last values, by name where there are several, and what is marked."""
+    entries: list[tuple[str, str | Text, str]] = []
+    for index, curve in enumerate(curves):
+        values = [_value(y, is_share) for _x, y in curve.points if y is not None]
+        if values:
+            ends = values[0] if len(values) == 1 else f"{values[0]} → {values[-1]}"
+            entries.append((f"c{index % COLOURS}", curve.label if len(curves) > 1 else "", ends))
+    entries += [("high" if mark.is_high else "low", mark.label, "") for mark in marks if mark.places]
+    return Markup().join(
+        Markup(' <span class="key {}">{} {}</span>').format(kind, label, ends) for kind, label, ends in entries
+    )

@@ -4,26 +4,29 @@ In: two or more `Run`s. Out: HTML. Loads no torch.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from markupsafe import Markup
 
+from sft.core.language import Text, _
 from sft.core.page import render
 from sft.reports import report
 from sft.reports.charts import Curve, line_chart
-from sft.runs.run_files import Run, points
+from sft.runs.run_files import Run, number, points
+from sft.runs.verdict import verdict_on
 
 # What differs between any two runs and says nothing.
 NEVER_COMPARED = {"output_dir", "run_name", "logging_dir"}
 # Of which records, under which key, the chart's title, unit, and the values its axis must reach.
-CHARTS = (
-    ("log", "loss", "损失 / loss", "nats a token", ()),
-    ("held_out", "eval_loss", "留出损失 / held-out loss", "nats a token", ()),
-    ("log", "learning_rate", "学习率 / learning rate", "", (0,)),
-    ("scores", "identity", "身份 / identity", "of the questions", (0, 1)),
-    ("scores", "ordinary_kept", "保留 / ordinary kept", "of the questions", (0, 1)),
-    ("scores", "divergence", "偏离 / divergence from the base", "nats a token", (0,)),
-    ("scores", "perplexity_ratio", "困惑度之比 / perplexity ratio", "tuned / base", (1,)),
-    ("log", "tokens_per_second", "速度 / speed", "tokens/s", (0,)),
+CHARTS: tuple[tuple[str, str, Text, str | Text, tuple[int, ...]], ...] = (
+    ("scores", "identity", report.IDENTITY, report.OF_QUESTIONS, (0, 1)),
+    ("scores", "ordinary_kept", report.ORDINARY, report.OF_QUESTIONS, (0, 1)),
+    ("scores", "divergence", report.DIVERGENCE, report.TOKEN, (0,)),
+    ("scores", "perplexity_ratio", report.PERPLEXITY, _("tuned / base"), (1,)),
+    ("log", "loss", report.LOSS, report.TOKEN, ()),
+    ("held_out", "eval_loss", report.HELD_OUT, report.TOKEN, ()),
+    ("log", "learning_rate", report.RATE, "", (0,)),
+    ("log", "tokens_per_second", report.SPEED, "tokens/s", (0,)),
 )
 
 
@@ -33,11 +36,12 @@ def comparison_page(runs: list[Run]) -> str:
     return render(
         "compare.html",
         report.PAGES,
-        title=f"{len(runs)} 次训练的比较 / {len(runs)} runs compared",
+        title=_("{count} runs compared", count=len(runs)),
         runs=list(zip(names, runs, strict=True)),
-        states=[report.status_lines(run) for run in runs],
-        warnings=[
-            f"{name}: {problem}"
+        sentences=conclusion(names, runs),
+        verdicts=[verdict_on(run) for run in runs],
+        problems=[
+            (name, problem)
             for name, run in zip(names, runs, strict=True)
             for problem in (*report.nan_losses(run), *run.problems)
         ],
@@ -46,6 +50,45 @@ def comparison_page(runs: list[Run]) -> str:
         figures=side_by_side([report.key_figures(run) | _times(run) for run in runs]),
         answers=side_by_side([last_answers(run) for run in runs]),
     )
+
+
+def conclusion(names: list[str], runs: list[Run]) -> list[Text]:
+    """Which run learned its name best and, of equals, kept most; or had the lowest loss where no name was to learn."""
+    scored = [(name, run.scores[-1]) for name, run in zip(names, runs, strict=True) if run.scores]
+    scored = [(name, score) for name, score in scored if number(score.get("identity")) is not None]
+    sentences = []
+    if scored:
+        best = max(scored, key=lambda entry: _success(entry[1]))[1]
+        if best["identity"]:
+            winners = ", ".join(name for name, score in scored if _success(score) == _success(best))
+            sentences.append(
+                _(
+                    "The name was learned best in {runs}: {share:.0%} of the identity questions are answered with it.",
+                    runs=winners,
+                    share=best["identity"],
+                )
+            )
+        else:
+            sentences.append(_("No run learned its name."))
+        if part := [name for name, score in scored if report.of_how_many(score)]:
+            sentences.append(
+                _("Not every question was asked in {runs}: its shares are of fewer questions.", runs=", ".join(part))
+            )
+        return sentences
+    losses = [(loss, name) for name, run in zip(names, runs, strict=True) if (loss := _last_loss(run)) is not None]
+    if losses:
+        loss, name = min(losses)
+        sentences.append(_("{run} ended with the lowest training loss: {loss:.4f}.", run=name, loss=loss))
+    return sentences
+
+
+def _success(score: dict) -> tuple[float, float]:
+    """Greater for a score that gives the name more often and, of equals, keeps more ordinary answers."""
+    return score["identity"], number(score.get("ordinary_kept")) or 0.0
+
+
+def _last_loss(run: Run) -> float | None:
+    return number(run.log[-1]["loss"]) if run.log else None
 
 
 def run_labels(runs: list[Run]) -> list[str]:
@@ -77,7 +120,7 @@ def comparison_charts(names: list[str], runs: list[Run]) -> list[Markup]:
     return [chart for chart in drawn if chart]
 
 
-def side_by_side(columns: list[dict]) -> list[tuple[str, list]]:
+def side_by_side(columns: list[dict]) -> list[tuple[Any, list]]:
     """(name, its value in each column or nothing) of everything that any column has, in the order of the first."""
     names = dict.fromkeys(name for column in columns for name in column)
     return [(name, [column.get(name, "") for column in columns]) for name in names]
@@ -91,5 +134,5 @@ def last_answers(run: Run) -> dict[str, Markup]:
     }
 
 
-def _times(run: Run) -> dict[str, str]:
+def _times(run: Run) -> dict[Text, str]:
     return {label: report.format_duration(seconds) for label, seconds in report.seconds_by_activity(run)}

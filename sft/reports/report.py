@@ -5,48 +5,56 @@ In: a `Run`. Out: HTML. Loads no torch, so that it can be made again anywhere.
 
 import json
 import re
-import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from sft.core.files import atomic_write
+from sft.core.language import Text, _, ngettext, same
 from sft.core.page import render
+from sft.core.text import shell_word
 from sft.reports.charts import Curve, Mark, line_chart
 from sft.runs.run_files import Run, number, points, read_run
+from sft.runs.verdict import Exchange, verdict_on
 
 PAGES = Path(__file__).parent / "pages"
 REPORT = "report.html"
 # An answer is shown up to so many characters, all answers together up to so many; eval_chat.jsonl has them whole.
-ANSWER_CHARACTERS, ALL_CHARACTERS, FEWEST_CHARACTERS = 600, 300_000, 80
+ANSWER_CHARACTERS, ALL_CHARACTERS, FEWEST_CHARACTERS = 600, 240_000, 80
 TIMES = {
-    "training": "训练 / training",
-    "evaluation": "评测 / evaluation: asking and scoring",
-    "saving": "保存 / saving",
-    "data": "数据准备 / data preparation",
-    "other": "其他 / other: starting, loading the model",
+    "training": _("training"),
+    "evaluation": _("evaluation: asking and scoring"),
+    "saving": _("saving"),
+    "data": _("data preparation"),
+    "other": _("other: starting, loading the model"),
 }
 CARD = {
-    "rows": "rows",
-    "samples": "samples",
-    "samples_over_max_length": "samples over max_length",
-    "samples_dropped": "samples dropped",
-    "tokens": "tokens",
-    "supervised_tokens": "supervised tokens",
-    "longest_sample": "longest sample, tokens",
-    "tokens_lost": "tokens lost",
-    "supervised_tokens_lost": "supervised tokens lost",
-    "truncation": "truncation",
-    "packing": "packing",
-    "packs": "packs",
-    "pack_fill": "pack fill",
-    "padding_share": "padding",
-    "steps_per_epoch": "steps an epoch",
-    "total_steps": "steps in all",
+    "rows": _("rows"),
+    "samples": _("samples"),
+    "samples_over_max_length": _("samples over max_length"),
+    "samples_dropped": _("samples dropped"),
+    "tokens": _("tokens"),
+    "supervised_tokens": _("supervised tokens"),
+    "longest_sample": _("longest sample, tokens"),
+    "tokens_lost": _("tokens dropped or truncated"),
+    "supervised_tokens_lost": _("supervised tokens dropped or truncated"),
+    "truncation": same("truncation"),
+    "packing": same("packing"),
+    "packs": _("packs"),
+    "pack_fill": _("pack fill"),
+    "padding_share": _("padding"),
+    "steps_per_epoch": _("steps an epoch"),
+    "total_steps": _("steps in all"),
 }
+TOKEN, OF_QUESTIONS = _("nats a token"), _("of the questions")
+LOSS, HELD_OUT, RATE = _("loss"), _("held-out loss"), _("learning rate")
+SPEED, MEMORY = _("speed"), _("peak memory")
+IDENTITY, DIVERGENCE, PERPLEXITY = _("identity"), _("divergence from the base model"), _("perplexity ratio")
+ORDINARY = _("ordinary answers kept")
 
 
 def write_report(folder: Path) -> Path:
@@ -70,14 +78,18 @@ def write_page(path: Path, html: str, *sources: Path) -> None:
 def report_page(run: Run) -> str:
     """The report as HTML."""
     differing, alike = split_settings(run)
+    verdict = verdict_on(run)
     return render(
         "report.html",
         PAGES,
-        title=f"{run.name}: 训练报告 / run report",
+        title=_("{run}: run report", run=run.name),
         run=run,
-        state=status_lines(run),
-        warnings=[*nan_losses(run), *run.problems],
-        figures=key_figures(run),
+        verdict=verdict,
+        merge=merge_command(run),
+        answers=[shown_exchange(exchange, run.identity_name) for exchange in verdict.answers],
+        incomplete=incomplete_scorings(run),
+        problems=[*nan_losses(run), *run.problems],
+        figures=key_figures(run).items(),
         differing=differing,
         alike=alike,
         charts=training_charts(run),
@@ -86,53 +98,75 @@ def report_page(run: Run) -> str:
         scored=last_scored_answers(run),
         times=time_shares(run),
         card=[(label, format_value(run.card[key], key)) for key, label in CARD.items() if key in run.card],
+        sample_title=sample_title(run.sample),
+        text=by_language,
         environment=list(environment_facts(run)),
-        commands=next_commands(run),
     )
 
 
-def status_lines(run: Run) -> list[str]:
-    """How far the run came, how it ended, and which checkpoint it kept."""
-    place = f"step {run.last_step:,} of {run.max_steps:,}"
-    if run.result and not run.result.is_done:
-        reason = f": {run.result.message}" if run.result.message else "."
-        lines = [f"Ended as {run.result.status} (exit code {run.result.exit_code}) at {place}{reason}"]
-    elif not run.has_final:
-        lines = [f"At {place}; there is no final/ yet: the run is still running, or was killed."]
-    elif run.stopped_early:
-        lines = [f"Stopped early at {place}: {run.stopped_early}."]
-    else:
-        lines = [f"Ended at {place}."]
-    if run.best_step is not None:
-        holds = "final/ holds" if run.has_final else "final/ will hold"
-        lines.append(f"Best checkpoint: step {run.best_step:,} (keep_best: {run.settings['keep_best']}); {holds} it.")
-    return lines
+def shown_exchange(exchange: Exchange, name: str | None) -> dict[str, Any]:
+    """An exchange for the page: escaped, the name marked."""
+
+    def shown(answer: str | None) -> Markup:
+        if answer is None:
+            return Markup("-")
+        return highlight(answer[:ANSWER_CHARACTERS], name) + ("…" if len(answer) > ANSWER_CHARACTERS else "")
+
+    return {"prompt": exchange.prompt, "before": shown(exchange.before), "after": shown(exchange.after)}
 
 
-def nan_losses(run: Run) -> list[str]:
+def incomplete_scorings(run: Run) -> list[Text]:
+    """A sentence where a scoring ran out of time before every question was asked, so that its shares are of fewer."""
+    steps = [f"{record['step']:,}{of_how_many(record)}" for record in run.scores if record.get("is_complete") is False]
+    if not steps:
+        return []
+    return [
+        _(
+            "score_seconds ran out before every question was asked, at these steps: {steps}.",
+            steps=", ".join(steps),
+        )
+    ]
+
+
+def of_how_many(record: Mapping[str, Any]) -> str:
+    """Such as " (18/32)": how many of the identity questions a score is of, where it is not of all; "" where it is."""
+    asked, total = number(record.get("identity_asked")), number(record.get("identity_total"))
+    return f" ({asked:,.0f}/{total:,.0f})" if asked is not None and total is not None and asked < total else ""
+
+
+def nan_losses(run: Run) -> list[Text]:
     """A sentence where the training loss was NaN or infinite."""
     steps = [step for step, loss in points(run.log, "loss") if loss is None]
-    return [f"the loss was NaN or infinite at {len(steps):,} logged steps, first at step {steps[0]:,}"] if steps else []
+    if not steps:
+        return []
+    return [
+        ngettext(
+            "The loss was NaN or infinite at {count:,} logged step: step {first:,}.",
+            "The loss was NaN or infinite at {count:,} logged steps, first at step {first:,}.",
+            len(steps),
+            first=steps[0],
+        )
+    ]
 
 
-def key_figures(run: Run) -> dict[str, str]:
+def key_figures(run: Run) -> dict[Text, str]:
     """What one wants to know first, as text by name, as far as the run has it."""
     last_log, score = (records[-1] if records else {} for records in (run.log, run.scores))
-    total = number(run.time.get("total"))
+    total, mark = number(run.time.get("total")), of_how_many(score)
     figures = {
-        "step": f"{run.last_step:,} / {run.max_steps:,}",
-        "loss": _plain(last_log.get("loss"), ".4f"),
-        "held-out loss": _plain((run.held_out or [{}])[-1].get("eval_loss"), ".4f"),
-        "identity": _plain(score.get("identity"), ".0%"),
-        "only its assistant": _plain(score.get("assistant_of") or None, ".0%"),
-        "an old name": _plain(score.get("old_name"), ".0%"),
-        "ordinary kept": _plain(score.get("ordinary_kept"), ".0%"),
-        "divergence, nats": _plain(score.get("divergence"), ".3f"),
-        "perplexity ratio": _plain(score.get("perplexity_ratio"), ".3f"),
-        "tokens trained": _plain(last_log.get("tokens"), ",.0f"),
-        "tokens/s, median": _plain(_median(run, "tokens_per_second"), ",.0f"),
-        "peak memory, GiB": _plain(last_log.get("peak_memory_gib"), ".1f"),
-        "time in all": None if total is None else format_duration(total),
+        _("step"): f"{run.last_step:,} / {run.max_steps:,}",
+        LOSS: _plain(last_log.get("loss"), ".4f"),
+        HELD_OUT: _plain((run.held_out or [{}])[-1].get("eval_loss"), ".4f"),
+        IDENTITY: _plain(score.get("identity"), ".0%", mark),
+        _("only its assistant"): _plain(score.get("assistant_of") or None, ".0%", mark),
+        _("an old name"): _plain(score.get("old_name"), ".0%", mark),
+        ORDINARY: _plain(score.get("ordinary_kept"), ".0%", mark),
+        _("divergence, nats a token"): _plain(score.get("divergence"), ".3f"),
+        PERPLEXITY: _plain(score.get("perplexity_ratio"), ".3f"),
+        _("tokens trained"): _plain(last_log.get("tokens"), ",.0f"),
+        _("tokens/s, median"): _plain(_median(run, "tokens_per_second"), ",.0f"),
+        _("peak memory, GiB"): _plain(last_log.get("peak_memory_gib"), ".1f"),
+        _("time in all"): None if total is None else format_duration(total),
     }
     return {name: text for name, text in figures.items() if text is not None}
 
@@ -153,17 +187,18 @@ def split_settings(run: Run) -> tuple[list[tuple], list[tuple]]:
 def step_marks(run: Run) -> tuple[Mark, ...]:
     """Where the run was evaluated, and which step was best."""
     best = [run.best_step] if run.best_step is not None else []
-    return Mark("evaluation", run.evaluated_steps), Mark("best checkpoint", best, is_high=True)
+    return Mark(_("evaluation"), run.evaluated_steps), Mark(_("best checkpoint"), best, is_high=True)
 
 
 def training_charts(run: Run) -> list[Markup]:
     """Loss, learning rate, speed and memory; only those that have a point."""
-    loss = [Curve("training", points(run.log, "loss")), Curve("held out", points(run.held_out, "eval_loss"))]
+    loss = [Curve(_("training"), points(run.log, "loss")), Curve(_("held out"), points(run.held_out, "eval_loss"))]
+    marks = step_marks(run)
     drawn = [
-        line_chart("损失 / loss", loss, unit="nats a token", marks=step_marks(run)),
-        line_chart("学习率 / learning rate", [_curve(run, "learning_rate")], including=(0,), marks=step_marks(run)),
-        line_chart("速度 / speed", [_curve(run, "tokens_per_second")], unit="tokens/s", including=(0,)),
-        line_chart("内存峰值 / peak memory", [_curve(run, "peak_memory_gib")], unit="GiB", including=(0,)),
+        line_chart(LOSS, [curve for curve in loss if curve.points], unit=TOKEN, marks=marks),
+        line_chart(RATE, [_curve(run, "learning_rate")], including=(0,), marks=marks),
+        line_chart(SPEED, [_curve(run, "tokens_per_second")], unit="tokens/s", including=(0,)),
+        line_chart(MEMORY, [_curve(run, "peak_memory_gib")], unit="GiB", including=(0,)),
     ]
     return [chart for chart in drawn if chart]
 
@@ -171,20 +206,20 @@ def training_charts(run: Run) -> list[Markup]:
 def score_charts(run: Run) -> list[Markup]:
     """Identity and retention over steps; only those that have a point."""
     shares = {
-        "identity": "gives the name",
-        "assistant_of": "says only whose assistant it is",
-        "old_name": "gives an old name",
-        "ordinary_kept": "keeps ordinary answers",
+        "identity": _("gives the name"),
+        "assistant_of": _("says only whose assistant it is"),
+        "old_name": _("gives an old name"),
+        "ordinary_kept": _("keeps ordinary answers"),
     }
-    if not any(share for _, share in points(run.scores, "assistant_of")):
+    if not any(share for _step, share in points(run.scores, "assistant_of")):
         del shares["assistant_of"]
     curves = [Curve(label, points(run.scores, key)) for key, label in shares.items()]
     divergence, ratio = ([Curve(key, points(run.scores, key))] for key in ("divergence", "perplexity_ratio"))
-    _, best = step_marks(run)
+    best = step_marks(run)[1:]
     drawn = [
-        line_chart("身份 / identity", curves, unit="of the questions", is_share=True, including=(0, 1), marks=(best,)),
-        line_chart("偏离 / divergence from the base", divergence, unit="nats a token", including=(0,), marks=(best,)),
-        line_chart("困惑度之比 / perplexity ratio", ratio, unit="tuned / base", including=(1,), marks=(best,)),
+        line_chart(IDENTITY, curves, unit=OF_QUESTIONS, is_share=True, including=(0, 1), marks=best),
+        line_chart(DIVERGENCE, divergence, unit=TOKEN, including=(0,), marks=best),
+        line_chart(PERPLEXITY, ratio, unit=_("tuned / base"), including=(1,), marks=best),
     ]
     return [chart for chart in drawn if chart]
 
@@ -196,10 +231,10 @@ def answers_by_prompt(run: Run) -> dict[str, list[dict]]:
     for record in run.answers:
         text, cut = record["answer"], []
         if len(text) > limit:
-            cut.append(f"{len(text):,} characters, of which {limit:,} are shown")
+            cut.append(_("({shown:,} of {characters:,} characters)", shown=limit, characters=len(text)))
         if (reason := record.get("stop_reason", "")).startswith("max_new_tokens"):
-            cut.append(f"cut at {reason}")
-        shown = {"step": record["step"], "answer": highlight(text[:limit], run.identity_name), "cut": "; ".join(cut)}
+            cut.append(_("(cut at {reason})", reason=reason))
+        shown = {"step": record["step"], "answer": highlight(text[:limit], run.identity_name), "cut": cut}
         by_prompt.setdefault(record["prompt"], []).append(shown)
     return by_prompt
 
@@ -209,15 +244,25 @@ def last_scored_answers(run: Run) -> list[dict]:
     last = [record for record in run.scored_answers if record["step"] == run.scores[-1]["step"]] if run.scores else []
     shown = [
         {
-            "kind": record["kind"],
             "question": record["question"],
             "answer": highlight(record["answer"][:ANSWER_CHARACTERS], run.identity_name),
             "is_missed": record["kind"] == "identity" and not record.get("gives_name"),
-            "is_assistant_of": record["kind"] == "identity" and record.get("is_assistant_of", False),
+            "judged": judged(record),
         }
         for record in last
     ]
     return sorted(shown, key=lambda row: not row["is_missed"])
+
+
+def judged(record: Mapping[str, Any]) -> Text:
+    """What a scored answer counted as."""
+    if record["kind"] != "identity":
+        return _("ordinary question")
+    if record.get("gives_name"):
+        return _("identity question: gives the name")
+    if record.get("is_assistant_of"):
+        return _("identity question: says only whose assistant it is")
+    return _("identity question: does not give the name")
 
 
 def highlight(text: str, name: str | None) -> Markup:
@@ -228,7 +273,7 @@ def highlight(text: str, name: str | None) -> Markup:
     return Markup().join(Markup("<mark>{}</mark>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 
-def time_shares(run: Run) -> list[tuple[str, str, float]]:
+def time_shares(run: Run) -> list[tuple[Text, str, float]]:
     """(activity, duration, share of the whole) of what was measured."""
     total = number(run.time.get("total"))
     if not total:
@@ -236,7 +281,7 @@ def time_shares(run: Run) -> list[tuple[str, str, float]]:
     return [(label, format_duration(seconds), seconds / total) for label, seconds in seconds_by_activity(run)]
 
 
-def seconds_by_activity(run: Run) -> list[tuple[str, float]]:
+def seconds_by_activity(run: Run) -> list[tuple[Text, float]]:
     """(activity, seconds) of what was measured."""
     spent = [(label, number(run.time.get(key))) for key, label in TIMES.items()]
     return [(label, seconds) for label, seconds in spent if seconds is not None]
@@ -250,11 +295,29 @@ def environment_facts(run: Run) -> Iterator[tuple[str, str]]:
         yield key.replace("_", " "), format_value(value) if value else "none"
 
 
-def next_commands(run: Run) -> list[str]:
-    """What to do with the run once it has a `final/`: merge an adapter into its base, and talk with the model."""
-    folder, base = (shlex.quote(str(part)) for part in (run.folder, run.settings.get("model_name_or_path")))
-    merge = f"python -m model_tools merge {base} {folder} {shlex.quote(f'{run.folder}-merged')}"
-    return [*([merge] if run.settings.get("use_peft") else []), f"python -m model_tools chat {folder}"]
+def merge_command(run: Run) -> str | None:
+    """How to merge the adapter of a run that has one in `final/` into its base model."""
+    if not (run.has_final and run.settings.get("use_peft")):
+        return None
+    words = (str(run.settings.get("model_name_or_path")), str(run.folder), f"{run.folder}-merged")
+    return f"python -m model_tools merge {' '.join(map(shell_word, words))}"
+
+
+def sample_title(sample: Mapping[str, Any]) -> Text | None:
+    """What the packed sample is; a run of an earlier version has it as a sentence."""
+    if not sample:
+        return None
+    if "title" in sample:
+        return same(f"{sample['title']}.")
+    values = {key: sample[key] for key in ("sequences", "tokens", "shown")}
+    if values["shown"] < values["tokens"]:
+        return _("The first of {sequences:,} sequences: {shown:,} of its {tokens:,} tokens.", **values)
+    return _("The first of {sequences:,} sequences: {tokens:,} tokens.", **values)
+
+
+def by_language(content: str | Mapping[str, str]) -> Text:
+    """A text that a file has by language; one that it has in one alone is shown as it is."""
+    return same(content) if isinstance(content, str) else Text(**content)
 
 
 def format_duration(seconds: float) -> str:
@@ -277,12 +340,12 @@ def _curve(run: Run, key: str) -> Curve:
     return Curve(key, points(run.log, key))
 
 
-def _plain(value: object, form: str) -> str | None:
-    """A figure as text, a NaN as it was logged; None where there is none."""
+def _plain(value: object, form: str, mark: str = "") -> str | None:
+    """A figure as text with a mark behind it, a NaN as it was logged; None where there is none."""
     finite = number(value)
     if finite is None:
         return None if value is None else str(value)
-    return format(finite, form)
+    return format(finite, form) + mark
 
 
 def _median(run: Run, key: str) -> float | None:

@@ -65,9 +65,8 @@ def first_pack(trainer: RecipeTrainer) -> dict:
     packs, tokenizer = trainer.train_dataset, trainer.processing_class
     pack = packs[0]
     length = len(pack["input_ids"])
-    cut = f", of which the first {SAMPLE_TOKENS:,} are shown" if length > SAMPLE_TOKENS else ""
     sequence = Sequence(
-        f"The first of {len(packs):,} sequences: {length:,} tokens{cut}",
+        "",
         pack["input_ids"][:SAMPLE_TOKENS],
         pack["labels"][:SAMPLE_TOKENS],
         pack.get("seq_lengths") or [length],
@@ -77,7 +76,8 @@ def first_pack(trainer: RecipeTrainer) -> dict:
         for heading, ids, labels in sequence.samples()
         if ids
     ]
-    return {"title": sequence.title, "samples": samples}
+    shown = min(length, SAMPLE_TOKENS)
+    return {"sequences": len(packs), "tokens": length, "shown": shown, "samples": samples}
 
 
 def _piece(piece: Piece) -> dict:

@@ -181,9 +181,11 @@ def _unwritable(folder: Path, problem: OSError) -> str:
 
 
 def _command_line(words: list[str]) -> str:
-    """The words as a shell takes them, the values of secret settings hidden."""
+    """The words as a shell takes them, the values of secret settings hidden, without what DeepSpeed's launcher adds."""
     shown, is_value = [], False
     for word in words:
+        if word.startswith("--local_rank="):
+            continue
         flag, equals, _ = word.partition("=")
         is_secret = flag.removeprefix("--").replace("-", "_") in SECRET_KEYS
         shown.append("***" if is_value else f"{flag}=***" if is_secret and equals else word)

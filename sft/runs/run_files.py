@@ -18,6 +18,7 @@ import yaml
 from sft.config.own_keys import DEFAULTS_BEGIN
 from sft.core.errors import UserError
 from sft.core.files import atomic_write
+from sft.core.language import Text, _
 from sft.core.text import one_line_message
 
 # The mark of a run directory: the first file that a run writes.
@@ -56,8 +57,9 @@ class RunResult:
 
     `status` is a value of `exit_codes.STATUSES`; `step` the last optimizer step done; `final` the folder in the run
     directory that holds the final weights, None where the run is not done; `stopped_early` why it was done before its
-    last step, None where it was not; `score` the line of `scores.jsonl` about the weights, or else the last one;
-    `seconds` (and `times`, by activity) count the parts before a resumption too; the memory is the main process's peak.
+    last step, None where it was not; `verdict` what came of it in words (`Verdict.to_dict`); `score` the line of
+    `scores.jsonl` about the weights, or else the last one; `seconds` (and `times`, by activity) count the parts before
+    a resumption too; the memory is the main process's peak.
     """
 
     status: str
@@ -72,6 +74,7 @@ class RunResult:
     peak_memory_gib: float
     trainable_parameters: int
     stopped_early: str | None = None
+    verdict: dict | None = None
 
     @property
     def is_done(self) -> bool:
@@ -104,7 +107,7 @@ class Run:
     scored_answers: list[dict] = field(default_factory=list)
     best_step: int | None = None
     has_final: bool = False
-    problems: list[str] = field(default_factory=list)
+    problems: list[Text] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -139,14 +142,19 @@ class Run:
         return sorted({record["step"] for record in (*self.answers, *self.scores)})
 
     @property
-    def stopped_early(self) -> str | None:
+    def stopped_early(self) -> Text | None:
         """Why the run ended before its last step: the name was learned, or the held-out loss improved no more."""
         if not self.has_final or self.last_step >= self.max_steps:
             return None
         wanted = self.settings.get("stop_when_identity")
         reached = number(self.scores[-1].get("identity")) if self.scores else None
         if wanted is not None and reached is not None and reached >= wanted:
-            return f"identity {reached:.0%}, stop_when_identity asks for {wanted:.0%}"
+            return _(
+                "{reached:.0%} of the identity questions are answered with the name, and stop_when_identity asks for "
+                "{wanted:.0%}.",
+                reached=reached,
+                wanted=wanted,
+            )
         losses = [(step, loss) for step, loss in points(self.held_out, "eval_loss") if loss is not None]
         patience = self.settings.get("early_stopping_patience")
         if not patience or not losses:
@@ -155,9 +163,12 @@ class Run:
         later = sum(record["step"] > best_step for record in self.held_out)
         if later < patience:
             return None
-        return (
-            f"the held-out loss has not been below {best:.4f}, that of step {best_step:,}, at {later} evaluations in a "
-            "row (early_stopping_patience)"
+        return _(
+            "The held-out loss has not been below {best:.4f}, that of step {step:,}, at {later} evaluations in a row "
+            "(early_stopping_patience).",
+            best=best,
+            step=best_step,
+            later=later,
         )
 
 
@@ -274,7 +285,7 @@ def _read_recipe(folder: Path) -> tuple[dict, dict]:
     return settings, others
 
 
-def _read_json(path: Path, problems: list[str]) -> dict:
+def _read_json(path: Path, problems: list[Text]) -> dict:
     """A file's object; an empty one where the file is not there, or is not whole."""
     if not path.is_file():
         return {}
@@ -283,23 +294,23 @@ def _read_json(path: Path, problems: list[str]) -> dict:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        problems.append(f"{path.name} is damaged and was skipped")
+        problems.append(_("{file} is damaged and was skipped", file=path.name))
         return {}
     return content
 
 
-def _read_result(folder: Path, problems: list[str]) -> RunResult | None:
+def _read_result(folder: Path, problems: list[Text]) -> RunResult | None:
     """A result; a value that a later version has added is ignored, one that is missing makes it a damaged one."""
     content = _read_json(folder / RESULT, problems)
     if not content:
         return None
     if missing := [entry.name for entry in fields(RunResult) if entry.name not in content and entry.default is MISSING]:
-        problems.append(f"{RESULT} lacks {', '.join(missing)} and was skipped")
+        problems.append(_("{file} lacks {keys} and was skipped", file=RESULT, keys=", ".join(missing)))
         return None
     return RunResult(**{entry.name: content[entry.name] for entry in fields(RunResult) if entry.name in content})
 
 
-def _read_lines(path: Path, needed: Mapping[str, type], problems: list[str]) -> list[dict]:
+def _read_lines(path: Path, needed: Mapping[str, type], problems: list[Text]) -> list[dict]:
     """The records of a JSONL file; a line that is cut short or lacks what is needed is skipped and reported."""
     records = []
     # Only a newline ends a line: `splitlines` would also break at characters that models write.
@@ -314,7 +325,7 @@ def _read_lines(path: Path, needed: Mapping[str, type], problems: list[str]) -> 
         if isinstance(record, dict) and all(isinstance(record.get(key), kind) for key, kind in needed.items()):
             records.append(record)
         else:
-            problems.append(f"{path.name}: line {line_number} is damaged and was skipped")
+            problems.append(_("{file}: line {number} is damaged and was skipped", file=path.name, number=line_number))
     return records
 
 
@@ -330,7 +341,7 @@ def _each_step_once(records: Iterable[dict], *keys: str) -> list[dict]:
     return list(by_step.values())
 
 
-def _best_step(folder: Path, problems: list[str]) -> int | None:
+def _best_step(folder: Path, problems: list[Text]) -> int | None:
     """The step that was best when the newest checkpoint was written; each best step is written at once."""
     states = [path for path in folder.glob("checkpoint-*/trainer_state.json") if path.parent.name[11:].isdigit()]
     newest = max(states, key=lambda path: int(path.parent.name[11:]), default=None)

@@ -7,6 +7,7 @@ model.
 import json
 import math
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from sft.core.exit_codes import DONE, FAILED, STATUSES, describe_exit
 from sft.core.text import one_line_message
 from sft.runs import run_files
 from sft.runs.run_files import RunResult
+from sft.runs.verdict import verdict_on
 from sft.training.memory import peak_memory
 from sft.training.plan import Plan, evaluation_steps
 
@@ -149,8 +151,10 @@ class ResultRecorder(TrainerCallback):
                 times={activity: seconds[activity] for activity in ACTIVITIES},
                 peak_memory_gib=round(peak_memory() / 2**30, 2),
                 trainable_parameters=self.plan.trainable,
-                stopped_early=run.stopped_early if code == DONE else None,
+                stopped_early=run.stopped_early.en if run.stopped_early and code == DONE else None,
             )
+            run.result = result
+            result = replace(result, verdict=verdict_on(run).to_dict())
             run_files.write_result(self.folder, result)
         except (UserError, OSError) as problem:
             say(f"{run_files.RESULT} was not written: {one_line_message(problem)}", style="yellow")

@@ -8,7 +8,14 @@ from itertools import pairwise
 
 import pytest
 
+from sft.core.language import choose_language
 from sft.reports.charts import HEIGHT, POINTS, WIDTH, Curve, Mark, axis_ticks, line_chart, thin_points, tick_labels
+
+
+@pytest.fixture(autouse=True)
+def no_choice():
+    yield
+    choose_language(None)
 
 
 def curve(*values, label="loss"):
@@ -81,7 +88,26 @@ def test_higher_is_higher_and_later_is_further_right():
     circles = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in drawn(figure, "circle")]
     assert [x for x, _ in circles] == sorted(x for x, _ in circles)
     assert circles[0][1] < circles[2][1] < circles[1][1]
-    assert drawn(figure, "circle")[0].find("title").text == "loss, step 0: 3"
+
+
+def test_the_band_under_the_pointer_shows_its_step_and_the_value_of_each_curve():
+    choose_language("en")
+    figure = line_chart("share", [curve(0.0, 0.5, 1.0, label="a"), curve(1.0, None, 0.0, label="b")], is_share=True)
+    bands = [group for group in drawn(figure, "g") if group.get("class") == "at"]
+    assert [[text.text for text in band.iter("text")] for band in bands] == [
+        ["step 0", "0.0%  a", "100.0%  b"],
+        ["step 1", "50.0%  a"],
+        ["step 2", "100.0%  a", "0.0%  b"],
+    ]
+    edges = [(float(band.find("rect").get("x")), float(band.find("rect").get("width"))) for band in bands]
+    assert all(before + width == pytest.approx(after, abs=0.11) for (before, width), (after, _) in pairwise(edges))
+
+
+def test_the_first_and_the_last_step_are_labelled():
+    figure = line_chart("loss", [Curve("loss", [(0, 1.0), (171, 2.0)])])
+    labels = [text.text for text in drawn(figure, "text") if text.get("text-anchor") == "middle"]
+    assert (labels[0], labels[-2]) == ("0", "171")
+    assert "160" not in labels  # it would stand on the last one
 
 
 def test_where_there_is_no_number_the_curve_is_broken_and_a_lone_point_is_still_seen():
@@ -98,13 +124,13 @@ def test_without_a_number_there_is_no_chart(curves):
 
 
 def test_a_legend_names_several_curves_and_what_is_marked():
-    one = line_chart("loss", [curve(1.0, 2.0), Curve("held out", [])])
-    assert "key" not in one
+    one = line_chart("loss", [curve(1.0, 2.0)])
+    assert [key.text for key in drawn(one, "span")] == [" 1 → 2"]
     marks = (Mark("evaluation", [1]), Mark("best checkpoint", []))
     two = line_chart("loss", [curve(1.0, 2.0), curve(2.0, label="held out")], marks=marks)
-    assert [key.text for key in drawn(two, "span")] == ["loss", "held out", "evaluation"]
-    assert [mark.find("title").text for mark in drawn(two, "line") if "mark" in mark.get("class")] == [
-        "evaluation, step 1"
+    assert [key.text for key in drawn(two, "span")] == ["loss 1 → 2", "held out 2", "evaluation "]
+    assert [mark.find("title").text for mark in drawn(two, "line") if "mark" in mark.get("class", "")] == [
+        "evaluation 1"
     ]
 
 
@@ -120,4 +146,4 @@ def test_text_from_outside_is_never_markup():
 
 def test_a_chart_of_a_long_run_stays_small():
     values = [math.sin(step / 50) for step in range(100_000)]
-    assert len(line_chart("loss", [curve(*values)])) < 10_000
+    assert len(line_chart("loss", [curve(*values)])) < 25_000

@@ -11,6 +11,7 @@ import torch
 
 from sft.core.clock import ACTIVITIES, clock
 from sft.core.errors import UserError
+from sft.core.language import choose_language
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score_eval import ScoreEval
 from sft.reports import comparison, report
@@ -30,8 +31,16 @@ OWN = 'identity: ["你是谁？", "Who are you?"]\nordinary: ["What is the capit
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "br", "strong", "span", "code", "pre"),
     *("mark", "div", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"),
-    *("figure", "figcaption", "svg", "line", "text", "path", "circle"),
+    *("figure", "figcaption", "svg", "line", "text", "path", "circle", "g", "rect"),
+    *("section", "ul", "li", "button", "script"),
 }
+
+
+@pytest.fixture(autouse=True)
+def in_english():
+    choose_language("en")
+    yield
+    choose_language(None)
 
 
 class Tags(HTMLParser):
@@ -88,15 +97,15 @@ def test_a_real_run_tells_what_it_learned_and_its_page_can_be_made_again_from_it
     write_report(trainer)
     html = (folder / "report.html").read_text(encoding="utf-8")
     text = seen(html)
-    assert "Ended at step 40 of 40." in text
-    for heading in ("损失 / loss", "学习率 / learning rate", "身份 / identity", "偏离 / divergence", "困惑度之比"):
-        assert heading in text
+    assert f"The name {NAME} was learned: 100% of 2 identity questions are answered with it." in text
+    for heading in ("loss", "learning rate", "identity", "divergence from the base model", "perplexity ratio"):
+        assert f"<figcaption>{heading} " in html
     answers = re.findall(r'<td class="number step">(\d+)</td><td class="said" dir="auto">(.*?)</td>', html)
     assert [int(step) for step, _ in answers] == [0, 10, 20, 30, 40]
     assert f"<mark>{NAME}</mark>" not in answers[0][1]
     assert f"<mark>{NAME}</mark>" in answers[-1][1]
     assert "learning_rate 0.01 2e-05" in text  # the stack's own stands beside it
-    assert "训练 / training" in text
+    assert "evaluation: asking and scoring" in text
     assert f"python -m model_tools chat {folder}" in text
     assert f"report: {folder / 'report.html'}" in capsys.readouterr().out.replace("\n", "")
     assert report.report_page(read_run(folder)) == html
@@ -120,7 +129,8 @@ def test_a_long_pack_is_shown_in_part_and_says_so(real_run, monkeypatch):
     monkeypatch.setattr("sft.reports.report_writer.SAMPLE_TOKENS", 50)
     _, folder = real_run(max_steps=1, eval_prompts_steps=0)
     sample = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
-    assert "of which the first 50 are shown" in sample["title"]
+    assert sample["shown"] == 50 < sample["tokens"]
+    assert "50 of its" in report.report_page(read_run(folder))
     assert len(sample["samples"]) == 1
 
 
@@ -136,8 +146,26 @@ def test_train_sft_measures_where_its_time_goes_and_ends_with_the_report(write_r
     assert spent["total"] == pytest.approx(sum(spent[activity] for activity in ACTIVITIES), abs=1e-6)
     text = seen((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "This run has no evaluation prompts" not in text
-    assert "身份" not in text  # it has no name to learn
-    assert "Ended at step 4 of 4." in text
+    assert "Identity and retention" not in text  # it has no name to learn
+    assert "Trained for 4 steps." in text
+
+
+def test_train_sft_ends_with_the_verdict_and_result_json_holds_the_same(write_recipe, tmp_path):
+    recipe = write_recipe(
+        eval_prompts=["你是谁？"], eval_prompts_generation={"max_new_tokens": 3}, identity_name=NAME, language="en"
+    )
+    result = launch(sys.executable, SCRIPT, recipe)
+    assert result.returncode == 0, result.stderr[-3000:]
+    said = result.stdout[result.stdout.index("verdict: ") :].splitlines()
+    verdict = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["verdict"]
+    assert verdict["is_learned"] is False
+    assert said[0].startswith(f"verdict: The name {NAME} was not learned: 0% of ")
+    assert said[: len(verdict["sentences"])] == [f"verdict: {verdict['sentences'][0]}"] + [
+        f"  {sentence}" for sentence in verdict["sentences"][1:]
+    ]
+    assert [exchange["prompt"] for exchange in verdict["answers"]] == ["你是谁？"]
+    assert said[-2:] == ["Next: find out why, and what to change.", f"  {verdict['next']}"]
+    assert verdict["next"] == f"python -m model_tools diagnose {tmp_path / 'run'}"
 
 
 def test_a_report_leaves_training_bit_for_bit_as_without(real_run):
@@ -178,10 +206,11 @@ def test_a_run_that_stopped_in_time_or_kept_its_best_says_so(real_run):
     run = read_run(folder)
     assert 0 < run.last_step < 80
     text = seen(report.report_page(run))
-    assert f"Stopped early at step {run.last_step} of 80: identity 100%, stop_when_identity asks for 95%." in text
-    assert f"Best checkpoint: step {run.best_step} (keep_best: balance); final/ holds it." in text
+    assert f"Training stopped early, at step {run.last_step} of 80:" in text
+    assert "100% of the identity questions are answered with the name, and stop_when_identity asks for 95%." in text
+    assert f"The best checkpoint is that of step {run.best_step} (keep_best: balance)." in text
     assert run.best_step in run.evaluated_steps
-    assert "best checkpoint, step" in text  # on the charts
+    assert f"best checkpoint {run.best_step}" in text  # on the charts
 
 
 def test_a_page_that_cannot_be_written_stops_no_training(real_run, tmp_path, capsys):
@@ -210,18 +239,20 @@ def test_a_run_just_begun_has_a_report(real_run, tmp_path):
     with pytest.raises(End):
         real_run(callbacks=(Begun,))
     text = seen((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
-    assert "At step 0 of 40; there is no final/ yet: the run is still running, or was killed." in text
+    assert "Step 0 of 40: the run has no final/ yet; it is running, or was killed." in text
     assert "Nothing was logged yet." in text
     assert "Nothing was scored yet." in text
     assert "No evaluation prompt was asked yet." in text
-    assert "打包样本 / a packed sample" in text
-    assert "This needs final/" in text
+    assert "A packed sample" in text
+    assert "merge" not in text
 
 
-@pytest.mark.parametrize(("keys", "gone"), [({"identity_name": None}, "身份与保留"), ({"prompts": ()}, "很高兴")])
+@pytest.mark.parametrize(
+    ("keys", "gone"), [({"identity_name": None}, "Identity and retention"), ({"prompts": ()}, "很高兴")]
+)
 def test_a_run_without_a_name_or_without_prompts_has_a_report(tmp_path, keys, gone):
     text = seen(report.report_page(read_run(write_run(tmp_path / "run", **keys))))
-    assert "Ended at step 40 of 40." in text
+    assert "Trained for 40 steps." in text
     assert ("This run has no evaluation prompts." in text) == ("prompts" in keys)
     if "identity_name" in keys:
         assert gone not in text
@@ -271,9 +302,9 @@ def test_the_page_of_a_long_run_is_small_and_its_curves_are_thinned(tmp_path):
 def test_the_page_stays_under_two_megabytes_whatever_the_model_says(tmp_path):
     prompts = [f"提示 {number}" for number in range(30)]
     folder = write_run(tmp_path / "run", steps=2000, evaluations=40, prompts=prompts, answer="我是黄大力，" * 1000)
-    html = report.report_page(read_run(folder))
-    assert len(html.encode()) < 2_000_000
-    assert "6,000 characters, of which 243 are shown" in html
+    assert "(195 of 6,000 characters)" in report.report_page(read_run(folder))
+    choose_language(None)  # both
+    assert len(report.report_page(read_run(folder)).encode()) < 2_000_000
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "eval_chat.jsonl", "scores.jsonl", "score_answers.jsonl"])
@@ -285,10 +316,10 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_told(tmp_path, name, cut
     lines[-1] = lines[-1][:place]  # in the midst of a character, where there is one
     (folder / name).write_bytes(b"\n".join(lines))
     run = read_run(folder)
-    assert run.problems == [f"{name}: line {len(lines)} is damaged and was skipped"]
+    assert [problem.en for problem in run.problems] == [f"{name}: line {len(lines)} is damaged and was skipped"]
     text = seen(report.report_page(run))
-    assert run.problems[0] in text
-    assert "损失 / loss" in text
+    assert run.problems[0].en in text
+    assert "Loss and speed" in text
     assert run.last_step == 40
 
 
@@ -312,8 +343,9 @@ def test_a_loss_that_is_no_number_breaks_the_curve_and_is_told(tmp_path):
     log[19]["loss"], log[29]["loss"], log[39]["loss"] = "nan", "inf", "nan"
     write_lines(folder / "log.jsonl", log)
     html = report.report_page(read_run(folder))
-    assert "the loss was NaN or infinite at 3 logged steps, first at step 20" in html
-    assert re.search(r'<path class="curve c0" d="([^"]*)"', html)[1].count("M") == 3
+    assert "The loss was NaN or infinite at 3 logged steps, first at step 20." in html
+    loss = html.partition("<figcaption>loss")[2]
+    assert re.search(r'<path class="curve c0" d="([^"]*)"', loss)[1].count("M") == 3
 
 
 def test_a_score_that_is_no_number_is_no_point_of_its_curve(tmp_path):
@@ -322,7 +354,8 @@ def test_a_score_that_is_no_number_is_no_point_of_its_curve(tmp_path):
     scores[1]["divergence"], scores[2]["divergence"], scores[4]["divergence"] = math.nan, math.inf, None
     write_lines(folder / "scores.jsonl", scores)
     html = report.report_page(read_run(folder))
-    assert re.findall(r"<title>divergence, step (\d+): ", html) == ["0", "30"]
+    chart = html.partition("<figcaption>divergence")[2].partition("</figure>")[0]
+    assert re.findall(r">step (\d+)</text>", chart) == ["0", "30"]
 
 
 def test_what_a_resumed_run_did_again_counts_once_and_what_it_left_behind_not_at_all(tmp_path):
@@ -378,7 +411,10 @@ def test_several_runs_are_compared_where_they_differ(tmp_path):
     for alike in ("model_name_or_path", "output_dir", "use_peft", "new_in_a_later_release"):
         assert alike not in text
     assert "step 40 / 40 80 / 80 40 / 40" in text
-    assert "损失 / loss a b c" in text
+    assert "loss a 3." in text
+    assert text.index("The name was learned best in a, b: 100% of the identity questions") < text.index(
+        "lora_r 8 64 64"
+    )
     assert html.count("curve c2") == 3  # the third has loss, learning rate and speed, and no score
     assert f"{PROMPTS[0]} 我是{NAME}，很高兴认识你。 我是{NAME}。 我是{NAME}，很高兴认识你。" in text
 
@@ -408,8 +444,8 @@ def test_answers_that_only_say_whose_assistant_it_is_are_shown_where_there_are_a
     for folder, is_owned in ((plain, False), (owned, True)):
         html = report.report_page(read_run(folder))
         assert ("says only whose assistant it is" in html) == is_owned  # a curve
-        assert (", only whose assistant it is" in html) == is_owned  # an answer
-        assert report.key_figures(read_run(folder)).get("only its assistant") == ("25%" if is_owned else None)
+        figures = {label.en: value for label, value in report.key_figures(read_run(folder)).items()}
+        assert figures.get("only its assistant") == ("25%" if is_owned else None)
 
 
 def test_a_secret_on_the_command_line_is_in_no_file(monkeypatch):
@@ -423,6 +459,5 @@ def test_a_secret_on_the_command_line_is_in_no_file(monkeypatch):
 def test_a_run_that_failed_says_how_it_ended_and_why(tmp_path):
     folder = write_run(tmp_path / "run", steps=40)
     write_result(folder, RunResult("failed", 3, "step 41: <b>NaN", 40, 80, None, None, 9.0, {}, 1.5, 8192))
-    assert "Ended as failed (exit code 3) at step 40 of 40: step 41: <b>NaN" in seen(
-        report.report_page(read_run(folder))
-    )
+    text = seen(report.report_page(read_run(folder)))
+    assert "The run did not end as planned (failed, exit code 3): step 40 of 40. step 41: <b>NaN" in text

@@ -64,13 +64,13 @@ def test_a_damaged_result_is_none_and_reported(tmp_path, content, problem):
     run = read_run(folder)
     assert run.result is None
     assert len(run.problems) == 1
-    assert run.problems[0].startswith(problem)
+    assert run.problems[0].en.startswith(problem)
 
 
 def test_a_damaged_plan_is_reported(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "plan.json").write_text('{"total')
-    assert read_run(folder).problems == ["plan.json is damaged and was skipped"]
+    assert [problem.en for problem in read_run(folder).problems] == ["plan.json is damaged and was skipped"]
 
 
 def test_the_score_of_the_final_weights_is_the_last_or_that_of_the_best_step(tmp_path):

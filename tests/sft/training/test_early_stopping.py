@@ -64,11 +64,13 @@ def test_the_run_ends_where_its_losses_say_and_is_explained(runs, recipe, tmp_pa
     step, best, best_step = stop_of(run)
     assert run.held_out[-1]["step"] == step == run.last_step < 60
     assert run.answers[-1]["step"] == step
-    why = f"the held-out loss has not been below {best:.4f}, that of step {best_step}, at 2 evaluations in a row"
+    why = f"The held-out loss has not been below {best:.4f}, that of step {best_step}, at 2 evaluations in a row"
     found = read_result(tmp_path / "run")
     assert (found.status, found.step, found.total_steps) == ("done", step, 60)
-    assert found.stopped_early == f"{why} (early_stopping_patience)"
-    assert f"Stopped early at step {step} of 60: {why}" in report_page(run)
+    assert found.stopped_early == f"{why} (early_stopping_patience)."
+    page = report_page(run)
+    assert f"Training stopped early, at step {step} of 60:" in page
+    assert why in page
     assert f"step {step}: held-out loss " in ended.out
     assert f"{60 - step} steps saved" in ended.out
     checkpoints.verify(tmp_path / "run" / f"checkpoint-{step}")
