@@ -292,6 +292,12 @@ class RecipeTrainer(SFTTrainer):
         self.forget_zero3_trace()
         return metrics
 
+    @property
+    def asked_system(self) -> str | None:
+        """The system message before what the model is asked: the recipe's, else the one that every row begins with."""
+        chosen = self.recipe.run.eval_prompts_system
+        return (self._card.system_message if chosen is None and self._card else chosen) or None
+
     def log_scores(self, scores: dict[str, float]) -> None:
         """Hand numbers of an evaluation to every tracker; the next line of the training's own log stays as it was."""
         should_log = self.control.should_log
