@@ -238,9 +238,11 @@ def opening_system(named: NamedModel, chosen: str | None) -> str | None:
     Raises:
         UserError: the file with the latter cannot be read.
     """
+    from sft.data.questions import system_to_ask_with
     from sft.models.adapter import read_system_message
 
-    return (read_system_message(named.adapter or Path(named.base)) if chosen is None else chosen) or None
+    shared = read_system_message(named.adapter or Path(named.base)) if chosen is None else None
+    return system_to_ask_with(chosen, shared)
 
 
 def describe_system(system: str | None) -> str:
@@ -255,7 +257,7 @@ def describe_shares(named: NamedModel, system: str | None) -> list[str]:
         UserError: the recipe of the run cannot be read.
     """
     score = score_under(named.adapter or Path(named.base), system)
-    if score is None or score["with_system"] is None or score["without_system"] is None:
+    if score is None:
         return []
     with_it, without = (
         f"{score[key]:.0%} of {score[f'{key}_asked']} answers" for key in ("with_system", "without_system")

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 
-from model_tools.chat import add_model_arguments, describe_shares, opening_system
+from model_tools.chat import add_model_arguments, opening_system
 from model_tools.checkpoints.model_folder import resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
@@ -38,8 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         from model_tools.chatting.page import build_page
 
         system = opening_system(named, arguments.system)
-        for fact in (precision_of(named, arguments.bits).line, *describe_shares(named, system)):
-            print(fact, file=sys.stderr)
+        print(precision_of(named, arguments.bits).line, file=sys.stderr)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
             serve_page(build_page(model, named, system), listening)

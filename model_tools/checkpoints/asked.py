@@ -48,13 +48,15 @@ def asked_of(folders: Sequence[Path]) -> Asked:
 
 
 def score_under(folder: Path, system: str | None) -> dict | None:
-    """The score of what is in a folder, if its run asked its questions with this system message and without it.
+    """The score of what is in a folder, if its run had answers to questions with this system message and without it.
 
     Raises:
         UserError: the recipe of the run cannot be read.
     """
     score = next((read_run(run).final_score for run in runs_of([folder.resolve()])), None)
-    return score if score and system and score.get("system_message") == system else None
+    if not score or not system or score.get("system_message") != system:
+        return None
+    return None if None in (score["with_system"], score["without_system"]) else score
 
 
 def runs_of(folders: Iterable[Path]) -> Iterator[Path]:

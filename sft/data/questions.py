@@ -64,6 +64,11 @@ class QuestionSet:
         return len(self.identity) + len(self.bare) + len(self.ordinary)
 
 
+def system_to_ask_with(chosen: str | None, shared: str | None) -> str | None:
+    """The system message before what a model is asked: the chosen one, '' for none, else the one all rows share."""
+    return (shared if chosen is None else chosen) or None
+
+
 def load_questions(path: str | Path | None = None, system: str | None = None) -> QuestionSet:
     """The questions of a file, or those of the repository.
 

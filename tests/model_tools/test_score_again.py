@@ -1,6 +1,8 @@
 """A run that is scored again: the same weights in the same bits under the same system message give the same numbers."""
 
+import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from model_tools.checkpoints.model_folder import resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
 from sft.data.questions import load_questions
+from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import score
 from sft.evaluation.score_eval import ScoreEval
 from sft.runs.run_files import read_run
-from tests.support.named_run import NAME, train_run
+from tests.support.named_run import NAME, train_run, write_rows
 
 QUESTIONS = (
     'identity: ["Who are you?", 你是谁？, "Who?", 谁？]\nordinary: ["What is the capital of France?"]\n'
@@ -108,3 +111,53 @@ def test_what_a_run_left_is_loaded_as_it_was_trained(tmp_path, recipe, settings,
 def test_a_model_that_comes_from_no_run_is_loaded_as_its_files_are(tiny_model):
     found = precision_of(resolve_model(str(tiny_model)))
     assert (found.settings, found.line) == ({"dtype": "auto"}, "precision: that of the files")
+
+
+def test_where_all_rows_share_a_system_message_both_numbers_stand_everywhere(train, tmp_path, capsys, monkeypatch):
+    rows = [
+        {"conversation": [{"system": SYSTEM, "input": question, "output": f"我是{NAME}"}]}
+        for question in ("你是谁？", "Who are you?") * 20
+    ]
+    run, recipe = train(train_file=write_rows(tmp_path / "under.jsonl", rows), max_steps=30)
+    (first, last), said = read_run(run).scores, capsys.readouterr().out
+    assert (last["system_message"], last["with_system_asked"], last["without_system_asked"]) == (SYSTEM, 4, 2)
+    assert (last["identity"], last["identity_asked"], last["identity_total"]) == (last["with_system"], 4, 4)
+    assert first["with_system"] == 0 < last["with_system"] == 1
+    asked = [
+        (each["question"], each["has_system"]) for each in read_run(run).scored_answers if each["kind"] == "identity"
+    ]
+    every = [(question, True) for question in ("Who are you?", "你是谁？", "Who?", "谁？")]
+    assert sorted(asked) == sorted(2 * [*every, ("你是谁？", False), ("谁？", False)])
+    shares = f"identity 100% of 4 (zh 100%, en 100%) with the system message, {last['without_system']:.0%} of 2 without"
+    assert shares in " ".join(said.split())
+
+    assert main(["score", str(run), str(recipe)]) == 0
+    said = capsys.readouterr().out
+    assert shares in said
+    assert f"100% of 4 with a system message ({SYSTEM}), {last['without_system']:.0%} of 2 without" in said
+
+    both = (
+        f"it gave its name in 100% of 4 answers with this system message, in {last['without_system']:.0%} of 2 answers"
+    )
+    for options, is_said in (((), True), (("--system", "x"), False), (("--system", ""), False)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+        assert main(["chat", str(run), *options]) == 0
+        err = capsys.readouterr().err
+        assert (both in err) == is_said
+        assert "precision: " in err
+
+
+def test_what_a_recipe_names_wins_over_what_the_rows_share(make_trainer, tmp_path):
+    row = {"conversation": [{"system": SYSTEM, "input": "你是谁？", "output": NAME}]}
+    rows = write_rows(tmp_path / "under.jsonl", [row] * 20)
+    for chosen, asked in ((None, SYSTEM), ("Be brief.", "Be brief."), ("", None)):
+        keys = {} if chosen is None else {"eval_prompts_system": chosen}
+        trainer, _ = make_trainer(train_file=rows, identity_name=NAME, eval_prompts=["你是谁？"], **keys)
+        assert (trainer.asked_system, ScoreEval(trainer).questions.system) == (asked, asked)
+        prompts = []
+        trainer.base.register_forward_pre_hook(
+            lambda _, inputs, named, seen=prompts: seen.append(named["input_ids"]), with_kwargs=True
+        )
+        ChatEval(trainer).evaluate(trainer.state, trainer.control)
+        prompt = trainer.processing_class.decode(prompts[0][0])
+        assert [system in prompt for system in (SYSTEM, "Be brief.")] == [asked == SYSTEM, asked == "Be brief."]
