@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.checkpoints.model_folder import NamedModel, require, resolve_model
 from sft.core.console import console
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     named = resolve_model(arguments.model, arguments.adapter)
     if arguments.base_too and named.adapter is None:
         raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
+    require(named)
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
             Chat(named, arguments).on_terminal(describe_model(named))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sft.core.errors import UserError
 from sft.core.json_file import read_json
+from sft.models.model_folder import require_model
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -46,6 +47,18 @@ def resolve_model(model: str, adapter: str | None = None) -> NamedModel:
         return NamedModel(_final_model(model), None, _final_model(model))
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     return NamedModel(base, folder, str(folder) if has_tokenizer else base)
+
+
+def require(named: NamedModel) -> None:
+    """See that the base model is there, before anything heavy is imported to load it.
+
+    Raises:
+        UserError: there is no such folder, it holds no model, or no hub and no cache of one has the model.
+    """
+    folder = Path(named.base)
+    if folder.is_dir() and not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{named.base}: holds no {CONFIG_FILE}: is it a model folder?")
+    require_model(named.base)
 
 
 def adapter_folder(path: Path) -> Path | None:
@@ -108,7 +121,6 @@ def local_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     from sft.models.hub import downloading
-    from sft.models.loading import require_model
 
     folder = Path(_final_model(model))
     if (folder / CONFIG_FILE).is_file():

@@ -42,6 +42,16 @@ class Settings:
         """Whether the run is only to be planned."""
         return bool(self.chosen.get("dry_run"))
 
+    @property
+    def model(self) -> str:
+        """The model's folder or hub id."""
+        return str(self.chosen["model_name_or_path"])
+
+    @property
+    def model_revision(self) -> str:
+        """The branch, tag or commit of the hub that is meant."""
+        return self.chosen.get("model_revision") or "main"
+
     def refuse(self, key: str, problem: str) -> NoReturn:
         """Raise the `UserError` that a key is wrong, with the place where it was set."""
         raise UserError(f"{self.places.get(key, self.path)}: {key}: {problem}")

@@ -32,19 +32,9 @@ from sft.core.text import one_line_message
 from sft.models import hub, internlm2, internlm2_tokenizer
 from sft.models.adapter import scale_line
 from sft.models.chat_template import KWARGS
-from sft.models.model_folder import lack_of_cache
+from sft.models.model_folder import require_model
 
 internlm2.register_with_transformers()
-
-
-def require_model(model: str, revision: str = "main", *, with_weights: bool = True) -> None:
-    """See that the hub, or else its cache, has what is no folder here; a folder is left to whoever loads it.
-
-    Raises:
-        UserError: it has not, or cannot be reached; says how to get the model.
-    """
-    if not Path(model).is_dir():
-        hub.require(model, revision, "model", lambda: lack_of_cache(model, revision, with_weights=with_weights))
 
 
 def load_tokenizer(
