@@ -80,7 +80,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--launcher", choices=("deepspeed", "python"), default="deepspeed")
     parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="run every point with N seeds")
     parser.add_argument("--optuna", type=_count, metavar="N", help="let Optuna choose N points of the grid")
-    options = parser.parse_intermixed_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        parser.error(_as_key(unknown[0], arguments))
     if not options.grid and options.seeds == 1:
         parser.error("nothing to compare: no key=value,value and no --seeds")
     if options.optuna and (options.seeds > 1 or not options.grid):
@@ -88,6 +90,18 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     if options.optuna and importlib.util.find_spec("optuna") is None:
         raise UserError("--optuna needs Optuna: python -m pip install -r requirements-sweep.txt")
     return options
+
+
+def _as_key(unknown: str, arguments: list[str]) -> str:
+    """What to write instead of an option that a sweep does not have, which is perhaps a key of the recipe."""
+    from sft.config.settings_parser import SettingsParser
+
+    flag, _, value = unknown.partition("=")
+    key, keys = flag.lstrip("-").replace("-", "_"), SettingsParser()
+    if key not in keys.key_names():
+        return f"{flag}: {keys.unknown(key).removeprefix(f'{key}: ')}"
+    following = arguments[arguments.index(unknown) + 1 :][:1]
+    return f"{flag}: a key of the recipe: write {key}={value or next(iter(following), 'VALUE')}"
 
 
 def _count(text: str) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
+from sft.core.imports import importing
 from sft.core.streams import guard
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def main(arguments: list[str]) -> None:
     check_model_folder(model, with_weights=with_weights)
     require_model(model, revision, with_weights=with_weights)
     say("loading PyTorch, Transformers and TRL")
-    from sft.config.load import read_recipe
-    from sft.training import launch, stack_errors
+    with importing(compiled=not settings.dry_run):
+        from sft.config.load import read_recipe
+        from sft.training import launch, stack_errors
 
     recipe = read_recipe(settings) if settings.dry_run else launch.start(settings)
     with stack_errors.explain(recipe):

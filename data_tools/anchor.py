@@ -11,6 +11,7 @@ from pathlib import Path
 from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import counted
 from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
@@ -45,9 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.prompts}: holds no question")
     require_model(arguments.model)
 
-    from trl import ModelConfig
+    with importing():
+        from trl import ModelConfig
 
-    from sft.models.loading import load_model, load_tokenizer
+        from sft.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(arguments.model)
     model = load_model(ModelConfig(model_name_or_path=arguments.model, dtype="auto")).eval()

@@ -11,6 +11,7 @@ import yaml
 from model_tools.chat import add_system_argument, describe_system, opening_system
 from model_tools.checkpoints.model_folder import NamedModel, require, resolve_model
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import one_line, one_line_message
 
 LOADS = "PyTorch and Transformers"
@@ -38,10 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     require(named)
     system = opening_system(named, arguments.system)
 
-    from model_tools.chatting.conversation import load_named_model
-    from model_tools.checkpoints.asked import ANSWER_TOKENS
-    from sft.core.console import console, waiting
-    from sft.models.generate import room_for
+    with importing():
+        from model_tools.chatting.conversation import load_named_model
+        from model_tools.checkpoints.asked import ANSWER_TOKENS
+        from sft.core.console import console, waiting
+        from sft.models.generate import room_for
 
     model, tokenizer = load_named_model(named)
     max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)

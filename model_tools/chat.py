@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from model_tools.checkpoints.model_folder import NamedModel, require, resolve_model
 from sft.core.console import console
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import counted, one_line
 from sft.data.rows.json_line import json_line
 
@@ -80,7 +81,8 @@ class Chat:
     """One conversation, or one each for before and after, and the commands a person gives it."""
 
     def __init__(self, named: NamedModel, arguments: argparse.Namespace):
-        from model_tools.chatting.conversation import ChatModel, Conversation
+        with importing():
+            from model_tools.chatting.conversation import ChatModel, Conversation
 
         system = opening_system(named, arguments.system)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)

@@ -30,7 +30,11 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
     for name, module in verbs.items():
         summary = (module.__doc__ or name).splitlines()[0]
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
-    chosen = parser.parse_args(arguments)
+    chosen, rest = parser.parse_known_args(arguments)
+    if hasattr(chosen, "overrides"):
+        chosen.overrides = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     outputs = _outputs(chosen)
     try:
         _check(chosen, outputs)
@@ -54,6 +58,14 @@ def add_output(parser: argparse.ArgumentParser, *names: str, **options: Any) -> 
         parser.add_argument("--force", action="store_true", help="write over files that are there already")
     action = parser.add_argument(*names, type=Path, **options)
     parser.set_defaults(outputs=(*outputs, action.dest))
+
+
+def add_recipe(parser: argparse.ArgumentParser, text: str = "recipe, such as recipes/huangdali.yaml") -> None:
+    """Add an argument that names a recipe; its keys may follow, as with train_sft.py, and are in `overrides`."""
+    parser.add_argument("recipe", help=text)
+    parser.set_defaults(overrides=[])
+    parser.allow_abbrev = False
+    parser.epilog = "Any key of the recipe may follow, as with train_sft.py: --max_length 1024"
 
 
 def _outputs(chosen: argparse.Namespace) -> list[Path]:

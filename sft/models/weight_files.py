@@ -247,7 +247,7 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
     stored = {}
     for name, tensor in tensors.items():
         first, last = tensor.data_offsets
-        name_of_dtype, size = DTYPES.get(tensor.dtype, (tensor.dtype, None))
+        name_of_dtype, size = DTYPES.get(tensor.dtype, (tensor.dtype, 0))
         stored[name] = StoredTensor(file, name_of_dtype, tuple(tensor.shape), start + first)
         if size and last - first != stored[name].bytes:
             found.append(f"{file}: gives {name} more or fewer bytes than its shape takes: {AGAIN}")
