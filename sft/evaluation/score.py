@@ -17,7 +17,7 @@ from sft.core.text import counted
 from sft.data.identity import OWN, OWNER, mentions, role_of_name
 from sft.data.questions import Question, QuestionSet
 from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
-from sft.models.loading import is_in_parts, preserve_state
+from sft.models.model_state import is_in_parts, preserve_state
 from sft.training.launch import broadcast_from_main
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one.

@@ -17,7 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
-from sft.models.loading import is_in_parts, preserve_state
+from sft.models.model_state import is_in_parts, preserve_state
 from sft.models.thinking import Thinking, find_thinking
 
 if TYPE_CHECKING:

@@ -6,15 +6,11 @@ training.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -161,30 +157,6 @@ def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def is_in_parts(model: torch.nn.Module) -> bool:
-    """Whether each process holds a part of every weight (ZeRO-3, FSDP), so that only all together can run the model."""
-    from torch.distributed.tensor import DTensor
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-@contextmanager
-def preserve_state(model: torch.nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
-    modes = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    model.eval()
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            yield
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _size(parameter: torch.nn.Parameter) -> int:
