@@ -9,7 +9,6 @@ from pathlib import Path
 
 from sft.core.errors import UserError
 from sft.core.json_file import read_json
-from sft.models.model_folder import require_model
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
@@ -55,6 +54,8 @@ def require(named: NamedModel) -> None:
     Raises:
         UserError: there is no such folder, it holds no model, or no hub and no cache of one has the model.
     """
+    from sft.models.model_folder import require_model
+
     folder = Path(named.base)
     if folder.is_dir() and not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{named.base}: holds no {CONFIG_FILE}: is it a model folder?")
@@ -121,6 +122,7 @@ def local_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     from sft.models.hub import downloading
+    from sft.models.model_folder import require_model
 
     folder = Path(_final_model(model))
     if (folder / CONFIG_FILE).is_file():

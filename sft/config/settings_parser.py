@@ -208,7 +208,7 @@ class SettingsParser(TrlParser):
 class _Help(argparse.Action):
     """`--help` and `--help all`, printed by the main process alone."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> NoReturn:
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Print what was asked for, and end."""
         if is_main_process():
             print(parser.format_all_keys() if values == "all" else parser.format_help(), end="")

@@ -13,7 +13,6 @@ from pathlib import Path
 from sft.config.settings import read_settings
 from sft.core.console import console, quiet_the_stack, say
 from sft.core.errors import UserError
-from sft.models.model_folder import check_model_folder
 from sft.sweeps import grid
 from sft.sweeps.grid import PlannedPoint, Point, SweepPlan, Value
 
@@ -24,6 +23,8 @@ def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> Sweep
     Raises:
         UserError: whatever `load_recipe`, `require_model` or `load_questions` refuse, an adapter's setting without one.
     """
+    from sft.models.model_folder import check_model_folder  # imports tqdm, which asks once whether bars are wanted
+
     check_model_folder(read_settings([recipe, *grid.arguments_of(_first(values))]).model)
     say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
     # Reading leaves no trace, but on a GPU torch makes its context of some 400 MB, which lasts as long as the process,
