@@ -243,9 +243,9 @@ def _refuse_missing_files(
         refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
     if "score_file" in reads and score_file and not Path(score_file).is_file():
         refuse("score_file", f"{score_file}: no such file; copy data_tools/bank/score.yaml and edit it")
-    if "chat_template_path" in reads and template:
-        if not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
-            refuse("chat_template_path", f"{template}: not a .jinja file; name one")
+    is_template = template is None or (Path(template).is_file() and template.endswith((".jinja", ".j2")))
+    if "chat_template_path" in reads and not is_template:
+        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
 
 
 def _refuse_bad_entries(train_file: str | list | None, refuse: Refusal) -> None:
