@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
+from sft.core.imports import importing
 from sft.core.language import choose_language
 from sft.core.streams import guard
 
@@ -32,16 +33,21 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Read the recipe and the command line, and train by them; a mistake is reported before the stack is imported."""
     from sft.config.settings import read_settings
+    from sft.models.model_folder import check_model_folder, require_model
 
     settings = read_settings(arguments)
     choose_language(settings.chosen.get("language"))
     if settings.dry_run and not is_main_process():
         return  # one process plans for all, without a group
 
-    # Seconds of imports, for which a mistake in the recipe need not wait.
+    # Seconds of imports, for which a mistake in the recipe or a model that is not there need not wait.
+    model, revision, with_weights = settings.model, settings.model_revision, not settings.chosen.get("card")
+    check_model_folder(model, with_weights=with_weights)
+    require_model(model, revision, with_weights=with_weights)
     say("loading PyTorch, Transformers and TRL")
-    from sft.config.load import read_recipe
-    from sft.training import launch, stack_errors
+    with importing(compiled=not settings.dry_run):
+        from sft.config.load import read_recipe
+        from sft.training import launch, stack_errors
 
     recipe = read_recipe(settings) if settings.dry_run else launch.start(settings)
     with stack_errors.explain(recipe):
@@ -52,8 +58,8 @@ def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
-    from sft.models.loading import load_tokenizer, require_model
-    from sft.models.model_folder import check_model_folder, check_tokens
+    from sft.models.loading import load_tokenizer
+    from sft.models.model_folder import check_tokens
     from sft.runs import run_directory
     from sft.runs.inputs import DATE
     from sft.training import stack_errors
@@ -70,9 +76,7 @@ def train(recipe: "Recipe") -> None:
     for line in start.notes:
         say(line)
 
-    model, with_weights = recipe.model, not recipe.run.card
-    check_model_folder(model.model_name_or_path, with_weights=with_weights)
-    require_model(model.model_name_or_path, model.model_revision, with_weights=with_weights)
+    model = recipe.model
     tokenizer = load_tokenizer(
         model.model_name_or_path,
         revision=model.model_revision,

@@ -236,6 +236,9 @@ def _write_page(out: Path, path: Path, survey: "Survey", sections: dict[str, lis
 
 def _token_counter(folder: str, path: Path) -> Callable[[int, dict], int]:
     """Counts the tokens of a line's row under the model's own chat template; loads torch, as the tokenizer does."""
+    from sft.models.model_folder import require_model
+
+    require_model(folder, with_weights=False)
     from sft.models.chat_template import ChatTemplate
     from sft.models.loading import load_tokenizer
 

@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 
 from sft.core import files
+from sft.core.imports import importing
 from sft.core.streams import print_as_it_is
-from sft.core.verbs import add_output
+from sft.core.verbs import add_output, add_recipe
 
 LOADS = "PyTorch and Transformers"
+# What of a recipe's files is read here.
+READS = ("model_name_or_path", "train_file", "chat_template_path")
 PAGES = Path(__file__).parent / "pages"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
-    parser.add_argument("recipe", help="recipe, such as recipes/huangdali.yaml")
+    add_recipe(parser)
     parser.add_argument("--row", type=int, metavar="N", help="show the sample of row N, counted from 1")
     parser.add_argument("--pack", type=int, metavar="N", help="show pack N, counted from 1 (the default is pack 1)")
     parser.add_argument(
@@ -32,10 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
-    from sft.config.load import load_recipe
-    from sft.data import preview
+    from sft.config.viewed_recipe import view_recipe
+    from sft.models.model_folder import check_model_folder, require_model
 
-    recipe = load_recipe([arguments.recipe], for_training=False)
+    recipe = view_recipe([arguments.recipe, *arguments.overrides], READS)
+    model = str(recipe.model.model_name_or_path)
+    check_model_folder(model, with_weights=False)
+    require_model(model, recipe.model.model_revision, with_weights=False)
+    with importing():
+        from sft.data import preview
+
     shown = preview.Preview(recipe)
     sequence = shown.row(arguments.row) if arguments.row is not None else shown.pack(arguments.pack or 1)
     print(sequence.title)

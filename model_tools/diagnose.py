@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sft.core.errors import UserError
+
 LOADS = "PyTorch and Transformers"
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns 1 where there is a finding, else 0."""
+    if not arguments.run.is_dir():
+        raise UserError(f"{arguments.run}: no such folder: give a run directory or an adapter, such as work_dirs/demo")
     from model_tools.diagnosing.causes import CAUSES_IN_WEIGHTS
     from model_tools.diagnosing.model_parts import find_parts
     from sft.core.console import console

@@ -4,6 +4,7 @@ The page is served to this machine alone and asks no other for anything; what th
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import socket
@@ -12,7 +13,7 @@ from contextlib import suppress
 from tempfile import TemporaryDirectory
 
 from model_tools.chat import add_model_arguments, opening_system
-from model_tools.checkpoints.model_folder import resolve_model
+from model_tools.checkpoints.model_folder import require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
 
@@ -31,9 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
+    _require_gradio()
     named = resolve_model(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, TemporaryDirectory() as files, suppress(KeyboardInterrupt):
-        _require_gradio(files)
+        require(named)
+        # Both read their switches when they are imported.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": files}
         from model_tools.chatting.conversation import ChatModel
         from model_tools.chatting.page import build_page
 
@@ -99,17 +103,11 @@ def serve_page(page, listening: socket.socket) -> None:
     server.run(sockets=[listening])
 
 
-def _require_gradio(files: str) -> None:
-    """See that Gradio can be imported, and let it write what it writes into a folder that does not stay.
+def _require_gradio() -> None:
+    """See that Gradio is installed, without the seconds that importing it takes.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not.
     """
-    # Both read their switches when they are imported.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": files}
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as problem:
-        if problem.name != "gradio":
-            raise
-        raise UserError("Gradio is not installed: python -m pip install -r requirements-web.txt") from None
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("Gradio is not installed: python -m pip install -r requirements-web.txt")

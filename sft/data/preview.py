@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import counted, visible
 from sft.data.dataset import file_of, load_dataset, mixed_rows
 from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
@@ -53,13 +54,14 @@ class Preview:
     """The samples and packs of a recipe's training data."""
 
     def __init__(self, recipe: Recipe):
-        self.tokenizer = load_tokenizer(
-            recipe.model.model_name_or_path or "",
-            revision=recipe.model.model_revision,
-            trust_remote_code=recipe.training.trust_remote_code,
-            chat_template_path=recipe.training.chat_template_path,
-            chat_template_kwargs=recipe.run.chat_template_kwargs,
-        )
+        with importing():  # what its class needs
+            self.tokenizer = load_tokenizer(
+                recipe.model.model_name_or_path or "",
+                revision=recipe.model.model_revision,
+                trust_remote_code=recipe.training.trust_remote_code,
+                chat_template_path=recipe.training.chat_template_path,
+                chat_template_kwargs=recipe.run.chat_template_kwargs,
+            )
         self.rows, self.files = mixed_rows(recipe, self.tokenizer)
         self.sequences, self.card = load_dataset(recipe, self.tokenizer)
 

@@ -33,7 +33,7 @@ from sft.data.questions import system_to_ask_with
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint, write_system_message
 from sft.models.fused_lora import fuse_lora
-from sft.models.loading import preserve_state
+from sft.models.model_state import preserve_state
 from sft.runs import checkpoints
 from sft.training.callbacks import (
     CheckPackIsolation,
