@@ -17,7 +17,7 @@ from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
 from sft.core.imports import importing
-from sft.core.language import choose_language
+from sft.core.language import choose_language, lines_shown
 from sft.core.streams import guard
 
 if TYPE_CHECKING:
@@ -91,20 +91,26 @@ def train(recipe: "Recipe") -> None:
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
-    for line in warnings_before_training(recipe, tokenizer, card) if is_main_process() else ():
-        say(line, style="yellow")
 
     plan = broadcast_from_main(lambda: make_plan(recipe, card))
     check_tokens(packs, plan.vocabulary, model.model_name_or_path)
     say("\n".join(plan.lines()))
-    checked = broadcast_from_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
-    for line in (*checked, *check_speed(recipe)):
+    warnings = broadcast_from_main(
+        lambda: [
+            *warnings_before_training(recipe, tokenizer, card),
+            *check_output(recipe, plan),
+            *check_memory(recipe, card, plan),
+            *check_speed(recipe),
+        ]
+    )
+    for line in lines_shown(line for warning in warnings for line in warning.warning()):
         say(line, style="yellow")
     if recipe.run.dry_run:
         say("dry run: nothing was loaded or written")
         return
 
-    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, plan.to_dict()))
+    planned = plan.to_dict() | {"warnings": [warning.to_dict() for warning in warnings]}
+    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, planned))
     folder, first_step = Path(training.output_dir), start.checkpoint.step if start.checkpoint else 0
     with ResultRecorder(folder, plan, first_step) as result, stack_errors.explain(recipe, folder):
         carry_out(recipe, start, tokenizer, packs, held_out, card, result)

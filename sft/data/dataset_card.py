@@ -43,7 +43,7 @@ class DatasetCard:
     answers_without_end: int
     answers_asked_otherwise: int
     samples_with_words_left_out: int
-    first_left_out: str  # such as "data/train.jsonl:7: the system message"
+    first_left_out: str  # such as "data/train.jsonl:7: system"
     samples_with_unused_keys: int
     first_unused: str  # such as "data/train.jsonl:7: id, source"
     first_sample: str

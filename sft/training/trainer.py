@@ -279,7 +279,8 @@ class RecipeTrainer(SFTTrainer):
             _, card_bytes = torch.cuda.mem_get_info()
             with suppress(RuntimeError):  # of an architecture whose memory cannot be predicted
                 if lines := suggestion_lines(self.recipe, self._card, usable_bytes(card_bytes)):
-                    return "\n".join([f"{problem}change, the cheapest first, with what it takes then:", *lines])
+                    changes = [f"         {line.en}" for line in lines]
+                    return "\n".join([f"{problem}change, the cheapest first, with what it takes then:", *changes])
         return (
             f"{problem}set activation_checkpointing: true, then lower per_device_train_batch_size (raise "
             "gradient_accumulation_steps as much) or max_length, then deepspeed: ds_configs/zero2_offload.json"
