@@ -115,8 +115,8 @@ def read_results(folder: Path) -> Results:
     last = losses[-math.ceil(len(losses) / LAST_PART) :] if losses else []
     numbers = [loss for loss in last if loss is not None]
     score = run.result.score or {}
-    measures = ("identity", "identity_asked", "identity_total", "assistant_of")
-    measures += ("ordinary_kept", "divergence", "perplexity_ratio")
+    measures = ["identity", "identity_asked", "identity_total", "assistant_of"]
+    measures += ["ordinary_kept", "divergence", "perplexity_ratio"]
     return Results(
         final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
         **{key: score.get(key) for key in measures},
