@@ -31,7 +31,7 @@ STYLE = """h1 {text-align: center; overflow-wrap: anywhere; margin: 0; line-heig
 @media (max-width: 640px) {h1 {font-size: 1.2rem !important}}
 .sides p {margin: 0 auto; max-width: 60rem; text-align: center; font-size: 0.9rem; line-height: 1.5}
 .chat {min-height: 14rem}
-.beside {height: calc(100vh - 30rem) !important}
+.beside {height: calc(100vh - 31rem) !important}
 .alone {height: calc(100vh - 15rem) !important}
 @media (max-width: 640px) {.beside {height: 30vh !important}}
 .chat .message-content {white-space: pre-wrap}"""
@@ -55,7 +55,8 @@ def _two_sides(model: ChatModel, named: NamedModel, system: str | None) -> gradi
     )
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"<h1>{escape(title)}</h1>")
-        gradio.HTML("".join(f"<p>{escape(line)}</p>" for line in lines_shown([sentence])), elem_classes=["sides"])
+        # Markdown, since Gradio's HTML evaluates strings, which the page's policy refuses.
+        gradio.Markdown("".join(f"<p>{escape(line)}</p>" for line in lines_shown([sentence])), elem_classes=["sides"])
         system_box = gradio.Textbox(system or "", label=str(SYSTEM), max_lines=4, elem_id="system")
         with gradio.Row():
             chats = [_chatbot(name, "beside", min_width=300) for name in sides]
