@@ -10,8 +10,9 @@ from pathlib import Path
 
 from sft.core import files
 from sft.core.imports import importing
+from sft.core.language import _
 from sft.core.streams import print_as_it_is
-from sft.core.verbs import add_output, add_recipe
+from sft.core.verbs import add_language, add_output, add_recipe
 
 LOADS = "PyTorch and Transformers"
 # What of a recipe's files is read here.
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text: loss falls on what is green, or between ⟦ and ⟧; masked_text: that alone; or the numbers",
     )
     add_output(parser, "--html", metavar="OUT", help="write it as a page as well, every token with its id")
+    add_language(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_as_it_is(line)
     if arguments.html:
         _write_page(arguments.html, shown, sequence)
-        print(f"page: {arguments.html}")
+        print(_("page: {path}", path=arguments.html))
     return 0
 
 
@@ -69,8 +71,9 @@ def _write_page(out: Path, shown, sequence) -> None:
     page = render(
         "preview.html",
         PAGES,
-        title=sequence.title,
-        card=shown.card.lines(),
+        title=str(sequence.title),
+        facts=shown.card.facts(),
+        first_sample=shown.card.first_sample,
         samples=[
             (heading, pieces(shown.tokenizer, ids, labels), len(ids)) for heading, ids, labels in sequence.samples()
         ],

@@ -16,6 +16,8 @@ from model_tools.chat import add_model_arguments, opening_system
 from model_tools.checkpoints.model_folder import require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
+from sft.core.language import _
+from sft.core.verbs import add_language
 
 LOADS = "PyTorch and Transformers"
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0 takes a free one")
+    add_language(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,8 +101,8 @@ def serve_page(page, listening: socket.socket) -> None:
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", use_colors=False, timeout_graceful_shutdown=1))
     # An open page holds a connection; that Ctrl-C cuts it off is no news, and uvicorn would report it with a traceback.
-    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
-    print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+    logging.getLogger("uvicorn.error").addFilter(lambda _record: not server.should_exit)
+    print(f"http://{HOST}:{port}  ({_('Ctrl-C ends it')})", flush=True)
     server.run(sockets=[listening])
 
 

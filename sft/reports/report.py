@@ -98,7 +98,6 @@ def report_page(run: Run) -> str:
         scored=last_scored_answers(run),
         times=time_shares(run),
         card=[(label, format_value(run.card[key], key)) for key, label in CARD.items() if key in run.card],
-        sample_title=sample_title(run.sample),
         text=by_language,
         environment=list(environment_facts(run)),
     )
@@ -301,18 +300,6 @@ def merge_command(run: Run) -> str | None:
         return None
     words = (str(run.settings.get("model_name_or_path")), str(run.folder), f"{run.folder}-merged")
     return f"python -m model_tools merge {' '.join(map(shell_word, words))}"
-
-
-def sample_title(sample: Mapping[str, Any]) -> Text | None:
-    """What the packed sample is; a run of an earlier version has it as a sentence."""
-    if not sample:
-        return None
-    if "title" in sample:
-        return same(f"{sample['title']}.")
-    values = {key: sample[key] for key in ("sequences", "tokens", "shown")}
-    if values["shown"] < values["tokens"]:
-        return _("The first of {sequences:,} sequences: {shown:,} of its {tokens:,} tokens.", **values)
-    return _("The first of {sequences:,} sequences: {tokens:,} tokens.", **values)
 
 
 def by_language(content: str | Mapping[str, str]) -> Text:
