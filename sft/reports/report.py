@@ -18,7 +18,7 @@ from sft.core.language import Text, _, ngettext, same
 from sft.core.page import render
 from sft.core.text import shell_word
 from sft.reports.charts import Curve, Mark, line_chart
-from sft.runs.run_files import Run, number, points, read_run
+from sft.runs.run_files import Run, number, partly_asked, points, read_run
 from sft.runs.verdict import Exchange, verdict_on
 
 PAGES = Path(__file__).parent / "pages"
@@ -129,8 +129,8 @@ def incomplete_scorings(run: Run) -> list[Text]:
 
 def of_how_many(record: Mapping[str, Any]) -> str:
     """Such as " (18/32)": how many of the identity questions a score is of, where it is not of all; "" where it is."""
-    asked, total = number(record.get("identity_asked")), number(record.get("identity_total"))
-    return f" ({asked:,.0f}/{total:,.0f})" if asked is not None and total is not None and asked < total else ""
+    counts = partly_asked(record)
+    return f" ({counts[0]:,}/{counts[1]:,})" if counts else ""
 
 
 def nan_losses(run: Run) -> list[Text]:
