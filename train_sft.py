@@ -1,7 +1,7 @@
 """Fine-tune a chat model as one recipe says.
 
-    deepspeed train_sft.py recipes/demo.yaml
-    deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
+    deepspeed --quiet train_sft.py recipes/demo.yaml
+    deepspeed --quiet --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key of the recipe
 
 `python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
 data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it. Each is explained
@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> None:
         return  # one process plans for all, without a group
 
     # Seconds of imports, for which a mistake in the recipe or a model that is not there need not wait.
-    model, revision, with_weights = settings.model, settings.model_revision, not settings.chosen.get("card")
-    check_model_folder(model, with_weights=with_weights)
-    require_model(model, revision, with_weights=with_weights)
+    with_weights = not settings.chosen.get("card")
+    check_model_folder(settings.model, with_weights=with_weights)
+    require_model(settings.model, settings.model_revision, with_weights=with_weights)
     say("loading PyTorch, Transformers and TRL")
     with importing(compiled=not settings.dry_run):
         from sft.config.load import read_recipe

@@ -47,6 +47,8 @@ IN_DATA_TOOLS = {
     "split none.jsonl --train a.jsonl --eval b.jsonl": "none.jsonl",
     "preview none.yaml": "none.yaml: no such recipe",
     "preview recipe.yaml --model_name_or_path a/b/c": "a/b/c: no such folder",
+    "preview recipe.yaml --model_name_or_path a/b/c --eval_file none.jsonl": "a/b/c: no such folder",
+    "preview recipe.yaml --train_file none.jsonl": "none.jsonl: no such file",
     "preview recipe.yaml --epochs 3": "epochs: no such setting; here it is num_train_epochs",
     "anchor out.jsonl --model none --prompts none.txt": "none.txt",
     "anchor out.jsonl --model a/b/c --prompts prompts.txt": "a/b/c: no such folder",
@@ -66,6 +68,10 @@ IN_MODEL_TOOLS = {
     "merge base none out": "none: holds no adapter",
     "report none": "none: no run directory",
     "score a/b/c recipe.yaml": "a/b/c: no such folder",
+    "score a/b/c recipe.yaml --train_file none.jsonl": "a/b/c: no such folder",
+    "score base nameless.yaml": "nameless.yaml: has no identity_name",
+    "score a/b/c nameless.yaml --identity_name a": "a/b/c: no such folder",
+    "score base recipe.yaml --score_file none.yaml": "score_file: none.yaml: no such file",
     "score base none.yaml": "none.yaml: no such recipe",
     "web a/b/c --port 0": "a/b/c: no such folder",
 }
@@ -93,6 +99,7 @@ def workplace(tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "model_name_or_path: nobody/nothing\ntrain_file: rows.jsonl\nuse_peft: true\nidentity_name: a\n"
     )
+    (tmp_path / "nameless.yaml").write_text("lora_r: 8\nuse_peft: true\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}')

@@ -49,7 +49,7 @@ def load_tokenizer(
     require_model(folder, revision, with_weights=False)
     try:
         with hub.downloading(folder):
-            tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
+            tokenizer = _internlm2_tokenizer(folder, revision, is_published=not trust_remote_code)
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(
                     folder, revision=revision, trust_remote_code=trust_remote_code
@@ -77,15 +77,21 @@ def load_tokenizer(
     return tokenizer
 
 
-def _internlm2_tokenizer(folder: str, revision: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of an InternLM2 folder or hub id as published; None for any other."""
+def _internlm2_tokenizer(folder: str, revision: str, *, is_published: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of an InternLM2 folder or hub id if it is as published; None for any other.
+
+    Transformers then knows InternLM2, so that it looks for no remote code.
+    """
     lookup = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     if not cached_file(folder, "config.json", **lookup):
         return None
     config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
     if config.get("model_type") != "internlm2":
         return None
-    path = cached_file(folder, "tokenizer.model", **lookup)
+    from sft.models import internlm2  # imports what only a model needs
+
+    internlm2.register_with_transformers()
+    path = cached_file(folder, "tokenizer.model", **lookup) if is_published else None
     if not path:
         return None
     tokenizer = internlm2_tokenizer.build_tokenizer(Path(path), config["vocab_size"])
