@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from model_tools.chat import add_system_argument, describe_system, opening_system
+from model_tools.chat import add_system_argument, describe_shares, describe_system, opening_system
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
 from sft.core.text import one_line, one_line_message
 
@@ -43,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     system = opening_system(named, arguments.system)
     model, tokenizer = load_named_model(named)
     max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)
-    console.print(describe_system(system), markup=False)
+    for fact in (describe_system(system), *describe_shares(named, system), precision_of(named).line):
+        console.print(fact, markup=False)
     _require_room(model, tokenizer, [question for group in questions.values() for question in group], system)
     for heading, group in questions.items():
         with waiting(f"{heading}: asking {len(group)} questions before and after training"):

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model_tools.checkpoints.asked import score_under
 from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.checkpoints.precision import precision_of
 from sft.core.console import console
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
@@ -42,7 +44,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder, such as work_dirs/demo")
     parser.add_argument("--adapter", help="adapter folder or run directory, for a base model given as MODEL")
     add_system_argument(parser)
-    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=16, help="precision of the weights (16)")
+    add_bits_argument(parser)
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer in tokens (512)")
 
 
@@ -50,6 +52,13 @@ def add_system_argument(parser: argparse.ArgumentParser) -> None:
     """The system message that a conversation begins with."""
     parser.add_argument(
         "--system", metavar="TEXT", help="system message, '' for none; else the one that the training rows began with"
+    )
+
+
+def add_bits_argument(parser: argparse.ArgumentParser) -> None:
+    """The precision of the weights."""
+    parser.add_argument(
+        "--bits", type=int, choices=(4, 8, 16), help="precision of the weights; else what a run was trained in, or 16"
     )
 
 
@@ -66,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
-            Chat(named, arguments).on_terminal(describe_model(named))
+            Chat(named, arguments).on_terminal()
         else:
             _hide_progress()
             Chat(named, arguments).on_pipe()
@@ -82,19 +91,23 @@ class Chat:
         from model_tools.chatting.conversation import ChatModel, Conversation
 
         system = opening_system(named, arguments.system)
+        self.title = describe_model(named)
+        self.facts = [*([describe_system(system)] if system else []), *describe_shares(named, system)]
+        self.precision = precision_of(named, arguments.bits)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         self.after = Conversation(model, system)
         self.sides = {"": self.after}
         if arguments.base_too:
             self.sides = {"before": Conversation(model, system, with_adapter=False), "after": self.after}
 
-    def on_terminal(self, title: str) -> None:
+    def on_terminal(self) -> None:
         """Talk until Ctrl-D or /exit; a mistake is reported and the conversation continues."""
         from prompt_toolkit import PromptSession
 
         # At the prompt Ctrl-C is a key; while an answer is written it is this signal.
         signal.signal(signal.SIGINT, self._stop)
-        _note(f"{title}\n{describe_system(self.after.system)}\n/help lists the commands, Ctrl-D leaves")
+        facts = self.facts or [describe_system(None)]
+        _note("\n".join([self.title, self.precision.line, *facts, "/help lists the commands, Ctrl-D leaves"]))
         session: PromptSession[str] = PromptSession()
         while True:
             try:
@@ -113,8 +126,8 @@ class Chat:
         Raises:
             UserError: a line is not UTF-8, or a command fails.
         """
-        if self.after.system:
-            _note(describe_system(self.after.system))
+        for fact in [*([self.precision.line] if self.precision.origin else []), *self.facts]:
+            _note(fact)
         for number, line in enumerate(sys.stdin.buffer, start=1):
             try:
                 self.hear(line.decode("utf-8"))
@@ -225,14 +238,31 @@ def opening_system(named: NamedModel, chosen: str | None) -> str | None:
     Raises:
         UserError: the file with the latter cannot be read.
     """
+    from sft.data.questions import system_to_ask_with
     from sft.models.adapter import read_system_message
 
-    return (read_system_message(named.adapter or Path(named.base)) if chosen is None else chosen) or None
+    shared = read_system_message(named.adapter or Path(named.base)) if chosen is None else None
+    return system_to_ask_with(chosen, shared)
 
 
 def describe_system(system: str | None) -> str:
     """Such as "system message: 你是黄大力。", on one line."""
     return f"system message: {one_line(system, SHOWN_CHARACTERS) if system else 'the chat template decides'}"
+
+
+def describe_shares(named: NamedModel, system: str | None) -> list[str]:
+    """How often the model gave its name with this system message and without, as its run scored it; else nothing.
+
+    Raises:
+        UserError: the recipe of the run cannot be read.
+    """
+    score = score_under(named.adapter or Path(named.base), system)
+    if score is None:
+        return []
+    with_it, without = (
+        f"{score[key]:.0%} of {score[f'{key}_asked']} answers" for key in ("with_system", "without_system")
+    )
+    return [f"it gave its name in {with_it} with this system message, in {without} without"]
 
 
 def make_printable(text: str) -> str:

@@ -84,6 +84,9 @@ def _heading(parts: ModelParts, evidence: Evidence) -> str:
     share = (
         "" if evidence.identity_share is None else f"; it gave it in {evidence.identity_share:.0%} of its last answers"
     )
+    if share and not evidence.score.get("is_complete", True):
+        asked, total = evidence.score["identity_asked"], evidence.score.get("identity_total", "more")
+        share += f" ({asked} of {total} questions asked)"
     if evidence.score.get("assistant_of"):
         share += f", and called itself {evidence.name}'s assistant in {evidence.score['assistant_of']:.0%}"
     return f"{parts.named}: should call itself {evidence.name} ({source}){share}"

@@ -5,10 +5,16 @@ that failed.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
+from model_tools.chat import add_bits_argument, opening_system
 from model_tools.checkpoints.model_folder import resolve_model
+from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
 from sft.core.text import one_line
+
+if TYPE_CHECKING:
+    from sft.evaluation.score import ScoredAnswer
 
 LOADS = "PyTorch and Transformers"
 
@@ -20,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder")
     parser.add_argument("recipe", help="recipe with identity_name, such as recipes/demo.yaml")
     parser.add_argument("--adapter", help="adapter folder or run directory, where MODEL is its base model")
-    parser.add_argument(
-        "--bits", type=int, choices=(4, 8, 16), default=16, help="precision of the weights (default 16)"
-    )
+    add_bits_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,29 +35,37 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.config.load import load_recipe
     from sft.core.console import console, waiting
     from sft.data.identity import OLD_NAMES
-    from sft.data.questions import load_questions
+    from sft.data.questions import SYSTEM, load_questions
     from sft.evaluation.score import percent, score
 
     settings = load_recipe([arguments.recipe], for_training=False).run
     if not settings.identity_name:
         raise UserError(f"{arguments.recipe}: has no identity_name: add the name the model is to learn")
-    questions = load_questions(settings.score_file, settings.eval_prompts_system)
-    model, tokenizer = load_named_model(
-        resolve_model(arguments.model, arguments.adapter), arguments.bits, settings.chat_template_kwargs
-    )
+    named = resolve_model(arguments.model, arguments.adapter)
+    questions = load_questions(settings.score_file, opening_system(named, settings.eval_prompts_system))
+    console.print(precision_of(named, arguments.bits).line, markup=False)
+    model, tokenizer = load_named_model(named, arguments.bits, settings.chat_template_kwargs)
     with waiting("scoring what the model says of itself"):
         scores = score(model, tokenizer, questions, settings.identity_name, [*OLD_NAMES, *settings.identity_old_names])
     console.print(scores.line(), markup=False)
+    system = one_line(scores.system_message or f"such as {SYSTEM['en']}", SHOWN_CHARACTERS)
     console.print(
-        f"with a system message {percent(scores.with_system)}, without {percent(scores.without_system)}; "
-        f"{scores.seconds:.1f} s",
+        f"{percent(scores.with_system)} of {scores.with_system_asked} with a system message ({system}), "
+        f"{percent(scores.without_system)} of {scores.without_system_asked} without; {scores.seconds:.1f} s",
         markup=False,
     )
     for answer in scores.answers:
         is_right = answer.gives_name if answer.kind == "identity" else not answer.mentions_name
         if not is_right and not answer.cut_in_thinking:
             text = one_line(answer.answer)[:SHOWN_CHARACTERS]
-            is_half_right = answer.kind == "identity" and answer.is_assistant_of
-            kind = "identity, only the name's assistant" if is_half_right else answer.kind
+            kind = _described(answer, is_bare=bool(scores.system_message) and not answer.has_system)
             console.print(f"  {kind}: {answer.question}\n    {text}", markup=False, style="yellow")
     return 0
+
+
+def _described(answer: "ScoredAnswer", *, is_bare: bool) -> str:
+    """Such as "identity, without the system message"."""
+    if answer.kind != "identity":
+        return answer.kind
+    assistant, bare = ", only the name's assistant", ", without the system message"
+    return answer.kind + assistant * answer.is_assistant_of + bare * is_bare

@@ -7,11 +7,13 @@ import argparse
 import logging
 import os
 import socket
+import sys
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 
 from model_tools.chat import add_model_arguments, opening_system
 from model_tools.checkpoints.model_folder import resolve_model
+from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
 
 LOADS = "PyTorch and Transformers"
@@ -36,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         from model_tools.chatting.page import build_page
 
         system = opening_system(named, arguments.system)
+        print(precision_of(named, arguments.bits).line, file=sys.stderr)
         model = ChatModel(named, arguments.bits, arguments.max_new_tokens)
         try:
             serve_page(build_page(model, named, system), listening)

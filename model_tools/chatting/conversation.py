@@ -27,6 +27,7 @@ from trl import ModelConfig
 
 from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
+from model_tools.checkpoints.precision import precision_of
 from model_tools.checkpoints.trained_adapter import require_weights
 from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
@@ -39,11 +40,11 @@ AT_CONTEXT = "context"  # the reason where the model reads no more tokens than t
 
 
 def load_named_model(
-    named: NamedModel, bits: int = 16, chat_template_kwargs: dict[str, Any] | None = None
+    named: NamedModel, bits: int | None = None, chat_template_kwargs: dict[str, Any] | None = None
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model in evaluation mode, on the accelerator if there is one, and its tokenizer.
 
-    `bits` is 4 (NF4), 8 or 16; 16 keeps the precision of the files. Without `chat_template_kwargs` the chat template is
+    It is held in the precision that `precision_of` says for `bits`. Without `chat_template_kwargs` the chat template is
     given what was saved with the tokenizer. With an adapter the model is a PeftModel, and
     `model.disable_adapter()` gives the base model.
 
@@ -51,25 +52,24 @@ def load_named_model(
         UserError: there is no such model, or the adapter does not fit it.
     """
     tokenizer = load_tokenizer(named.tokenizer, chat_template_kwargs=chat_template_kwargs)
-    settings = ModelConfig(
-        model_name_or_path=named.base,
-        # What 4-bit weights are computed in has to be named.
-        dtype="bfloat16" if bits == 4 else "auto",
-        load_in_4bit=bits == 4,
-        load_in_8bit=bits == 8,
-        bnb_4bit_quant_type="nf4",
-    )
+    precision = precision_of(named, bits)
     placement: dict[str, Any] = {"device_map": "auto"} if torch.accelerator.is_available() else {}
-    model: PreTrainedModel | PeftModel = load_model(settings, **placement)
+    model: PreTrainedModel | PeftModel = load_model(
+        ModelConfig(model_name_or_path=named.base, **precision.settings), **placement
+    )
     if named.adapter:
-        model = _with_adapter(model, named.adapter, named.base)
+        model = _with_adapter(model, named.adapter, named.base, in_float32=precision.has_float32_adapter)
+    if precision.autocast:
+        # As accelerate prepares it for training: so the passes are under autocast, and generation is not.
+        autocast = torch.autocast(model.device.type, getattr(torch, precision.autocast))
+        model.forward = autocast(model.forward)  # type: ignore[method-assign]
     return model.eval(), tokenizer
 
 
-def _with_adapter(model: PreTrainedModel, folder: Path, base: str) -> PeftModel:
+def _with_adapter(model: PreTrainedModel, folder: Path, base: str, *, in_float32: bool) -> PeftModel:
     require_weights(folder)  # PEFT would look for them on the hub
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=in_float32)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as problem:
         # Where the adapter itself is damaged, these say it.
         _ = Adapter(folder).config, Adapter(folder).tensors()
@@ -126,7 +126,7 @@ class ChatModel:
         UserError: the model cannot be loaded, or it has no chat template.
     """
 
-    def __init__(self, named: NamedModel, bits: int, max_new_tokens: int):
+    def __init__(self, named: NamedModel, bits: int | None, max_new_tokens: int):
         if max_new_tokens < 1:
             raise UserError(f"--max_new_tokens {max_new_tokens}: no answer fits in it: give 1 or more")
         self.model, self.tokenizer = load_named_model(named, bits)

@@ -8,11 +8,13 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
 from html import escape, unescape
+from pathlib import Path
 from typing import Any
 
 import gradio
 
 from model_tools.chatting.conversation import AT_CONTEXT, ChatModel, ContextFull, Conversation
+from model_tools.checkpoints.asked import score_under
 from model_tools.checkpoints.model_folder import NamedModel, display_name
 from sft.core.errors import UserError
 from sft.data.rows.canonical import answered
@@ -36,13 +38,25 @@ def build_page(model: ChatModel, named: NamedModel, system: str | None) -> gradi
     return _two_sides(model, named, system) if named.adapter else _one_side(model, named, system)
 
 
+def _system_box(named: NamedModel, system: str | None) -> gradio.Textbox:
+    """Where the system message stands, with what it does for the name, as the run scored it."""
+    info, score = None, score_under(named.adapter or Path(named.base), system)
+    if score:
+        with_it, without = f"{score['with_system']:.0%}", f"{score['without_system']:.0%}"
+        info = (
+            f"训练时打分：带这条消息时 {with_it} 的回答说出名字，不带时 {without}。"
+            f" As scored in training: the name in {with_it} of the answers with this message, in {without} without."
+        )
+    return gradio.Textbox(system or "", label=SYSTEM, info=info, max_lines=4, elem_id="system")
+
+
 def _two_sides(model: ChatModel, named: NamedModel, system: str | None) -> gradio.Blocks:
     base, tuned = display_name(named.base), display_name(named.adapter or named.base)
     sides = {f"训练前 Before · {base}": False, f"训练后 After · {tuned}": True}
     title = f"{tuned} · 训练前后 Before and after training"
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"<h1>{escape(title)}</h1>")
-        system_box = gradio.Textbox(system or "", label=SYSTEM, max_lines=4, elem_id="system")
+        system_box = _system_box(named, system)
         with gradio.Row():
             chats = [_chatbot(name, "beside", min_width=300) for name in sides]
         histories = [gradio.State([]) for _ in sides]
@@ -98,7 +112,7 @@ def _one_side(model: ChatModel, named: NamedModel, system: str | None) -> gradio
         title=escape(title),
         chatbot=_chatbot(f"对话 Chat · {name}", "alone"),
         textbox=box,
-        additional_inputs=[gradio.Textbox(system or "", label=SYSTEM, max_lines=4, elem_id="system")],
+        additional_inputs=[_system_box(named, system)],
         additional_inputs_accordion=gradio.Accordion(SYSTEM, open=bool(system), render=False),
         examples=[[example] for example in EXAMPLES],
         cache_examples=False,

@@ -47,6 +47,18 @@ def asked_of(folders: Sequence[Path]) -> Asked:
     return asked
 
 
+def score_under(folder: Path, system: str | None) -> dict | None:
+    """The score of what is in a folder, if its run had answers to questions with this system message and without it.
+
+    Raises:
+        UserError: the recipe of the run cannot be read.
+    """
+    score = next((read_run(run).final_score for run in runs_of([folder.resolve()])), None)
+    if not score or not system or score.get("system_message") != system:
+        return None
+    return None if None in (score["with_system"], score["without_system"]) else score
+
+
 def runs_of(folders: Iterable[Path]) -> Iterator[Path]:
     """The run directories that these folders are, or lie in."""
     for folder in folders:

@@ -76,7 +76,11 @@ class OwnKeys:
         default=0, metadata={"help": "Ask the evaluation prompts every so many steps; 0 asks before and after only."}
     )
     eval_prompts_system: str | None = field(
-        default=None, metadata={"help": "System message that goes before each evaluation prompt."}
+        default=None,
+        metadata={
+            "help": "System message before evaluation prompts and scored questions, '' for none; by default the one "
+            "that every training row begins with."
+        },
     )
     eval_prompts_generation: dict[str, Any] | None = field(
         default=None,
@@ -93,7 +97,10 @@ class OwnKeys:
         metadata={"help": "YAML file of identity and ordinary questions and texts; the default is the repository's."},
     )
     score_seconds: float = field(
-        default=60.0, metadata={"help": "No further questions are asked in one scoring after so many seconds."}
+        default=60.0,
+        metadata={
+            "help": "What one scoring may take, in seconds; if not everything was asked by then, every share says so."
+        },
     )
     stop_when_identity: float | None = field(
         default=None,

@@ -14,7 +14,7 @@ from sft.core.yaml_file import read_yaml
 
 BUILT_IN = REPOSITORY / "data_tools" / "bank" / "score.yaml"
 KINDS = ("identity", "ordinary", "texts")
-# What stands before every second identity question, unless a recipe names another.
+# What stands before every second identity question where no system message is known that belongs there.
 SYSTEM = {"zh": "你是一个有用的助手。", "en": "You are a helpful assistant."}
 
 
@@ -39,20 +39,42 @@ class Question:
         """Whether a system message comes first."""
         return self.messages[0]["role"] == "system"
 
+    def under(self, system: str) -> "Question":
+        """The same question with a system message before it."""
+        return Question(({"role": "system", "content": system}, *self.messages))
+
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """What one scoring asks and reads."""
+    """What one scoring asks and reads.
+
+    `system` is the system message that every conversation of the training began with, or that a recipe names: then each
+    identity question is asked with it, as `chat` asks, and every second one once more without, which is in `bare`.
+    """
 
     identity: list[Question] = field(default_factory=list)
     ordinary: list[Question] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    bare: list[Question] = field(default_factory=list)
+    system: str | None = None
+
+    @property
+    def count(self) -> int:
+        """How many questions are asked."""
+        return len(self.identity) + len(self.bare) + len(self.ordinary)
+
+
+def system_to_ask_with(chosen: str | None, shared: str | None) -> str | None:
+    """The system message before what a model is asked: the chosen one, '' for none, else the one all rows share."""
+    return (shared if chosen is None else chosen) or None
 
 
 def load_questions(path: str | Path | None = None, system: str | None = None) -> QuestionSet:
     """The questions of a file, or those of the repository.
 
-    `system` goes before every second identity question; without it, a plain sentence in the question's language does.
+    `system` goes before every identity question, and every second one is asked without it as well: half of them are
+    enough to see what the message does. Where there is none, each is asked once, and before every second one goes a
+    plain sentence in its language.
 
     Raises:
         UserError: the file cannot be read, or an entry is no question; names its line.
@@ -60,10 +82,13 @@ def load_questions(path: str | Path | None = None, system: str | None = None) ->
     path = Path(path or BUILT_IN)
     entries = _read(path)
     identity = [_question(turns) for turns in entries["identity"]]
-    for index in range(1, len(identity), 2):
-        before = {"role": "system", "content": system or SYSTEM[identity[index].language]}
-        identity[index] = Question((before, *identity[index].messages))
-    return QuestionSet(identity, [_question(turns) for turns in entries["ordinary"]], entries["texts"])
+    bare = identity[1::2] if system else []
+    asked = [
+        question.under(system or SYSTEM[question.language]) if system or index % 2 else question
+        for index, question in enumerate(identity)
+    ]
+    ordinary = [_question(turns) for turns in entries["ordinary"]]
+    return QuestionSet(asked, ordinary, entries["texts"], bare, system or None)
 
 
 def _question(turns: str | list[str]) -> Question:

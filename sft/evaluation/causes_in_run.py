@@ -52,7 +52,7 @@ def template_names_another(evidence: Evidence) -> Finding | None:
     if not evidence.default_names or not evidence.rows_have_their_own_system:
         return None
     # Without scores, the evaluation prompts show it, if they were asked without one.
-    asked_bare = None if evidence.recipe.run.eval_prompts_system else evidence.identity_share
+    asked_bare = None if evidence.asked_system else evidence.identity_share
     if (evidence.score.get("without_system", asked_bare) or 0.0) >= LEARNED:
         return None
     facts = [
@@ -68,10 +68,10 @@ def asked_otherwise_than_trained(evidence: Evidence) -> Finding | None:
     """Rows with a system message and questions without it, or the reverse."""
     if evidence.rows is None or evidence.is_learned:
         return None
-    system = evidence.recipe.run.eval_prompts_system
+    system, chosen = evidence.asked_system, evidence.recipe.run.eval_prompts_system
     facts = [
         _systems_of_rows(evidence),
-        f"eval_prompts_system: {quoted(system) if system else 'not set'}",
+        f"eval_prompts_system: {quoted(chosen) if chosen else 'not set'}",
         *_shares_by_system(evidence),
     ]
     is_worse = bool(evidence.default_names) and not system  # template_names_another
@@ -243,7 +243,7 @@ def template_argues(evidence: Evidence) -> Finding | None:
 def lost_later(evidence: Evidence) -> Finding | None:
     """The name was learned, and then lost again."""
     scores = evidence.run.scores if evidence.run else []
-    scored = [record for record in scores if record.get("identity") is not None]
+    scored = [record for record in scores if record.get("identity") is not None and record.get("is_complete", True)]
     if not scored or evidence.recipe.run.keep_best:
         return None
     best, last = max(scored, key=lambda record: record["identity"]), scored[-1]
@@ -313,11 +313,16 @@ def _shares_by_system(evidence: Evidence) -> list[str]:
     with_it, without = (evidence.score.get(key) for key in ("with_system", "without_system"))
     if with_it is None or without is None:
         return []
+    system = evidence.score.get("system_message")
+    if system:
+        return [f"the name is in {with_it:.0%} of the answers under {quoted(system)}, in {without:.0%} without it"]
     return [f"the name is in {with_it:.0%} of the answers with a system message, in {without:.0%} without"]
 
 
 def _send_the_rows_system(evidence: Evidence) -> str:
     ((text, _),) = evidence.rows.systems.most_common(1)
+    if text == evidence.asked_system:
+        return f"send {quoted(text)} wherever you chat; model_tools chat and web, and the scores, begin with it"
     return f"set eval_prompts_system: {json.dumps(text, ensure_ascii=False)}, and send it when you chat"
 
 

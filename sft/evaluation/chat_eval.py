@@ -78,7 +78,7 @@ class ChatEval(Evaluation):
                     cast(PreTrainedModel, self.trainer.model),
                     self.trainer.processing_class,
                     self.run.eval_prompts,
-                    system=self.run.eval_prompts_system,
+                    system=self.trainer.asked_system,
                     generation=self._generation(),
                     step=state.global_step,
                 )

@@ -24,6 +24,7 @@ from sft.data.dataset_card import DatasetCard
 from sft.data.identity import OLD_NAMES, gives_name, mentions
 from sft.data.identity_files import read_identity_rows
 from sft.data.identity_rows import IdentityRows, others
+from sft.data.questions import system_to_ask_with
 from sft.models.chat_template import ChatTemplate
 from sft.runs.run_files import RECIPE, Run
 
@@ -109,6 +110,12 @@ class Evidence:
         text = self.default_system or ""
         named = others(NAMED.findall(text), self.name)
         return list(dict.fromkeys([*(old for old in self.old_names if mentions(text, old)), *named]))
+
+    @property
+    def asked_system(self) -> str | None:
+        """The system message that the model was, or will be, asked with: as `RecipeTrainer.asked_system`."""
+        chosen = self.recipe.run.eval_prompts_system if self.recipe else None
+        return system_to_ask_with(chosen, self.rows.common_system if self.rows else None)
 
     @property
     def rows_have_their_own_system(self) -> bool:

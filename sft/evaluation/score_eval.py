@@ -18,9 +18,10 @@ from sft.core.text import counted
 from sft.data.identity import OLD_NAMES
 from sft.data.questions import load_questions
 from sft.evaluation.chat_eval import Evaluation
-from sft.evaluation.score import Score, score
+from sft.evaluation.score import Score, read_score, score
 from sft.models.loading import is_in_parts
 from sft.runs.run_files import SCORED_ANSWERS, SCORES, read_run
+from sft.training.plan import evaluation_steps
 from sft.training.trainer import RecipeTrainer
 
 # What trackers are given of a score; they show `eval_identity` as eval/identity.
@@ -34,7 +35,7 @@ class ScoreEval(Evaluation):
 
     def __init__(self, trainer: RecipeTrainer):
         super().__init__(trainer)
-        self.questions = load_questions(self.run.score_file, self.run.eval_prompts_system)
+        self.questions = load_questions(self.run.score_file, trainer.asked_system)
         self.folder = trainer.run_directory
         self.latest: Score | None = None
         self._reached = 0
@@ -45,7 +46,7 @@ class ScoreEval(Evaluation):
         """Count earlier evaluations of a resumed run towards `stop_patience`; then as any evaluation."""
         self._started = time.perf_counter()
         for earlier in read_run(self.folder).scores if state.global_step else ():
-            self._count_as_reached(earlier["identity"])
+            self._count_as_reached(read_score(earlier))
         super().on_train_begin(args, state, control, **kwargs)
 
     def evaluate(self, state, control) -> None:
@@ -69,7 +70,8 @@ class ScoreEval(Evaluation):
         self._seconds += latest.seconds
         if state.is_world_process_zero:
             self._record(state, latest)
-        values = {f"eval_{key}": getattr(latest, key) for key in TRACKED}
+        tracked = (*TRACKED, *(("without_system",) if latest.system_message else ()))
+        values = {f"eval_{key}": getattr(latest, key) for key in tracked}
         self.trainer.log_scores({key: value for key, value in values.items() if value is not None})
         if state.global_step:
             self._save_if_best(state, control, latest)
@@ -86,14 +88,29 @@ class ScoreEval(Evaluation):
         cost = f"{score.seconds:.1f} s"
         if share is not None:
             cost += f", all scoring {share:.1%} of the training time"
-            cost += " (ask less often: raise eval_prompts_steps)" if share > COSTLY else ""
+            cost += f" ({self._cheaper(state.max_steps)})" if share > COSTLY else ""
         say(f"step {state.global_step}: {score.line()}; {cost}", style="cyan")
         if not score.is_complete:
-            say(f"  score_seconds ({self.run.score_seconds:g}) ran out before every question was asked", style="yellow")
+            say(f"  {self._more_time(score)}", style="yellow")
+
+    def _cheaper(self, max_steps: int) -> str:
+        """What lowers the cost: fewer evaluations, where there are any beside the first and the last."""
+        if len(evaluation_steps(self.trainer.recipe, max_steps)) > 2:
+            return "to ask less often, raise eval_prompts_steps"
+        return "to spend less on each, lower score_seconds or name fewer questions in score_file"
+
+    def _more_time(self, score: Score) -> str:
+        """That a scoring was cut short, and what would let it ask everything."""
+        asked = len(score.answers)
+        needed = f", and all takes about {score.seconds * self.questions.count / asked:.0f} s" if asked else ""
+        return (
+            f"score_seconds ({self.run.score_seconds:g}) ran out before everything was asked{needed}: raise it, or "
+            "name fewer questions in score_file"
+        )
 
     def _save_if_best(self, state, control, score: Score) -> None:
         """Let the trainer save and keep this step where it is the best so far; of equals, the one that retains more."""
-        if not self.run.keep_best:
+        if not self.run.keep_best or not score.is_decisive:
             return
         value = score.balance if self.run.keep_best == "balance" else score.identity or 0.0
         # The balance, from 0 to 1, only breaks ties.
@@ -105,7 +122,7 @@ class ScoreEval(Evaluation):
     def _stop_if_learned(self, state, control, score: Score) -> None:
         if self.run.stop_when_identity is None or control.should_training_stop:
             return
-        self._count_as_reached(score.identity)
+        self._count_as_reached(score)
         if self._reached >= self.run.stop_patience:
             control.should_training_stop = control.should_save = True
             left = state.max_steps - state.global_step
@@ -115,10 +132,11 @@ class ScoreEval(Evaluation):
                 f"{counted(left, 'step')} and about {timedelta(seconds=round(seconds))} saved"
             )
 
-    def _count_as_reached(self, identity: float | None) -> None:
+    def _count_as_reached(self, score: Score) -> None:
         """Count at how many evaluations in a row, this one the last, `stop_when_identity` was reached."""
         wanted = self.run.stop_when_identity
-        self._reached = self._reached + 1 if wanted is not None and (identity or 0.0) >= wanted else 0
+        is_reached = wanted is not None and (score.identity or 0.0) >= wanted and score.is_decisive
+        self._reached = self._reached + 1 if is_reached else 0
 
 
 def _append(path: Path, records: list[dict]) -> None:

@@ -20,6 +20,8 @@ from sft.models.thinking import Thinking, find_thinking
 
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"
+# Where the `max_time` of the whole batch cut it.
+CUT_BY_TIME = "max_time"
 # Tokens that a model that may think is given for it, on top of those for its answer.
 THINKING_ROOM = 512
 
@@ -31,7 +33,7 @@ class Reply:
     text: str
     answer: str  # the text after its thinking
     tokens: int
-    stop_reason: str  # "end of turn", "max_new_tokens" or `CUT_IN_THINKING`
+    stop_reason: str  # "end of turn", "max_new_tokens", `CUT_IN_THINKING` or `CUT_BY_TIME`
 
 
 def reply_to_all(
@@ -57,7 +59,7 @@ def reply_to_all(
         )
     answers = output[:, batch["input_ids"].shape[1] :].tolist()
     thinking = find_thinking(template)
-    return [_reply(template, thinking, tokens, settings.eos_token_id) for tokens in answers]
+    return [_reply(template, thinking, tokens, settings) for tokens in answers]
 
 
 def generation_config(
@@ -107,15 +109,18 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: lis
     return str(tokenizer.decode(tokens[:end], skip_special_tokens=True)).strip(), end
 
 
-def _reply(template: ChatTemplate, thinking: Thinking | None, tokens: list[int], ends: list[int]) -> Reply:
-    text, end = answer_text(template.tokenizer, tokens, ends)
-    reason = "max_new_tokens" if end is None else "end of turn"
+def _reply(template: ChatTemplate, thinking: Thinking | None, tokens: list[int], settings: GenerationConfig) -> Reply:
+    text, end = answer_text(template.tokenizer, tokens, settings.eos_token_id)
+    reason = "end of turn"
+    if end is None:
+        is_short = settings.max_time is not None and len(tokens) < (settings.max_new_tokens or 0)
+        reason = CUT_BY_TIME if is_short else "max_new_tokens"
     answer = text
     if thinking:
         # What surrounds it may be special tokens.
         whole = str(template.tokenizer.decode(tokens[:end]))
         answer = template.special_tokens.sub("", thinking.removed(whole)).strip()
-        if end is None and thinking.goes_on(whole):
+        if reason == "max_new_tokens" and thinking.goes_on(whole):
             reason = CUT_IN_THINKING
     if end is not None:
         text, answer = (said.removesuffix(template.closing_words) for said in (text, answer))

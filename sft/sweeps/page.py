@@ -89,7 +89,8 @@ def _cell(row: Row, column: Column) -> str:
     mean, spread = row.mean(column.measure), row.spread(column.measure)
     if mean is None:
         return "-"
-    return column.show(mean) + (f" ± {column.show(spread)}" if spread else "")
+    part = f" ({row.asked_in_part})" if column.measure == "identity" and row.asked_in_part else ""
+    return column.show(mean) + (f" ± {column.show(spread)}" if spread else "") + part
 
 
 def _csv(rows: list[Row]) -> str:

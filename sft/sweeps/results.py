@@ -40,6 +40,13 @@ class Results:
     peak_memory_gib: float | None
     minutes: float
     assistant_of: float | None = None
+    identity_total: int | None = None
+
+    @property
+    def asked_in_part(self) -> str:
+        """Such as "18 of 32" where not every identity question was answered; else empty."""
+        is_part = self.identity_total is not None and self.identity_asked != self.identity_total
+        return f"{self.identity_asked} of {self.identity_total}" if is_part else ""
 
 
 MEASURES = tuple(Results.__dataclass_fields__)
@@ -82,6 +89,11 @@ class Row:
         """What went wrong with the first seed that failed; empty where none did."""
         return next((outcome.problem for outcome in self.outcomes if outcome.problem), "")
 
+    @property
+    def asked_in_part(self) -> str:
+        """`Results.asked_in_part` of the first seed that has one; else empty."""
+        return next((results.asked_in_part for results in self.results if results.asked_in_part), "")
+
     def mean(self, measure: str) -> float | None:
         """Mean over the seeds that have the measure; None where none has."""
         values = self._values(measure)
@@ -109,7 +121,8 @@ def read_results(folder: Path) -> Results:
     last = losses[-math.ceil(len(losses) / LAST_PART) :] if losses else []
     numbers = [loss for loss in last if loss is not None]
     score = run.result.score or {}
-    measures = ("identity", "identity_asked", "assistant_of", "ordinary_kept", "divergence", "perplexity_ratio")
+    shares = ("identity", "assistant_of", "ordinary_kept", "divergence", "perplexity_ratio")
+    measures = (*shares, "identity_asked", "identity_total")
     return Results(
         final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
         **{key: score.get(key) for key in measures},
@@ -171,7 +184,21 @@ def efficient_rows(rows: list[Row]) -> list[Row]:
 
 
 def summary_sentence(rows: list[Row]) -> str:
-    """Which rank is enough: the smallest within noise of the best identity score, and what the noise is."""
+    """Which rank is enough: the smallest within noise of the best identity score, and what the noise is.
+
+    And which points were not asked every question: their shares say less than the others'.
+    """
+    return _comparison(rows) + _asked_in_part(rows)
+
+
+def _asked_in_part(rows: list[Row]) -> str:
+    partial = [f"{row.name} {row.asked_in_part}" for row in rows if row.asked_in_part]
+    if not partial:
+        return ""
+    return f" Not every identity question was answered in score_seconds: {', '.join(partial)}."
+
+
+def _comparison(rows: list[Row]) -> str:
     value = compared_by(rows)
     placed = [row for row in rows if row.mean(value) is not None]
     if not placed:

@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 
 from sft.core.errors import UserError
-from sft.evaluation.score import Score
+from sft.evaluation.score import read_score
 from sft.runs.run_files import SCORES, read_run
 from sft.sweeps import grid
 from sft.sweeps.grid import PlannedPoint, SweepPlan, Value
@@ -114,4 +114,4 @@ class Study:
 
 def _balance(score: dict) -> float:
     """`Score.balance` of a line of `scores.jsonl`."""
-    return Score(**{key: score[key] for key in score.keys() & Score.__dataclass_fields__}, answers=[]).balance
+    return read_score(score).balance

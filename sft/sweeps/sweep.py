@@ -118,6 +118,8 @@ def lock_folder(folder: Path) -> Iterator[int]:
 def _line(results: Results) -> str:
     """What a point came to, as one line."""
     parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {results.identity_asked}"]
+    if results.asked_in_part:
+        parts.append(f"{results.asked_in_part} questions asked")
     if results.assistant_of:
         parts.append(f"only the name's assistant {results.assistant_of:.0%}")
     parts.append("loss is NaN" if results.final_loss is None else f"loss {results.final_loss:.4f}")

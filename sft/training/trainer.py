@@ -29,6 +29,7 @@ from sft.core.text import one_line_message
 from sft.data.dataset import supervised_tokens
 from sft.data.dataset_card import DatasetCard
 from sft.data.labels import IGNORED
+from sft.data.questions import system_to_ask_with
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint, write_system_message
 from sft.models.fused_lora import fuse_lora
@@ -291,6 +292,12 @@ class RecipeTrainer(SFTTrainer):
             metrics = super().evaluate(*args, **kwargs)
         self.forget_zero3_trace()
         return metrics
+
+    @property
+    def asked_system(self) -> str | None:
+        """The system message before what the model is asked: the recipe's, else the one that every row begins with."""
+        shared = self._card.system_message if self._card else None
+        return system_to_ask_with(self.recipe.run.eval_prompts_system, shared)
 
     def log_scores(self, scores: dict[str, float]) -> None:
         """Hand numbers of an evaluation to every tracker; the next line of the training's own log stays as it was."""

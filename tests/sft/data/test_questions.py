@@ -20,7 +20,18 @@ def test_every_second_identity_question_has_a_system_message_in_its_language():
     questions = load_questions().identity
     assert [question.has_system for question in questions] == [False, True] * (len(questions) // 2)
     assert all(question.messages[0]["content"] == SYSTEM[question.language] for question in questions[1::2])
-    assert load_questions(system="Be 黄大力.").identity[1].messages[0]["content"] == "Be 黄大力."
+    assert (load_questions().bare, load_questions().system, load_questions().count) == ([], None, 56)
+
+
+def test_a_known_system_message_stands_before_every_question_and_half_are_asked_without_it_too():
+    plain, told = load_questions(), load_questions(system="Be 黄大力.")
+    assert told.system == "Be 黄大力."
+    assert [question.messages[0]["content"] for question in told.identity] == ["Be 黄大力."] * 32
+    assert [question.text for question in told.identity] == [question.text for question in plain.identity]
+    assert [question.text for question in told.bare] == [question.text for question in plain.identity[1::2]]
+    assert not any(question.has_system for question in told.bare)
+    assert {question.language for question in told.bare} == {"zh", "en"}
+    assert (told.ordinary, told.count) == (plain.ordinary, 72)
 
 
 def test_a_persons_own_file_may_leave_kinds_out(tmp_path):

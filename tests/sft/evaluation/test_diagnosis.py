@@ -178,7 +178,10 @@ class TestInTheTemplate:
         assert f'60 of 60 rows carry a system message, such as "{SYSTEM}"' in first.evidence
         assert any("named SmolLM, trained by Hugging Face" in line for line in first.evidence)
         assert "the name is in 100% of the answers with a system message, in 0% without" in first.evidence
-        assert f'set eval_prompts_system: "{SYSTEM}"' in first.do
+        assert first.do.startswith(f'send "{SYSTEM}" wherever you chat; model_tools chat and web')
+        edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(system_message=SYSTEM))
+        evidence = found(healthy)[0].evidence
+        assert f'the name is in 100% of the answers under "{SYSTEM}", in 0% without it' in evidence
 
     def test_the_default_system_message_is_read_from_any_template(self, tokenizer):
         expected = {
@@ -358,15 +361,20 @@ class TestBeforeTraining:
     def test_a_system_message_that_is_not_asked_with(self, warned):
         lines = warned(with_system(named_rows()), eval_prompts=["你是谁？"])
         assert lines[0] == "warning: asked without a system message, the model is told that it is SmolLM"
+        assert lines[-1].startswith(f'         do: send "{SYSTEM}" wherever you chat')
+        lines = warned(with_system(named_rows()), eval_prompts=["你是谁？"], eval_prompts_system="")
         assert lines[-1].startswith(f'         do: set eval_prompts_system: "{SYSTEM}"')
 
     def test_the_same_where_the_template_has_none_of_its_own(self, warned, tmp_path):
         (tmp_path / "chatml.jinja").write_text(STOCK["chatml"], encoding="utf-8")
         keys = {"chat_template_path": str(tmp_path / "chatml.jinja"), "eval_prompts": ["你是谁？"]}
-        lines = warned(with_system(named_rows()), **keys)
-        assert lines[0] == "warning: the model is asked without the system message it was trained with"
-        assert "eval_prompts_system: not set" in lines[2]
-        assert warned(with_system(named_rows()), **keys, eval_prompts_system=SYSTEM) == []
+        rows = with_system(named_rows())
+        assert warned(rows, **keys) == []  # all share it, so that it is asked with
+        assert warned(rows, **keys, eval_prompts_system=SYSTEM) == []
+        rows[0]["conversation"][0]["system"] += "!"
+        for lines in (warned(rows, **keys), warned(with_system(named_rows()), **keys, eval_prompts_system="")):
+            assert lines[0] == "warning: the model is asked without the system message it was trained with"
+            assert "eval_prompts_system: not set" in lines[2]
 
     def test_a_template_whose_marked_answer_has_no_end(self, warned, tmp_path):
         ending = " + '<|im_end|>' }}{% endgeneration %}"

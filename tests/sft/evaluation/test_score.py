@@ -128,7 +128,8 @@ def test_divergence_and_perplexity_are_those_of_the_definition(run, tokenizer, t
             for kind, values in logits.items():
                 losses[kind] += torch.nn.functional.cross_entropy(values, ids[0, 1:], reduction="none").tolist()
     means = {kind: sum(values) / len(values) for kind, values in losses.items()}
-    divergence, ratio = retention(tuned, tokenizer, TEXTS)
+    divergence, ratio, read = retention(tuned, tokenizer, TEXTS)
+    assert read == len(TEXTS)
     assert divergence == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
     assert ratio == pytest.approx(math.exp(means["tuned"] - means["base"]), rel=1e-4)
 

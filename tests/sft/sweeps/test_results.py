@@ -9,6 +9,7 @@ import pytest
 from sft.core.errors import UserError
 from sft.runs.run_files import RunResult, read_run, write_result
 from sft.sweeps.grid import PlannedPoint
+from sft.sweeps.page import console_table
 from sft.sweeps.results import (
     Outcome,
     Results,
@@ -227,3 +228,17 @@ def test_before_anything_has_finished_the_sentence_says_so():
 def test_the_error_of_a_share_is_that_of_agresti_and_coull_and_never_nothing():
     assert share_error(0.5, 96) == pytest.approx(math.sqrt(0.25 / 100))
     assert share_error(1.0, 32) == pytest.approx(math.sqrt((34 / 36) * (2 / 36) / 36))
+
+
+def test_shares_of_which_not_every_question_was_asked_are_marked(run_directory):
+    score = {"step": 4, "identity": 0.0, "identity_asked": 18, "identity_total": 32, "is_complete": False}
+    found = read_results(run_directory([1.0], [score]))
+    assert (found.identity, found.asked_in_part) == (0.0, "18 of 32")
+    partial = row(1, 8, {"identity": 0.0, "identity_asked": 18, "identity_total": 32})
+    whole = row(2, 16, {"identity": 0.5, "identity_asked": 32, "identity_total": 32})
+    older = row(3, 32, {"identity": 0.5, "identity_asked": 32})
+    said = summary_sentence([partial, whole, older])
+    assert said.endswith(" Not every identity question was answered in score_seconds: lora_r=8 18 of 32.")
+    assert "score_seconds" not in summary_sentence([whole, older])
+    cells = console_table([partial, whole, older]).columns[1]._cells
+    assert cells == ["0.0% (18 of 32)", "50.0%", "50.0%"]
