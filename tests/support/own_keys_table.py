@@ -1,15 +1,17 @@
 """Prints the keys of our own with their defaults, as the tables of docs/training.md and docs/training.zh-CN.md.
 
-    python -m tests.support.own_keys_table
+    python -m tests.support.own_keys_table              # --write puts them into the pages
 
 Key, default and English come from `sft/config/own_keys.py`; the Chinese stands here, since `--help` is English.
 """
 
 import dataclasses
 import json
+import sys
 from typing import Any
 
 from sft.config.own_keys import OwnKeys
+from sft.core.paths import REPOSITORY
 
 ENGLISH, CHINESE = "training.md", "training.zh-CN.md"
 HEADS = {ENGLISH: ("key", "default", "what it does"), CHINESE: ("键", "默认", "作用")}
@@ -31,12 +33,12 @@ MEANINGS = {
     "报出数目和第一处（warn），或停下（refuse）。",
     "eval_prompts": "训练前、中、后要问的问题。",
     "eval_prompts_steps": "每隔多少步问一遍评测问题；0 表示只在训练前后问。",
-    "eval_prompts_system": "每个评测问题之前的系统消息。",
+    "eval_prompts_system": "评测问题和评分问题之前的系统消息，'' 表示不用；默认用每行训练数据开头都有的那一条。",
     "eval_prompts_generation": "生成回答所用的 Transformers GenerationConfig 字段，例如 {max_new_tokens: 100}。",
     "identity_name": "要模型学会的名字；写了它，每次评测都会评分。",
     "identity_old_names": "模型可能仍会自称的名字，在常见模型的名字之外再加。",
     "score_file": "身份问题、普通问题和文段的 YAML 文件；默认用仓库自带的。",
-    "score_seconds": "一次评分超过多少秒就不再问新的问题。",
+    "score_seconds": "一次评分可用的秒数；到时没有问完，每个比例都会注明。",
     "stop_when_identity": "有这个比例的身份问题答出了名字，就结束训练。",
     "stop_patience": "stop_when_identity 要连续多少次评测达到才算数。",
     "early_stopping_patience": "留出集损失连续多少次评测没有改善就结束训练；"
@@ -54,8 +56,14 @@ MEANINGS = {
 
 
 def main() -> None:
-    """Print both tables, the English one first."""
-    print(table(ENGLISH), table(CHINESE), sep="\n\n")
+    """Print both tables, the English one first, or write each at the end of its page."""
+    for page in (ENGLISH, CHINESE):
+        if sys.argv[1:] == ["--write"]:
+            path = REPOSITORY / "docs" / page
+            before, _, _ = path.read_text(encoding="utf-8").partition(_line(HEADS[page]))
+            path.write_text(f"{before}{table(page)}\n", encoding="utf-8")
+        else:
+            print(table(page), end="\n\n")
 
 
 def table(page: str) -> str:
