@@ -61,10 +61,10 @@ def suggest_changes(recipe: Recipe, card: DatasetCard, available_bytes: int) -> 
     return suggestions
 
 
-def suggestion_lines(recipe: Recipe, card: DatasetCard, available_bytes: int) -> list[Text]:
-    """What `suggest_changes` finds, a line each: flags, and what a process then takes."""
+def suggestion_lines(suggestions: list[Suggestion], available_bytes: int) -> list[Text]:
+    """What `suggest_changes` found, a line each: flags, and what a process then takes."""
     lines = []
-    for suggestion in suggest_changes(recipe, card, available_bytes):
+    for suggestion in suggestions:
         flags = " ".join(f"--{key} {str(value).lower()}" for key, value in suggestion.changes.items())
         line = f"{flags}: {suggestion.peak / GIB:.1f} GiB"
         fits = suggestion.peak <= available_bytes
@@ -118,7 +118,7 @@ class CountSkippedSteps(TrainerCallback):
         self.trainer = trainer
         self.steps = self.skipped = self.in_a_row = 0
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(self, args, state, control, **kwargs):
         """Count the step and whether it was skipped."""
         self.steps += 1
         if not self.trainer.accelerator.optimizer_step_was_skipped:

@@ -23,7 +23,7 @@ from sft.core.language import _
 from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
-from sft.training.gpu import suggestion_lines, usable_bytes
+from sft.training.gpu import suggest_changes, suggestion_lines, usable_bytes
 from sft.training.memory import GIB, Memory, predict_memory, states_bytes
 from sft.training.stack_check import check_stack
 from sft.training.strategy import trained_dtype, zero_config
@@ -238,9 +238,11 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
         "small to use",
         **sizes,
     )
-    if changes := suggestion_lines(recipe, card, counted_on):
-        return [Finding(wrong, changes, _("apply these changes one after the other until it fits"))]
-    return [Finding(wrong, do=_("use a GPU with more memory, or a smaller model"))]
+    suggestions = suggest_changes(recipe, card, counted_on)
+    do = _("use a GPU with more memory, or a smaller model")
+    if suggestions and suggestions[-1].peak <= counted_on:
+        do = _("apply these changes one after the other until it fits")
+    return [Finding(wrong, suggestion_lines(suggestions, counted_on), do)]
 
 
 def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:

@@ -43,7 +43,7 @@ from sft.training.callbacks import (
     write_log_counters,
 )
 from sft.training.cpu import use_masked_lm_head
-from sft.training.gpu import CountSkippedSteps, suggestion_lines, usable_bytes
+from sft.training.gpu import CountSkippedSteps, suggest_changes, suggestion_lines, usable_bytes
 from sft.training.health import Health, peak_learning_rate
 from sft.training.memory import peak_memory
 from sft.training.packed_attention import attends_by_sample, use_packed_attention
@@ -278,8 +278,9 @@ class RecipeTrainer(SFTTrainer):
         if self._card and torch.cuda.is_available():
             _, card_bytes = torch.cuda.mem_get_info()
             with suppress(RuntimeError):  # of an architecture whose memory cannot be predicted
-                if lines := suggestion_lines(self.recipe, self._card, usable_bytes(card_bytes)):
-                    changes = [f"         {line.en}" for line in lines]
+                usable = usable_bytes(card_bytes)
+                if suggestions := suggest_changes(self.recipe, self._card, usable):
+                    changes = [f"         {line.en}" for line in suggestion_lines(suggestions, usable)]
                     return "\n".join([f"{problem}change, the cheapest first, with what it takes then:", *changes])
         return (
             f"{problem}set activation_checkpointing: true, then lower per_device_train_batch_size (raise "

@@ -15,7 +15,8 @@ from sft.evaluation.chat_eval import ChatEval
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import ANSWERS
 from sft.training.cpu import check_speed
-from sft.training.memory import GIB
+from sft.training.gpu import suggest_changes
+from sft.training.memory import GIB, predict_memory
 from sft.training.plan import check_memory, check_output, make_plan
 from tests.support.both_languages import english
 from tests.support.shapes import SMOLLM2
@@ -189,12 +190,16 @@ def test_too_little_memory_is_told_and_on_a_gpu_what_to_change(plan_of):
     [short] = english(check_memory(recipe, card, plan, plan.memory.peak - 1))
     assert "of RAM, and" in short.wrong
     assert "max_length" in short.do
-    on_gpu = replace(plan, memory=replace(plan.memory, on_gpu=True))
+    on_gpu = replace(plan, memory=predict_memory(recipe, card, on_gpu=True))
     [short] = english(check_memory(recipe, card, on_gpu, GIB // 2))
     assert "of GPU memory" in short.wrong
     assert short.evidence[0].startswith("--activation_checkpointing true: ")
     assert short.evidence[-1].endswith("not enough yet")
+    assert short.do == "use a GPU with more memory, or a smaller model"
+    least = suggest_changes(recipe, card, GIB // 2)[0].peak
+    [short] = english(check_memory(recipe, card, on_gpu, round(least / 0.9) + 1))
     assert short.do == "apply these changes one after the other until it fits"
+    assert not short.evidence[-1].endswith("not enough yet")
     # What fits to the byte does not fit: an allocator keeps some of it in pieces.
     [short] = english(check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.05)))
     assert "a tenth of which may lie in pieces" in short.wrong
