@@ -14,7 +14,7 @@ from sft.core.finding import Finding
 from sft.core.language import _, ngettext, same
 from sft.data.dataset_card import DatasetCard
 from sft.data.identity_rows import quoted
-from sft.evaluation import causes_in_rows, causes_in_run
+from sft.evaluation import causes_in_asking, causes_in_rows, causes_in_run
 from sft.evaluation.evidence import Evidence, evidence_of_plan
 from sft.models.chat_template import ChatTemplate
 
@@ -26,20 +26,20 @@ IN_ORDER: tuple[Callable[[Evidence], Finding | None], ...] = (
     causes_in_rows.name_not_taught,
     causes_in_rows.name_of_the_owner,
     causes_in_rows.contradictory_rows,
-    causes_in_run.template_names_another,
-    causes_in_run.asked_otherwise_than_trained,
-    causes_in_run.template_differs,
-    causes_in_run.end_of_turn_not_learned,
+    causes_in_asking.template_names_another,
+    causes_in_asking.asked_otherwise_than_trained,
+    causes_in_asking.template_differs,
+    causes_in_asking.end_of_turn_not_learned,
     causes_in_run.overflow,
     causes_in_run.few_steps,
     causes_in_run.low_learning_rate,
     causes_in_rows.name_seldom_seen,
     causes_in_run.flat_loss,
     causes_in_rows.one_language,
-    causes_in_run.template_argues,
+    causes_in_asking.template_argues,
     causes_in_run.lost_later,
-    causes_in_run.end_of_turn_not_heeded,
-    causes_in_run.sampling,
+    causes_in_asking.end_of_turn_not_heeded,
+    causes_in_asking.sampling,
 )
 
 

@@ -1,6 +1,6 @@
 """Takes the picture of a page that the documents show.
 
-    python -m tests.support.picture work_dirs/demo/report.html docs/pictures/report.png [WIDTH] [HEIGHT]
+python -m tests.support.picture work_dirs/demo/report.html docs/pictures/report.png [WIDTH] [HEIGHT]
 """
 
 import base64
