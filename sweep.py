@@ -13,6 +13,7 @@ Exit codes: 0 all points finished, 1 some failed, 2 a mistake in the command or 
 """
 
 import argparse
+import importlib.util
 import shlex
 import sys
 from contextlib import closing
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from sft.core.console import quiet_the_stack, say
 from sft.core.errors import UserError
-from sft.core.language import LANGUAGES, choose_language
+from sft.core.language import LANGUAGES, _, choose_language, lines_shown
 from sft.core.streams import guarded
 from sft.sweeps import planning
 from sft.sweeps.grid import read_grid
@@ -38,14 +39,12 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     choose_language(options.language)
     values = read_grid(options.grid)
-    if options.optuna:
-        from sft.sweeps.study import Study
     plan = planning.plan_sweep(options.recipe, values, options.seeds)
     folder = Path("work_dirs") / f"{Path(options.recipe).stem}.sweep"
 
     with lock_folder(folder) as held, Interruption() as interruption:
         sweep = Sweep(folder, plan.points, shlex.join(["python", "sweep.py", *arguments]), not options.optuna)
-        search = Study(sweep, plan, values, options.optuna) if options.optuna else InOrder(sweep)
+        search = _study(sweep, plan, values, options.optuna) if options.optuna else InOrder(sweep)
         free = make_slots(options.jobs, plan.gpus)
         say(f"{len(plan.points)} points in {folder}, {len(free)} at a time on the {'GPU' if plan.gpus else 'CPU'}")
         sweep.report()
@@ -57,9 +56,16 @@ def main(arguments: list[str]) -> int:
         sweep.show()
 
     if interruption.signal:
-        say("ended before its last point; the same command resumes it")
+        for line in lines_shown([_("The sweep ended before its last point; the same command resumes it.")]):
+            say(line)
         return 128 + interruption.signal
     return 1 if sweep.has_failures else 0
+
+
+def _study(*arguments):
+    from sft.sweeps.study import Study  # imports Optuna, which no other sweep needs
+
+    return Study(*arguments)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,15 +81,31 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("grid", nargs="*", metavar="key=value,value", help="any key of a recipe, with its values")
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="runs at a time (auto: one a GPU, or one on the CPU)")
     parser.add_argument("--launcher", choices=("deepspeed", "python"), default="deepspeed")
-    parser.add_argument("--language", choices=LANGUAGES, help="language of the page (default: that of the locale)")
+    parser.add_argument("--language", choices=LANGUAGES, help="language of table and page (default: the locale's)")
     parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="run every point with N seeds")
     parser.add_argument("--optuna", type=_count, metavar="N", help="let Optuna choose N points of the grid")
-    options = parser.parse_intermixed_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        parser.error(_as_key(unknown[0], arguments))
     if not options.grid and options.seeds == 1:
         parser.error("nothing to compare: no key=value,value and no --seeds")
     if options.optuna and (options.seeds > 1 or not options.grid):
         parser.error("--optuna chooses among the values of key=value,value, with one seed")
+    if options.optuna and importlib.util.find_spec("optuna") is None:
+        raise UserError("--optuna needs Optuna: python -m pip install -r requirements-sweep.txt")
     return options
+
+
+def _as_key(unknown: str, arguments: list[str]) -> str:
+    """What to write instead of an option that a sweep does not have, which is perhaps a key of the recipe."""
+    from sft.config.settings_parser import SettingsParser
+
+    flag, _, value = unknown.partition("=")
+    key, keys = flag.lstrip("-").replace("-", "_"), SettingsParser()
+    if key not in keys.key_names():
+        return f"{flag}: {keys.unknown(key).removeprefix(f'{key}: ')}"
+    following = arguments[arguments.index(unknown) + 1 :][:1]
+    return f"{flag}: a key of the recipe: write {key}={value or next(iter(following), 'VALUE')}"
 
 
 def _count(text: str) -> int:

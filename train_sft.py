@@ -1,7 +1,7 @@
 """Fine-tune a chat model as one recipe says.
 
-    deepspeed train_sft.py recipes/demo.yaml
-    deepspeed --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key, from the command line
+    deepspeed --quiet train_sft.py recipes/demo.yaml
+    deepspeed --quiet --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key of the recipe
 
 `python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
 data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it. Each is explained
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from sft.core.clock import clock
 from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
-from sft.core.language import choose_language
+from sft.core.imports import importing
+from sft.core.language import choose_language, lines_shown
 from sft.core.streams import guard
 
 if TYPE_CHECKING:
@@ -32,16 +33,21 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Read the recipe and the command line, and train by them; a mistake is reported before the stack is imported."""
     from sft.config.settings import read_settings
+    from sft.models.model_folder import check_model_folder, require_model
 
     settings = read_settings(arguments)
     choose_language(settings.chosen.get("language"))
     if settings.dry_run and not is_main_process():
         return  # one process plans for all, without a group
 
-    # Seconds of imports, for which a mistake in the recipe need not wait.
+    # Seconds of imports, for which a mistake in the recipe or a model that is not there need not wait.
+    with_weights = not settings.chosen.get("card")
+    check_model_folder(settings.model, with_weights=with_weights)
+    require_model(settings.model, settings.model_revision, with_weights=with_weights)
     say("loading PyTorch, Transformers and TRL")
-    from sft.config.load import read_recipe
-    from sft.training import launch, stack_errors
+    with importing(compiled=not settings.dry_run):
+        from sft.config.load import read_recipe
+        from sft.training import launch, stack_errors
 
     recipe = read_recipe(settings) if settings.dry_run else launch.start(settings)
     with stack_errors.explain(recipe):
@@ -52,8 +58,8 @@ def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
-    from sft.models.loading import load_tokenizer, require_model
-    from sft.models.model_folder import check_model_folder, check_tokens
+    from sft.models.loading import load_tokenizer
+    from sft.models.model_folder import check_tokens
     from sft.runs import run_directory
     from sft.runs.inputs import DATE
     from sft.training import stack_errors
@@ -70,9 +76,7 @@ def train(recipe: "Recipe") -> None:
     for line in start.notes:
         say(line)
 
-    model, with_weights = recipe.model, not recipe.run.card
-    check_model_folder(model.model_name_or_path, with_weights=with_weights)
-    require_model(model.model_name_or_path, model.model_revision, with_weights=with_weights)
+    model = recipe.model
     tokenizer = load_tokenizer(
         model.model_name_or_path,
         revision=model.model_revision,
@@ -87,20 +91,26 @@ def train(recipe: "Recipe") -> None:
         packs, card = load_dataset(recipe, tokenizer)
         held_out = load_held_out(recipe, tokenizer)
     say("\n".join(card.lines()))
-    for line in warnings_before_training(recipe, tokenizer, card) if is_main_process() else ():
-        say(line, style="yellow")
 
     plan = broadcast_from_main(lambda: make_plan(recipe, card))
     check_tokens(packs, plan.vocabulary, model.model_name_or_path)
     say("\n".join(plan.lines()))
-    checked = broadcast_from_main(lambda: [*check_output(recipe, plan), *check_memory(recipe, card, plan)])
-    for line in (*checked, *check_speed(recipe)):
+    warnings = broadcast_from_main(
+        lambda: [
+            *warnings_before_training(recipe, tokenizer, card),
+            *check_output(recipe, plan),
+            *check_memory(recipe, card, plan),
+            *check_speed(recipe),
+        ]
+    )
+    for line in lines_shown(line for warning in warnings for line in warning.warning()):
         say(line, style="yellow")
     if recipe.run.dry_run:
         say("dry run: nothing was loaded or written")
         return
 
-    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, plan.to_dict()))
+    planned = plan.to_dict() | {"warnings": [warning.to_dict() for warning in warnings]}
+    broadcast_from_main(lambda: run_directory.open_run(recipe, card, start, planned))
     folder, first_step = Path(training.output_dir), start.checkpoint.step if start.checkpoint else 0
     with ResultRecorder(folder, plan, first_step) as result, stack_errors.explain(recipe, folder):
         carry_out(recipe, start, tokenizer, packs, held_out, card, result)

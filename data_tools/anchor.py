@@ -11,6 +11,7 @@ from pathlib import Path
 from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import counted
 from sft.core.verbs import add_output
 from sft.data.readers.row_file import RowFile
@@ -38,13 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the questions and write the rows whose answers can be used; returns the exit code."""
-    from trl import ModelConfig
-
-    from sft.models.loading import load_model, load_tokenizer
+    from sft.models.model_folder import require_model
 
     prompts = list(dict.fromkeys(read_prompts(inputs.row_file(arguments.prompts, arguments))))
     if not prompts:
         raise UserError(f"{arguments.prompts}: holds no question")
+    require_model(arguments.model)
+
+    with importing():
+        from trl import ModelConfig
+
+        from sft.models.loading import load_model, load_tokenizer
+
     tokenizer = load_tokenizer(arguments.model)
     model = load_model(ModelConfig(model_name_or_path=arguments.model, dtype="auto")).eval()
     generation = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}

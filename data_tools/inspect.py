@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING
 from data_tools import inputs
 from sft.core import files
 from sft.core.errors import UserError
-from sft.core.text import Tally, counted, one_line
-from sft.core.verbs import add_output
-from sft.data.readers.row_file import RowFile
+from sft.core.language import Text, _, lines_shown, shown_languages
+from sft.core.verbs import add_language, add_output
 
 if TYPE_CHECKING:
+    from data_tools.inspecting.summary import Fact, Section
     from data_tools.inspecting.survey import Survey
 
 PAGES = Path(__file__).parent / "pages"
-# As much of a text as the summary shows.
-SHOWN_CHARACTERS = 60
 # Ends with this where rows are bad, so that a script can tell; 2 is for mistakes on the command line.
 BAD_ROWS = 1
-PERCENTILES = (0.5, 0.9, 0.99)
 # Characters of the longest bar.
 BAR = 40
 
@@ -39,16 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--was", action="append", default=[], help="an old name to look for; may be given several times"
     )
     add_output(parser, "--html", metavar="OUT", help="write the summary as a page as well")
+    add_language(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the summary of the file, and write it as a page if wanted; returns 1 if training would refuse a row."""
     from data_tools.inspecting.next_steps import questions_of
+    from data_tools.inspecting.summary import summarise
     from data_tools.inspecting.survey import Survey, rows_holding
 
     file = inputs.row_file(arguments.file, arguments)
     questions = questions_of(arguments.file)
-    asked = sum(1 for _ in files.numbered_lines(questions)) if questions else None
+    asked = sum(1 for _line in files.numbered_lines(questions)) if questions else None
     survey = Survey(
         arguments.was, _token_counter(arguments.tokenizer, arguments.file) if arguments.tokenizer else None, asked
     )
@@ -57,123 +56,44 @@ def run(arguments: argparse.Namespace) -> int:
     if not survey.rows:
         raise UserError(f"{arguments.file}: holds no row")
     # Whether a name is one, and no common word, is told by how many rows hold it: the file is read once more.
-    holding = rows_holding(survey.contradictions, (raw for _, raw in file.lines()))
+    holding = rows_holding(survey.contradictions, (raw for _number, raw in file.lines()))
     sections = summarise(survey, file, arguments.max_length, holding)
     lengths = histogram(survey.token_lengths or survey.lengths)
-    for title, lines in sections.items():
-        shown = [*lines, *bars(lengths)] if title == "lengths" else lines
-        print(f"{title}\n" + "".join(f"  {line}\n" for line in shown), end="")
+    for section in sections:
+        print(section.title)
+        for line in [*section_lines(section), *(bars(lengths) if section.has_bars else [])]:
+            print(f"  {line}")
     if arguments.html:
         _write_page(arguments.html, arguments.file, survey, sections)
-        print(f"page: {arguments.html}")
+        print(_("page: {path}", path=arguments.html))
     return BAD_ROWS if survey.bad.count or survey.nested or survey.empty_answers.count else 0
 
 
-def summarise(survey: "Survey", file: RowFile, max_length: int, rows_holding: Counter[str]) -> dict[str, list[str]]:
-    """The summary in sections of lines; a section without a line is missing."""
-    from data_tools.inspecting.next_steps import next_steps
-
-    sections = {
-        file.described(): [*_contents(survey), *_systems(survey)],
-        "answers": _answers(survey),
-        "lengths": _lengths(survey, max_length),
-        "repeats": _repeats(survey),
-        "wrong": _wrong(survey),
-        "what to do next": next_steps(survey, file, max_length, rows_holding),
-    }
-    return {title: lines for title, lines in sections.items() if lines}
-
-
-def _contents(survey: "Survey") -> list[str]:
-    formats = ", ".join(f"{form} {count:,}" for form, count in survey.formats.most_common()) or "none known"
-    languages = ", ".join(f"{name} {_share(count, survey.rows)}" for name, count in survey.languages.most_common())
-    unused = [f"{key} ({counted(count, 'row')})" for key, count in survey.unused_keys.most_common()]
-    return [
-        f"rows           {survey.rows:,} ({survey.bad.count:,} of them bad); turns {survey.turns:,}",
-        f"format         {formats}",
-        f"script         {languages or 'none'} (of the answers)",
-        *([f"columns not used: {', '.join(unused)}"] if unused else []),
-    ]
-
-
-def _systems(survey: "Survey") -> list[str]:
-    if not survey.systems:
-        return ["system         none"]
-    (text, count), *_ = survey.systems.most_common(1)
-    most = f"; {count:,} times {one_line(text, SHOWN_CHARACTERS)}" if count > 1 else ""
-    share = _share(survey.system_characters, survey.characters)
-    return [
-        f"system         in {counted(survey.rows_with_system, 'row')}, {len(survey.systems):,} distinct; {share} of "
-        f"all characters{most}"
-    ]
-
-
-def _answers(survey: "Survey") -> list[str]:
-    lines = [
-        _line(count, "row calls|rows call", f"the assistant {one_line(name, SHOWN_CHARACTERS)}")
-        for name, count in survey.names.most_common(8)
-    ]
-    lines += [
-        _line(count, "row says|rows say", f"the assistant is {one_line(name, SHOWN_CHARACTERS)}'s assistant")
-        for name, count in survey.owners.most_common(8)
-    ]
-    unnamed = survey.rows - survey.bad.count - survey.named_rows
-    lines += [_line(unnamed, "row gives|rows give", "no name")] if unnamed else []
+def section_lines(section: "Section") -> list[str]:
+    """A section as lines of a console: facts language by language, all else in both together."""
+    lines = [line for language in shown_languages() for line in _fact_lines(section.facts, language)]
+    for observation in section.observations:
+        lines += _shown(observation.sentence)
+        lines += [f"    {line}" for example in observation.examples for line in _shown(example)]
+        if observation.more:
+            lines += [f"    {line}" for line in _shown(_("... and {count:,} more", count=observation.more))]
+    for step in section.steps:
+        lines += [step] if isinstance(step, str) else [f"# {line}" for line in _shown(step)]
     return lines
 
 
-def _lengths(survey: "Survey", max_length: int) -> list[str]:
-    from data_tools.inspecting.survey import percentile
+def _fact_lines(facts: list["Fact"], language: str) -> list[str]:
+    """The facts with their values in one column."""
+    from rich.cells import cell_len
 
-    lines = []
-    for name, values in (("characters", survey.lengths), ("tokens", survey.token_lengths)):
-        if values:
-            ordered = sorted(values)
-            ranks = ", ".join(f"{share:.0%} up to {percentile(ordered, share):,}" for share in PERCENTILES)
-            lines.append(f"{name:<14} {sum(ordered):,} in all; a row {ordered[0]:,} to {ordered[-1]:,}; {ranks}")
-    if survey.token_lengths:
-        over = sum(length > max_length for length in survey.token_lengths)
-        lines.append(f"over {max_length:,} tokens: {counted(over, 'row')}")
-    return lines
+    shown = [(getattr(fact.label, language), getattr(fact.value, language)) for fact in facts]
+    width = max((cell_len(label) for label, _value in shown), default=0) + 2
+    return [label + " " * (width - cell_len(label)) + value for label, value in shown]
 
 
-def _repeats(survey: "Survey") -> list[str]:
-    from data_tools.inspecting.survey import NEAR_ROWS, NEAR_SIMILARITY
-
-    some = f" among the first {NEAR_ROWS:,}" if survey.rows > NEAR_ROWS else ""
-    lines = _tallied(survey.exact, "row stands|rows stand", "there already, word for word")
-    lines += _tallied(survey.near, "row is|rows are", f"{NEAR_SIMILARITY:.0%} or more like an earlier one{some}")
-    if survey.nested_characters:
-        share = _share(survey.nested_characters, survey.characters)
-        lines.append(
-            _line(survey.nested, "input is|inputs are", f"no text; as text {share} of all characters, to no use")
-        )
-    return lines
-
-
-def _wrong(survey: "Survey") -> list[str]:
-    lines = []
-    for placeholder, finding in sorted(survey.placeholders.items(), key=lambda found: -found[1].count):
-        what = f"{placeholder} in place of a name; the first is line {finding.examples[0]}"
-        lines.append(_line(finding.count, "text has|texts have", what))
-    lines += _tallied(survey.bad, "row is|rows are", "bad")
-    lines += _tallied(survey.empty_answers, "row has|rows have", "an empty answer, which training refuses")
-    lines += _tallied(survey.control_tokens, "row holds|rows hold", "what many models take for a control token")
-    lines += [_line(survey.nested, "row holds|rows hold", "no question of a user")] if survey.nested else []
-    inner = survey.nested_placeholders
-    lines += [_line(inner, "turn says|turns say", "xxx in place of words")] if inner else []
-    for name, count in survey.old_names.most_common(8):
-        lines.append(_line(count, "row gives|rows give", f"an old name, that of another model: {name}"))
-    contradictions = Tally()
-    for finding in survey.contradictions.values():
-        contradictions.extend(finding)
-    lines += _tallied(contradictions, "question is|questions are", "answered with another name than before")
-    for name, finding in survey.leftovers.items():
-        if finding.count:
-            lines.append(_line(finding.count, "row|rows", f"still naming {name}; the first is {finding.examples[0]}"))
-    for kind, finding in survey.sensitive.items():
-        lines += _tallied(finding, "text has|texts have", f"the shape of: {kind}")
-    return lines
+def _shown(text: Text) -> list[str]:
+    """A line for each language, or one where both are the same."""
+    return list(dict.fromkeys(lines_shown([text])))
 
 
 @dataclass
@@ -218,16 +138,16 @@ def _bar(share: float) -> str:
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def _write_page(out: Path, path: Path, survey: "Survey", sections: dict[str, list[str]]) -> None:
+def _write_page(out: Path, path: Path, survey: "Survey", sections: list["Section"]) -> None:
     from sft.core.page import render
 
     page = render(
         "inspect.html",
         PAGES,
-        title=f"{path.name}: what it holds",
+        title=str(_("{file}: what it holds", file=path.name)),
         sections=sections,
         bins=histogram(survey.token_lengths or survey.lengths),
-        unit="tokens" if survey.token_lengths else "characters",
+        unit=_("tokens") if survey.token_lengths else _("characters"),
         systems=survey.systems.most_common(5),
     )
     with files.atomic_write(out, path) as file:
@@ -236,6 +156,9 @@ def _write_page(out: Path, path: Path, survey: "Survey", sections: dict[str, lis
 
 def _token_counter(folder: str, path: Path) -> Callable[[int, dict], int]:
     """Counts the tokens of a line's row under the model's own chat template; loads torch, as the tokenizer does."""
+    from sft.models.model_folder import require_model
+
+    require_model(folder, with_weights=False)
     from sft.models.chat_template import ChatTemplate
     from sft.models.loading import load_tokenizer
 
@@ -250,24 +173,3 @@ def _token_counter(folder: str, path: Path) -> Callable[[int, dict], int]:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     return count
-
-
-def _line(count: int, who: str, what: str) -> str:
-    """How many do something; `who` in the singular and the plural, such as "row is|rows are"."""
-    return f"{count:>9,}  {who.split('|')[count != 1]} {what}"
-
-
-def _tallied(finding: Tally, who: str, what: str) -> list[str]:
-    """How many do something, and the first examples, one a line."""
-    if not finding.count:
-        return []
-    more = finding.count - len(finding.examples)
-    return [
-        _line(finding.count, who, what),
-        *(f"           {example}" for example in finding.examples),
-        *([f"           ... and {more:,} more"] if more else []),
-    ]
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "0%"

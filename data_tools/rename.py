@@ -116,7 +116,7 @@ class Rename:
         self.replaced: Counter[str] = Counter()
         # Placeholders that were filled; where "X's assistant" became X.
         self.filled: Counter[str] = Counter()
-        self.owned = Tally()
+        self.owned: Tally[str] = Tally()
         new_names = {*names.values(), *(settings or {}).values()}
         settled = {new for new in (*replacements.values(), *new_names) if any(old in new for old in replacements)}
         unescaped = {escaped: old for old in names for escaped in _in_json_text({old: ""})}

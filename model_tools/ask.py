@@ -9,9 +9,10 @@ from pathlib import Path
 import yaml
 
 from model_tools.chat import add_system_argument, describe_shares, describe_system, opening_system
-from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.checkpoints.model_folder import NamedModel, require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import one_line, one_line_message
 
 LOADS = "PyTorch and Transformers"
@@ -30,18 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
-    from model_tools.chatting.conversation import load_named_model
-    from model_tools.checkpoints.asked import ANSWER_TOKENS
-    from sft.core.console import console, waiting
-    from sft.models.generate import room_for
-
     if not arguments.name:
         raise UserError("--name: is empty, and every answer has that in it: give the name to look for")
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise UserError(f"--max_new_tokens {arguments.max_new_tokens}: no answer fits in it: give 1 or more")
     questions = load_questions(arguments.questions)
     named = resolve_tuned(arguments.run)
+    require(named)
     system = opening_system(named, arguments.system)
+
+    with importing():
+        from model_tools.chatting.conversation import load_named_model
+        from model_tools.checkpoints.asked import ANSWER_TOKENS
+        from sft.core.console import console, waiting
+        from sft.models.generate import room_for
+
     model, tokenizer = load_named_model(named)
     max_new_tokens = arguments.max_new_tokens or room_for(ANSWER_TOKENS, tokenizer)
     for fact in (describe_system(system), *describe_shares(named, system), precision_of(named).line):

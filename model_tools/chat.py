@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_tools.checkpoints.asked import score_under
-from model_tools.checkpoints.model_folder import NamedModel, resolve_model
+from model_tools.checkpoints.model_folder import NamedModel, require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.console import console
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import counted, one_line
 from sft.data.rows.json_line import json_line
 
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     named = resolve_model(arguments.model, arguments.adapter)
     if arguments.base_too and named.adapter is None:
         raise UserError(f"{arguments.model}: --base-too needs an adapter, and there is none: add --adapter FOLDER")
+    require(named)
     try:
         if sys.stdin.isatty() and sys.stdout.isatty():
             Chat(named, arguments).on_terminal()
@@ -88,7 +90,8 @@ class Chat:
     """One conversation, or one each for before and after, and the commands a person gives it."""
 
     def __init__(self, named: NamedModel, arguments: argparse.Namespace):
-        from model_tools.chatting.conversation import ChatModel, Conversation
+        with importing():
+            from model_tools.chatting.conversation import ChatModel, Conversation
 
         system = opening_system(named, arguments.system)
         self.title = describe_model(named)

@@ -42,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sft.core.files import atomic_folder, refuse_occupied
 
     refuse_occupied(arguments.out)
+    if not arguments.checkpoint.exists():
+        raise UserError(f"{arguments.checkpoint}: no such file or folder: check the path")
     adapter = trained_adapter.read_adapter(arguments.checkpoint, arguments.fp32, arguments.config)
     tensors, config = dict(adapter.tensors), dict(adapter.config)
     if arguments.base:

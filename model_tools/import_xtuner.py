@@ -21,7 +21,6 @@ from model_tools.xtuner.runtime import read_runtime
 from model_tools.xtuner.schedule import read_schedule
 from model_tools.xtuner.values import Unknown, name_of, shown
 from sft.config.settings_check import NUMBERS
-from sft.config.settings_parser import SettingsParser
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line
@@ -132,6 +131,8 @@ def _is_within(value: Any, parts: Any) -> bool:
 
 def _drop_what_no_recipe_takes(draft: Draft) -> None:
     """Leave out a value that the recipe's parser would refuse, with a note."""
+    from sft.config.settings_parser import SettingsParser  # imports TRL, which the other verbs need not wait for
+
     parser = SettingsParser()
     for key, value in list(draft.settings.items()):
         try:

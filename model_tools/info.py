@@ -1,7 +1,7 @@
 """Say what a path is: model, adapter, merged model, checkpoint or run, what is in it, and whether it is whole.
 
 In: a path. Out: a few lines; the exit code is 1 where something is missing or cut short. Reads headers, no weights, so
-that it takes no longer for a large model.
+that it takes no longer for a large model; torch is imported for pickled files alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from model_tools.checkpoints.model_folder import (
 from sft.core.errors import UserError
 from sft.core.text import counted, one_line_message
 from sft.runs.run_files import RECIPE, is_run_directory
-
-LOADS = "safetensors and PyTorch"
 
 if TYPE_CHECKING:
     from sft.models.weight_files import StoredTensor

@@ -51,20 +51,25 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns 1 where verifying finds another model, else 0."""
     from model_tools.checkpoints.model_folder import adapter_folder, local_folder
-    from model_tools.merging import verify
-    from model_tools.merging.adapter import Adapter
 
     out = arguments.out
     refuse_occupied(out)
     _refuse_a_shard_size(arguments.max_shard_size)
     _refuse_a_device(arguments.device)
     base = local_folder(arguments.base)
-    adapters: list[Adapter] = []
+    folders: list[tuple[str, Path, float]] = []
     for named in arguments.adapters:
         path, weight = _path_and_weight(named)
-        folder = adapter_folder(Path(path))
-        if folder is None:
+        found = adapter_folder(Path(path))
+        if found is None:
             raise UserError(f"{path}: holds no adapter: give a run directory or an adapter folder")
+        folders.append((path, found, weight))
+
+    from model_tools.merging import verify
+    from model_tools.merging.adapter import Adapter
+
+    adapters: list[Adapter] = []
+    for path, folder, weight in folders:
         if any(folder.resolve() == each.folder.resolve() for each in adapters):
             raise UserError(f"{path}: is given twice: give it once, with a weight, such as {path}:2")
         adapters.append(Adapter(folder, weight))
@@ -197,9 +202,11 @@ def _refuse_a_shard_size(size: str) -> None:
 
 
 def _refuse_a_device(device: str) -> None:
+    if device != "cuda":
+        return
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise UserError("--device: PyTorch finds no GPU here: use --device cpu, which gives the same weights")
 
 

@@ -8,10 +8,12 @@ import argparse
 from typing import TYPE_CHECKING
 
 from model_tools.chat import add_bits_argument, opening_system
-from model_tools.checkpoints.model_folder import resolve_model
+from model_tools.checkpoints.model_folder import require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
+from sft.core.imports import importing
 from sft.core.text import one_line
+from sft.core.verbs import add_recipe
 
 if TYPE_CHECKING:
     from sft.evaluation.score import ScoredAnswer
@@ -24,24 +26,27 @@ SHOWN_CHARACTERS = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
     parser.add_argument("model", help="model folder, hub id, run directory or adapter folder")
-    parser.add_argument("recipe", help="recipe with identity_name, such as recipes/demo.yaml")
+    add_recipe(parser, "recipe with identity_name, such as recipes/demo.yaml")
     parser.add_argument("--adapter", help="adapter folder or run directory, where MODEL is its base model")
     add_bits_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
-    from model_tools.chatting.conversation import load_named_model
-    from sft.config.load import load_recipe
-    from sft.core.console import console, waiting
-    from sft.data.identity import OLD_NAMES
-    from sft.data.questions import SYSTEM, load_questions
-    from sft.evaluation.score import percent, score
+    from sft.config.viewed_recipe import view_recipe
 
-    settings = load_recipe([arguments.recipe], for_training=False).run
+    settings = view_recipe([arguments.recipe, *arguments.overrides], reads=("score_file",)).run
     if not settings.identity_name:
         raise UserError(f"{arguments.recipe}: has no identity_name: add the name the model is to learn")
     named = resolve_model(arguments.model, arguments.adapter)
+    require(named)
+    with importing():
+        from model_tools.chatting.conversation import load_named_model
+        from sft.core.console import console, waiting
+        from sft.data.identity import OLD_NAMES
+        from sft.data.questions import SYSTEM, load_questions
+        from sft.evaluation.score import percent, score
+
     questions = load_questions(settings.score_file, opening_system(named, settings.eval_prompts_system))
     console.print(precision_of(named, arguments.bits).line, markup=False)
     model, tokenizer = load_named_model(named, arguments.bits, settings.chat_template_kwargs)

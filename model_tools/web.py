@@ -4,6 +4,7 @@ The page is served to this machine alone and asks no other for anything; what th
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 import socket
@@ -12,9 +13,11 @@ from contextlib import suppress
 from tempfile import TemporaryDirectory
 
 from model_tools.chat import add_model_arguments, opening_system
-from model_tools.checkpoints.model_folder import resolve_model
+from model_tools.checkpoints.model_folder import require, resolve_model
 from model_tools.checkpoints.precision import precision_of
 from sft.core.errors import UserError
+from sft.core.language import _
+from sft.core.verbs import add_language
 
 LOADS = "PyTorch and Transformers"
 
@@ -27,13 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments to its parser."""
     add_model_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1 (7860); 0 takes a free one")
+    add_language(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; returns its exit code."""
+    _require_gradio()
     named = resolve_model(arguments.model, arguments.adapter)
     with open_port(arguments.port) as listening, TemporaryDirectory() as files, suppress(KeyboardInterrupt):
-        _require_gradio(files)
+        require(named)
+        # Both read their switches when they are imported.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": files}
         from model_tools.chatting.conversation import ChatModel
         from model_tools.chatting.page import build_page
 
@@ -94,22 +101,16 @@ def serve_page(page, listening: socket.socket) -> None:
     )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", use_colors=False, timeout_graceful_shutdown=1))
     # An open page holds a connection; that Ctrl-C cuts it off is no news, and uvicorn would report it with a traceback.
-    logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
-    print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+    logging.getLogger("uvicorn.error").addFilter(lambda _record: not server.should_exit)
+    print(f"http://{HOST}:{port}  ({_('Ctrl-C ends it')})", flush=True)
     server.run(sockets=[listening])
 
 
-def _require_gradio(files: str) -> None:
-    """See that Gradio can be imported, and let it write what it writes into a folder that does not stay.
+def _require_gradio() -> None:
+    """See that Gradio is installed, without the seconds that importing it takes.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not.
     """
-    # Both read their switches when they are imported.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": files}
-    try:
-        import gradio  # noqa: F401
-    except ModuleNotFoundError as problem:
-        if problem.name != "gradio":
-            raise
-        raise UserError("Gradio is not installed: python -m pip install -r requirements-web.txt") from None
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("Gradio is not installed: python -m pip install -r requirements-web.txt")

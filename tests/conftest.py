@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock
 
 from sft.core.console import quiet_the_stack
+from sft.core.language import VARIABLES
 from tests.support.conversations import CONVERSATIONS, xtuner_row
 from tests.support.forked_runs import OUTCOME, Runs
 from tests.support.recipes import SMALL_LORA
@@ -34,6 +35,15 @@ def pytest_terminal_summary(terminalreporter):
 def no_notice(monkeypatch):
     """On a slow machine what a test compares would hold notices of what is waited for, which test_console is about."""
     monkeypatch.setattr("sft.core.console.SILENCE", 600.0)
+
+
+@pytest.fixture(autouse=True)
+def no_language(monkeypatch):
+    """Whatever the machine's locale is and another test chose, texts are shown in both languages."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setattr("sft.core.language._chosen", None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,11 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sft.core.finding import Finding
+from tests.support.both_languages import refuse_english
+from tests.support.conversations import xtuner_row
 from tests.support.launching import BIN, SCRIPT, launch, launcher, losses
+from tests.support.named_run import write_rows
 from tests.support.published_internlm2 import random_weights, write_folder
 from tests.support.recipes import NF4
 
@@ -181,6 +185,40 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(runs, write_recipe, tmp_pat
     assert "at most (2 checkpoints of" in lines["disk"]
     assert ended.out.endswith("dry run: nothing was loaded or written\n")
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def misleading(tmp_path) -> str:
+    """A training file whose rows give the assistant two names."""
+    rows = [xtuner_row([("你是谁？", f"我是{name}。")]) for name in ["黄大力"] * 30 + ["小明"]]
+    return write_rows(tmp_path / "misleading.jsonl", rows)
+
+
+def test_a_dry_run_warns_in_the_chosen_language(write_recipe, misleading):
+    recipe = write_recipe(train_file=misleading, identity_name="黄大力", max_steps=40)
+    result = launch(sys.executable, SCRIPT, recipe, "--dry_run", "--language", "zh")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    first = lines.index("警告：训练数据自相矛盾：有些行用的名字是“小明”")
+    warnings = lines[first : lines.index("dry run: nothing was loaded or written")]
+    assert "处理办法：python -m data_tools rename " in "".join(warnings)
+    refuse_english(warnings)
+    assert "warning: " not in result.stdout
+
+
+def test_warnings_are_shown_in_both_languages_and_kept_with_the_plan(runs, write_recipe, misleading, tmp_path):
+    recipe = write_recipe(train_file=misleading, identity_name="黄大力", max_steps=1, score_seconds=1)
+    ended = runs.run([recipe], tmp_path / "run", environment={"LC_ALL": "C"})
+    assert ended.codes == [0], ended.err
+    kept = [Finding.from_dict(each) for each in json.loads((tmp_path / "run" / "plan.json").read_text())["warnings"]]
+    wrong = [finding.wrong for finding in kept]
+    assert [text.en for text in wrong[:1]] == ["the training rows contradict each other: some give the name 小明"]
+    assert "only 1 optimizer step" in [text.en for text in wrong]
+    assert kept[-1].is_note
+    shown = [getattr(line, name) for name in ("zh", "en") for finding in kept for line in finding.warning()]
+    lines = ended.out.splitlines()
+    first = lines.index(shown[0])
+    assert lines[first : first + len(shown)] == shown
 
 
 def test_a_dry_run_of_two_processes_plans_for_both_without_a_group(runs, write_recipe, tmp_path):

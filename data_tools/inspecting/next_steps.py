@@ -1,7 +1,7 @@
 """What to do with a file that was inspected: one chain of commands, from the file as it is to a training run.
 
-In: a `Survey`. Out: lines that a shell can run in order; each command reads what the one before wrote, and none writes
-over a file that is there. What is only worth knowing is a comment.
+In: a `Survey`. Out: steps that a shell can run in order; each command reads what the one before wrote, and none writes
+over a file that is there. What is only worth knowing is a remark, to be shown as a comment.
 """
 
 import json
@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.inspecting.survey import Survey
-from sft.core.text import counted, normalise, shell_word
+from sft.core.language import Text, _, ngettext
+from sft.core.text import normalise, shell_word
 from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.readers.row_file import DATA_SET, JSON_LINES, RowFile
 
+# A command, or a remark on what comes next.
+Step = str | Text
 # The share of ordinary rows to aim at, and below which there are too few: docs/scores.md has measured 30 to 50%.
 ORDINARY_SHARE, FEWEST_ORDINARY = 0.4, 0.3
 # So many distinct ordinary rows can be generated in any language; each is taken so often at most.
@@ -32,8 +35,8 @@ MOST_DELETED = 100
 MUCH_SYSTEM = 0.5
 
 
-def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Counter[str]) -> list[str]:
-    """The chain as lines of a shell: comments that say why, and commands.
+def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Counter[str]) -> list[Step]:
+    """The chain: remarks that say why, and commands of a shell.
 
     `rows_holding` says in how many rows a name stands that contradicts another; see `Survey.contradictions`.
     """
@@ -46,7 +49,7 @@ def next_steps(survey: Survey, file: RowFile, max_length: int, rows_holding: Cou
     for remark in _remarks(survey):
         steps.remark(remark)
     if steps.columns:
-        steps.verb("write the columns under names that are read", "convert", "named", "--to", "messages")
+        steps.verb(_("write the columns under names that are read"), "convert", "named", "--to", "messages")
     _mix(survey, steps)
     _train(survey, steps, max_length)
     return steps.lines
@@ -67,10 +70,10 @@ def chosen_name(survey: Survey) -> str:
 
 @dataclass
 class Steps:
-    """Lines of the chain, and the file that the next command reads."""
+    """The chain so far, and the file that the next command reads."""
 
     file: RowFile
-    lines: list[str] = field(default_factory=list)
+    lines: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.current = Path(self.file.path)
@@ -81,15 +84,15 @@ class Steps:
         self.columns = ",".join(f"{meaning}={column}" for meaning, column in self.file.columns.items())
         self._taken: set[Path] = set()
 
-    def remark(self, text: str) -> None:
-        """Add a comment."""
-        self.lines.append(f"# {text}")
+    def remark(self, text: Text) -> None:
+        """Add a remark."""
+        self.lines.append(text)
 
     def run(self, command: str, *words: str | Path) -> None:
         """Add a command; words are quoted for the shell where they must be."""
         self.lines.append(" ".join([command, *(shell_word(str(word)) for word in words)]))
 
-    def verb(self, why: str, verb: str, suffix: str, *rest: str | Path) -> None:
+    def verb(self, why: Text, verb: str, suffix: str, *rest: str | Path) -> None:
         """Add a command that reads the current file and writes the next."""
         out = self.beside(f"{self.stem}.{suffix}.jsonl")
         self.remark(why)
@@ -114,9 +117,9 @@ class Steps:
 def _name_columns(survey: Survey, steps: Steps) -> None:
     """Where no row can be read, dropping them leaves nothing: what is wrong is wrong with the whole file."""
     if survey.guessed_columns is None or steps.columns:
-        steps.remark("no row can be read: mend the file as is said above, then look again")
+        steps.remark(_("no row can be read: mend the file as is said above, then look again"))
         return
-    steps.remark("no row can be read: say which key is what; put others in place of these if they are")
+    steps.remark(_("no row can be read: say which key is what; put others in place of these where they are wrong"))
     columns = ",".join(f"{meaning}={key}" for meaning, key in survey.guessed_columns.items())
     steps.run("python -m data_tools inspect", steps.current, "--columns", columns)
 
@@ -129,21 +132,38 @@ def _mend(survey: Survey, steps: Steps) -> None:
         _repair(survey, steps)
     if survey.bad.count:
         report = steps.beside(f"{steps.stem}.bad.jsonl")
-        why = f"skip {counted(survey.bad.count, 'bad row')}; each will be in {report} with its reason"
+        why = ngettext(
+            "skip {count:,} bad row; it will be in {report} with its reason",
+            "skip {count:,} bad rows; each will be in {report} with its reason",
+            survey.bad.count,
+            report=report,
+        )
         steps.verb(why, "convert", "good", "--to", "messages", "--skip-bad", report)
     if survey.exact.count:
-        also = f"; --near 0.9 drops {survey.near.count:,} more that are nearly the same" if survey.near.count else ""
-        steps.verb(f"drop what appears twice{also}", "dedup", "distinct")
+        why = _("drop what appears twice")
+        if survey.near.count:
+            why = ngettext(
+                "drop what appears twice; --near 0.9 drops {count:,} more that is nearly the same",
+                "drop what appears twice; --near 0.9 drops {count:,} more that are nearly the same",
+                survey.near.count,
+            )
+        steps.verb(why, "dedup", "distinct")
 
 
 def _drop_empty(survey: Survey, steps: Steps) -> None:
     count = len(survey.empty_lines)
     if count > MOST_DELETED or steps.file.kind != JSON_LINES or steps.current.suffix in (".gz", ".zst"):
-        steps.remark(f"write an answer in {counted(count, 'row')} that has none, or take the row out: see above")
+        steps.remark(
+            ngettext(
+                "write an answer in {count:,} row that has none, or take it out: see above",
+                "write an answer in {count:,} rows that have none, or take them out: see above",
+                count,
+            )
+        )
         return
     out = steps.beside(f"{steps.stem}.answered.jsonl")
     lines = ";".join(f"{line}d" for line in survey.empty_lines)
-    steps.remark(f"drop {counted(count, 'row')} without an answer")
+    steps.remark(ngettext("drop {count:,} row without an answer", "drop {count:,} rows without an answer", count))
     steps.lines.append(f"sed {shlex.quote(lines)} {shell_word(str(steps.current))} > {shell_word(str(out))}")
     steps.current = out
 
@@ -154,19 +174,26 @@ def _repair(survey: Survey, steps: Steps) -> None:
         skip = ["--skip-bad", steps.beside(f"{steps.stem}.unrepaired.jsonl")]
     way = _way_to_repair(survey)
     if way == "turns":
-        steps.verb("make the nested turns real ones", "repair", "repaired", "--as", "turns", *skip)
+        steps.verb(_("make the nested turns real ones"), "repair", "repaired", "--as", "turns", *skip)
     elif way == "drop":
-        why = f"drop {counted(survey.nested, 'row')} that hold no question; with their list, --questions gives it back"
+        why = ngettext(
+            "drop {count:,} row that holds no question; with the list of questions, --questions gives it back",
+            "drop {count:,} rows that hold no question; with the list of questions, --questions gives them back",
+            survey.nested,
+        )
         steps.verb(why, "repair", "repaired", "--as", "drop", *skip)
     else:
         questions = questions_of(Path(steps.file.path))
         if not questions:
             questions = steps.folder / QUESTIONS
             steps.remark(
-                f"put the list of questions that the file was made from at {questions}: docs/tutorial-data.md;"
+                _(
+                    "put the list of questions that the file was made from at {path} (docs/tutorial-data.md)",
+                    path=questions,
+                )
             )
-            steps.remark("without one, --as repr in place of --questions trains on just what XTuner did")
-        steps.verb("give the questions back", "repair", "repaired", "--questions", questions, *skip)
+            steps.remark(_("without a list, --as repr in place of --questions trains on just what XTuner did"))
+        steps.verb(_("give the questions back"), "repair", "repaired", "--questions", questions, *skip)
 
 
 def _way_to_repair(survey: Survey) -> str:
@@ -186,7 +213,7 @@ def _rename(survey: Survey, steps: Steps, rows_holding: Counter[str]) -> None:
     if survey.placeholders:
         rest = [word for key in _keys(survey) for word in ("--set", f"{key}={_value(key, name, survey)}")]
         rest += ["--own-name"] if any(placeholder in survey.owners for placeholder in survey.placeholders) else []
-        why = f"fill the placeholders; put your own words in place of {name}"
+        why = _("fill the placeholders; put your own words in place of {name}", name=name)
         steps.verb(why, "rename", "filled", *rest)
         return
     old = _old_names(survey, rows_holding, name)
@@ -194,16 +221,26 @@ def _rename(survey: Survey, steps: Steps, rows_holding: Counter[str]) -> None:
     owned = {owner: count for owner, count in survey.owners.items() if owner in (*old, name)}
     if not rest and not owned:
         return
-    reasons = [f"{one} stands in {counted(count, 'row')}" for one, count in old.items()]
+    for one, count in old.items():
+        steps.remark(ngettext("{name} stands in {count:,} row", "{name} stands in {count:,} rows", count, name=one))
     if owned:
         rest += [] if rest else ["--new", name]
         rest.append("--own-name")
-        reasons.append(f"{counted(sum(owned.values()), 'row')} of somebody's assistant")
+        steps.remark(
+            ngettext(
+                "in {count:,} row the assistant is somebody's assistant",
+                "in {count:,} rows the assistant is somebody's assistant",
+                sum(owned.values()),
+            )
+        )
         if not old:
             other = EXAMPLE_NAMES[languages_of(survey)[0]]
-            reasons.append(f"for another name, --old {shell_word(name)} --new {other} --own-name")
-    chosen = "" if survey.name else f"; put your own name in place of {name}"
-    steps.verb(f"make the name {name}: {'; '.join(reasons)}{chosen}", "rename", "renamed", *rest)
+            options = f"--old {shell_word(name)} --new {other} --own-name"
+            steps.remark(_("for another name, write {options}", options=options))
+    why = _("make the name {name}", name=name)
+    if not survey.name:
+        why = _("make the name {name}; put your own name in its place", name=name)
+    steps.verb(why, "rename", "renamed", *rest)
 
 
 def _old_names(survey: Survey, rows_holding: Counter[str], name: str) -> dict[str, int]:
@@ -223,7 +260,7 @@ def _old_names(survey: Survey, rows_holding: Counter[str], name: str) -> dict[st
 def _keys(survey: Survey) -> Iterator[str]:
     """The keys of the open placeholders, each in one spelling, most frequent first."""
     seen = set()
-    for placeholder, _ in sorted(survey.placeholders.items(), key=lambda found: -found[1].count):
+    for placeholder, _finding in sorted(survey.placeholders.items(), key=lambda found: -found[1].count):
         key = key_of(placeholder)
         if (normalise(key) or key) not in seen:
             seen.add(normalise(key) or key)
@@ -236,15 +273,16 @@ def _value(key: str, name: str, survey: Survey) -> str:
     return f"{name}团队" if languages_of(survey)[0] == "zh" else f"the {name} team"
 
 
-def _remarks(survey: Survey) -> Iterator[str]:
+def _remarks(survey: Survey) -> Iterator[Text]:
     share = survey.system_characters / survey.characters if survey.characters else 0
     if share > MUCH_SYSTEM and len(survey.systems) == 1:
-        yield (
-            f"{share:.0%} of all characters are copies of one system message: rename --system none drops them, if the "
-            "model is to answer without it"
+        yield _(
+            "{share:.0%} of all characters are copies of one system message: rename --system none drops them, if the "
+            "model is to answer without it",
+            share=share,
         )
     if survey.sensitive:
-        yield "look at what seems private, and take it out"
+        yield _("look at what seems private, and take it out")
 
 
 def _missing_ordinary(survey: Survey) -> float:
@@ -275,7 +313,12 @@ def _mix(survey: Survey, steps: Steps) -> None:
     ordinary = steps.beside(f"{steps.stem}.ordinary.jsonl")
     left, ordinary_rows = _rows(survey)
     share = ordinary_rows / left
-    steps.remark(f"add ordinary rows ({share:.0%} are), or the model may answer everything with its name")
+    steps.remark(
+        _(
+            "add ordinary rows, or the model may answer everything with its name; now {share:.0%} are ordinary",
+            share=share,
+        )
+    )
     languages = ",".join(languages_of(survey))
     rest = ["--name", chosen_name(survey), "--ordinary", "1", "--rows", str(rows), "--lang", languages]
     steps.run("python -m data_tools generate", ordinary, *rest)
@@ -294,12 +337,17 @@ def _train(survey: Survey, steps: Steps, max_length: int) -> None:
     over = sum(length > max_length for length in survey.token_lengths)
     if over:
         steps.remark(
-            f"{counted(over, 'row')} of more than {max_length:,} tokens are dropped: or raise max_length instead"
+            ngettext(
+                "{count:,} row of more than {length:,} tokens is dropped: or raise max_length instead",
+                "{count:,} rows of more than {length:,} tokens are dropped: or raise max_length instead",
+                over,
+                length=max_length,
+            )
         )
         values |= {"truncation": "drop"}
     edits = [f"s|^{key}:.*|{key}: {_for_sed(json.dumps(value, ensure_ascii=False))}|" for key, value in values.items()]
     edits += [] if survey.identity_rows else ["/^identity_name:/d"]
-    steps.remark("train: write a recipe for it, see what it will do, run it")
+    steps.remark(_("train: write a recipe for it, see what it will do, run it"))
     words = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     steps.lines.append(f"sed {words} recipes/huangdali.yaml > {shell_word(str(recipe))}")
     steps.run("python train_sft.py", recipe, "--dry_run")

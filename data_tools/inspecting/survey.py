@@ -75,12 +75,13 @@ class Survey:
         self.formats: Counter[str] = Counter()
         # Keys that rows have and nobody trains on, by rows.
         self.unused_keys: Counter[str] = Counter()
-        self.bad = Tally()
+        self.bad: Tally[tuple[int, str]] = Tally()
         # What the keys of the first row of no known format may hold.
         self.guessed_columns: dict[str, str] | None = None
         # Rows whose input is an object: nobody's question; of these some hold one. Nested turns that say xxx.
         self.nested = self.nested_questions = self.nested_placeholders = 0
-        self.empty_answers, self.control_tokens = Tally(), Tally()
+        self.empty_answers: Tally[int] = Tally()
+        self.control_tokens: Tally[tuple[int, str]] = Tally()
         self.empty_lines = array("I")
         self.nested_characters = 0
         self.systems: Counter[str] = Counter()
@@ -94,9 +95,11 @@ class Survey:
         # Rows without duplicates and empty answers, by whether they lack a question and are about identity.
         self.distinct: Counter[tuple[bool, bool]] = Counter()
         self.identity_rows = 0
-        self.exact, self.near = Tally(), Tally()
-        self.leftovers: dict[str, Tally] = {name: Tally() for name in self.was}
-        self.sensitive: dict[str, Tally] = {}
+        # Lines that are the same as, or much like, an earlier one.
+        self.exact: Tally[tuple[int, int]] = Tally()
+        self.near: Tally[tuple[int, int]] = Tally()
+        self.leftovers: dict[str, Tally[int]] = {name: Tally() for name in self.was}
+        self.sensitive: dict[str, Tally[tuple[int, str]]] = {}
         self._facts = RowFacts(SoughtNames((), tuple(dict.fromkeys([*OLD_NAMES, *was]))))
         self._leftovers = {name: re.compile(as_word(name)) for name in self.was}
         self._duplicates, self._near = Duplicates(), NearDuplicates(NEAR_SIMILARITY)
@@ -113,7 +116,7 @@ class Survey:
             self._add_nested(row)
             canonical, has_question = {"messages": as_trained_by_xtuner(row)}, False
         except BadRow as problem:
-            self.bad.add(f"line {number}: {problem}")
+            self.bad.add((number, str(problem)))
             if isinstance(problem, UnknownFormat) and self.guessed_columns is None:
                 self.guessed_columns = problem.columns
             return
@@ -154,7 +157,7 @@ class Survey:
         self.turns += len(answers)
         is_answered = all(answer["content"].strip() or "tool_calls" in answer for answer in answers)
         if not is_answered:
-            self.empty_answers.add(f"line {number:,}")
+            self.empty_answers.add(number)
             self.empty_lines.append(number)
         self.characters += sum(map(len, texts))
         self.lengths.append(sum(map(len, texts)))
@@ -167,12 +170,12 @@ class Survey:
         """What no text should hold: an old name, something private."""
         for name, pattern in self._leftovers.items():
             if any(map(pattern.search, texts)):
-                self.leftovers[name].add(f"line {number}")
+                self.leftovers[name].add(number)
         if control := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
-            self.control_tokens.add(f"line {number:,}: {control[0]}")
+            self.control_tokens.add((number, control[0]))
         for text in texts:
             for kind, shown in sensitive(text):
-                self.sensitive.setdefault(kind, Tally()).add(f"line {number}: {shown}")
+                self.sensitive.setdefault(kind, Tally()).add((number, shown))
 
     def _add_system(self, system: str) -> None:
         self.rows_with_system += 1
@@ -203,10 +206,10 @@ class Survey:
     def _add_repeats(self, number: int, row: dict) -> bool:
         """Look for an earlier row like this one; returns whether there is none that is the same."""
         if like := self._duplicates.first_like(number, row):
-            self.exact.add(f"line {number:,} is line {like[0]:,} again")
+            self.exact.add((number, like[0]))
             return False
         if self.rows <= NEAR_ROWS and (first := self._near.first_like(number, row["messages"])):
-            self.near.add(f"line {number:,} is nearly line {first:,}")
+            self.near.add((number, first))
         return True
 
     @property

@@ -3,16 +3,17 @@
 In: a `NamedModel` and questions. Out: text that grows. Knows nothing about terminals or pages.
 """
 
+from __future__ import annotations
+
 import copy
 import threading
 from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     BatchEncoding,
@@ -29,12 +30,14 @@ from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
 from model_tools.checkpoints.precision import precision_of
 from model_tools.checkpoints.trained_adapter import require_weights
-from model_tools.merging.adapter import Adapter
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import generation_config
 from sft.models.loading import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 AT_CONTEXT = "context"  # the reason where the model reads no more tokens than there are
 
@@ -67,10 +70,14 @@ def load_named_model(
 
 
 def _with_adapter(model: PreTrainedModel, folder: Path, base: str, *, in_float32: bool) -> PeftModel:
+    from peft import PeftModel
+
     require_weights(folder)  # PEFT would look for them on the hub
     try:
         return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=in_float32)
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as problem:
+        from model_tools.merging.adapter import Adapter
+
         # Where the adapter itself is damaged, these say it.
         _ = Adapter(folder).config, Adapter(folder).tensors()
         reason = one_line_message(problem, 200)

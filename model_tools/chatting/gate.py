@@ -11,6 +11,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 
+from sft.core.language import _
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -61,9 +63,9 @@ def _refusal(scope: Message) -> PlainTextResponse | None:
     headers, path = Headers(scope=scope), scope["path"]
     route = ROUTES.get("GET" if scope["method"] == "HEAD" else scope["method"])
     if not (route and route.fullmatch(path)):
-        return PlainTextResponse("no such page", 404)
+        return PlainTextResponse(str(_("no such page")), 404)
     if _is_from_elsewhere(headers, is_page=path == "/"):
-        return PlainTextResponse("asked for by another site", 403)
+        return PlainTextResponse(str(_("asked for by another site")), 403)
     return None
 
 

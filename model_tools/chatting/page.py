@@ -17,17 +17,23 @@ from model_tools.chatting.conversation import AT_CONTEXT, ChatModel, ContextFull
 from model_tools.checkpoints.asked import score_under
 from model_tools.checkpoints.model_folder import NamedModel, display_name
 from sft.core.errors import UserError
+from sft.core.language import CHINESE, ENGLISH, Text, _, lines_shown, ngettext, shown_languages
 from sft.data.rows.canonical import answered
 
 SECONDS_A_DRAWING = 1 / 30
-EXAMPLES = ["你是谁？", "Who are you?"]
-SYSTEM, QUESTION = "系统消息 System message", "问题 Question"
-SEND, STOP, CLEAR = "发送 Send", "停止 Stop", "清空 Clear"
+# Questions to begin with, by the language that is shown.
+EXAMPLES = {
+    CHINESE: ["你是谁？", "你叫什么名字？", "用一句话介绍一下北京。"],
+    ENGLISH: ["Who are you?", "What is your name?", "Describe Paris in one sentence."],
+}
+SYSTEM, QUESTION = _("System message"), _("Question")
+SEND, STOP, CLEAR, CHAT = _("Send"), _("Stop"), _("Clear"), _("Chat")
 FONTS = ("Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif")
 STYLE = """h1 {text-align: center; overflow-wrap: anywhere; margin: 0; line-height: 1.7}
 @media (max-width: 640px) {h1 {font-size: 1.2rem !important}}
+.sides p {margin: 0 auto; max-width: 60rem; text-align: center; font-size: 0.9rem; line-height: 1.5}
 .chat {min-height: 14rem}
-.beside {height: calc(100vh - 27rem) !important}
+.beside {height: calc(100vh - 31rem) !important}
 .alone {height: calc(100vh - 15rem) !important}
 @media (max-width: 640px) {.beside {height: 30vh !important}}
 .chat .message-content {white-space: pre-wrap}"""
@@ -42,30 +48,42 @@ def _system_box(named: NamedModel, system: str | None) -> gradio.Textbox:
     """Where the system message stands, with what it does for the name, as the run scored it."""
     info, score = None, score_under(named.adapter or Path(named.base), system)
     if score:
-        with_it, without = f"{score['with_system']:.0%}", f"{score['without_system']:.0%}"
-        info = (
-            f"训练时打分：带这条消息时 {with_it} 的回答说出名字，不带时 {without}。"
-            f" As scored in training: the name in {with_it} of the answers with this message, in {without} without."
+        info = str(
+            _(
+                "As scored in training: {with_it:.0%} of the answers give the name with this message, {without:.0%} "
+                "without it.",
+                with_it=score["with_system"],
+                without=score["without_system"],
+            )
         )
-    return gradio.Textbox(system or "", label=SYSTEM, info=info, max_lines=4, elem_id="system")
+    return gradio.Textbox(system or "", label=str(SYSTEM), info=info, max_lines=4, elem_id="system")
 
 
 def _two_sides(model: ChatModel, named: NamedModel, system: str | None) -> gradio.Blocks:
     base, tuned = display_name(named.base), display_name(named.adapter or named.base)
-    sides = {f"训练前 Before · {base}": False, f"训练后 After · {tuned}": True}
-    title = f"{tuned} · 训练前后 Before and after training"
+    before, after = _("Before training: {model}", model=base), _("After training: {model}", model=tuned)
+    sides = {str(before): False, str(after): True}
+    title = str(_("{model}: before and after training", model=tuned))
+    sentence = _(
+        "Two models answer each question: first, on the left, {base} as it was before training; then, on the right, "
+        "the same model with the adapter {adapter}. On a narrow page the first stands above the second.",
+        base=base,
+        adapter=tuned,
+    )
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"<h1>{escape(title)}</h1>")
+        # Markdown, since Gradio's HTML evaluates strings, which the page's policy refuses.
+        gradio.Markdown("".join(f"<p>{escape(line)}</p>" for line in lines_shown([sentence])), elem_classes=["sides"])
         system_box = _system_box(named, system)
         with gradio.Row():
             chats = [_chatbot(name, "beside", min_width=300) for name in sides]
         histories = [gradio.State([]) for _ in sides]
-        question = gradio.Textbox(label=QUESTION, max_lines=8, autofocus=True, elem_id="question")
-        gradio.Examples(EXAMPLES, question, label="例子 Examples", api_visibility="private")
+        question = gradio.Textbox(label=str(QUESTION), max_lines=8, autofocus=True, elem_id="question")
+        gradio.Examples(_examples(), question, label=str(_("Examples")), api_visibility="private")
         with gradio.Row():
-            send = gradio.Button(SEND, variant="primary", min_width=80, elem_id="send")
-            stop = gradio.Button(STOP, min_width=80, elem_id="stop")
-            clear = gradio.Button(CLEAR, min_width=80, elem_id="clear")
+            send = gradio.Button(str(SEND), variant="primary", min_width=80, elem_id="send")
+            stop = gradio.Button(str(STOP), min_width=80, elem_id="stop")
+            clear = gradio.Button(str(CLEAR), min_width=80, elem_id="clear")
         answering = gradio.on(
             [send.click, question.submit],
             partial(answer_beside, model, list(sides.values())),
@@ -103,24 +121,34 @@ class _PlainChat(gradio.ChatInterface):
 
 def _one_side(model: ChatModel, named: NamedModel, system: str | None) -> gradio.Blocks:
     name = display_name(named.base)
-    title = f"{name} · 对话 Chat"
+    title = str(_("Chat with {model}", model=name))
     box = gradio.Textbox(
-        placeholder=QUESTION, max_lines=8, autofocus=True, elem_id="question", submit_btn=SEND, stop_btn=STOP, scale=7
+        placeholder=str(QUESTION),
+        max_lines=8,
+        autofocus=True,
+        elem_id="question",
+        submit_btn=str(SEND),
+        stop_btn=str(STOP),
+        scale=7,
     )
     return _PlainChat(
         partial(answer_alone, model),
         title=escape(title),
-        chatbot=_chatbot(f"对话 Chat · {name}", "alone"),
+        chatbot=_chatbot(f"{CHAT}: {name}", "alone"),
         textbox=box,
         additional_inputs=[_system_box(named, system)],
-        additional_inputs_accordion=gradio.Accordion(SYSTEM, open=bool(system), render=False),
-        examples=[[example] for example in EXAMPLES],
+        additional_inputs_accordion=gradio.Accordion(str(SYSTEM), open=bool(system), render=False),
+        examples=[[example] for example in _examples()],
         cache_examples=False,
         analytics_enabled=False,
         api_visibility="private",
         concurrency_limit=1,
         fill_height=False,
     )
+
+
+def _examples() -> list[str]:
+    return [example for language in shown_languages() for example in EXAMPLES[language]]
 
 
 def _chatbot(label: str, place: str, **how: Any) -> gradio.Chatbot:
@@ -188,14 +216,15 @@ class _Reported:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, _, problem: BaseException | None, __) -> None:
+    def __exit__(self, _kind, problem: BaseException | None, _traceback) -> None:
         if isinstance(problem, ContextFull):
-            raise gradio.Error(
-                f"对话已有 {problem.tokens:,} 个 token，模型最多读 {problem.context:,} 个：请清空对话，或把问题写短。"
-                f"The conversation has {problem.tokens:,} tokens, and the model reads {problem.context:,}: "
-                "clear it, or ask in fewer words.",
-                print_exception=False,
-            ) from None
+            said = _(
+                "The conversation has {tokens:,} tokens, and the model reads {context:,}: clear it, or ask in fewer "
+                "words.",
+                tokens=problem.tokens,
+                context=problem.context,
+            )
+            raise gradio.Error(_as_lines(said), print_exception=False) from None
         if isinstance(problem, UserError):
             raise gradio.Error(escape(str(problem)), print_exception=False) from None
         if problem or not self.conversation.answer:
@@ -203,13 +232,24 @@ class _Reported:
         model, reason = self.conversation.model, self.conversation.answer.stop_reason
         if reason == "max_new_tokens":
             tokens = model.settings.max_new_tokens
-            gradio.Info(f"回答到 {tokens} 个 token 为止 The answer was cut after {tokens} tokens (--max_new_tokens)")
-        elif reason == AT_CONTEXT:
-            gradio.Info(
-                f"回答被截断：对话已占满模型能读的 {model.context:,} 个 token，请清空对话。"
-                f"The answer was cut: the conversation fills the {model.context:,} tokens that the model reads. "
-                "Clear it to begin anew."
+            said = ngettext(
+                "The answer was cut after {count:,} token (--max_new_tokens).",
+                "The answer was cut after {count:,} tokens (--max_new_tokens).",
+                tokens,
             )
+            gradio.Info(_as_lines(said))
+        elif reason == AT_CONTEXT:
+            said = _(
+                "The answer was cut: the conversation fills the {context:,} tokens that the model reads. Clear it to "
+                "begin anew.",
+                context=model.context,
+            )
+            gradio.Info(_as_lines(said))
+
+
+def _as_lines(text: Text) -> str:
+    """The text as HTML, each language on a line of its own."""
+    return "<br>".join(map(escape, lines_shown([text])))
 
 
 def as_shown(role: str, text: str) -> dict:

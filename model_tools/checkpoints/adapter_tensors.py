@@ -3,13 +3,17 @@
 In: tensors by name. Out: the same under the names of `adapter_model.safetensors`. Knows nothing about files.
 """
 
-import re
+from __future__ import annotations
 
-import torch
+import re
+from typing import TYPE_CHECKING, TypeAlias
 
 from sft.core.errors import UserError
 
-Tensors = dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Tensors: TypeAlias = "dict[str, torch.Tensor]"
 
 PREFIX = "base_model.model."
 # What PEFT trains, as it names it in a model; XTuner's model has PEFT's one under `llm`.

@@ -48,6 +48,20 @@ def resolve_model(model: str, adapter: str | None = None) -> NamedModel:
     return NamedModel(base, folder, str(folder) if has_tokenizer else base)
 
 
+def require(named: NamedModel) -> None:
+    """See that the base model is there, before anything heavy is imported to load it.
+
+    Raises:
+        UserError: there is no such folder, it holds no model, or no hub and no cache of one has the model.
+    """
+    from sft.models.model_folder import require_model
+
+    folder = Path(named.base)
+    if folder.is_dir() and not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{named.base}: holds no {CONFIG_FILE}: is it a model folder?")
+    require_model(named.base)
+
+
 def adapter_folder(path: Path) -> Path | None:
     """The folder itself or its `final/`, whichever holds an adapter; None where neither does."""
     return next((folder for folder in (path, path / "final") if (folder / ADAPTER_FILE).is_file()), None)
@@ -108,7 +122,7 @@ def local_folder(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     from sft.models.hub import downloading
-    from sft.models.loading import require_model
+    from sft.models.model_folder import require_model
 
     folder = Path(_final_model(model))
     if (folder / CONFIG_FILE).is_file():

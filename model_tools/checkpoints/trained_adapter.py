@@ -7,9 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from model_tools.checkpoints import xtuner_checkpoint
 from model_tools.checkpoints.adapter_tensors import Tensors, rename_as_in_files
@@ -100,6 +98,8 @@ def read_weights(file: Path) -> Tensors:
     """
     if file.suffix == ".bin":
         return _state(restricted_pickle.load_data(file), file)
+    from safetensors.torch import load_file
+
     try:
         return load_file(file)
     except SafetensorError as problem:
@@ -108,6 +108,8 @@ def read_weights(file: Path) -> Tensors:
 
 def _state(content: object, file: Path) -> Tensors:
     """The tensors of a file of `torch.save`, that hold all there is or stand in it as `state_dict`."""
+    import torch
+
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{file}: holds no state_dict of tensors: is it a checkpoint of XTuner's or PEFT's?")

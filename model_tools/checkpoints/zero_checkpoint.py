@@ -4,17 +4,21 @@ In: a folder of `*_model_states.pt` and `*_optim_states.pt`, of any stage and an
 trained, by the names of the model that DeepSpeed was given. The parts are put together by DeepSpeed's own code.
 """
 
+from __future__ import annotations
+
 import io
 import re
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sft.core.errors import UserError
 from sft.core.text import counted
 from sft.models import restricted_pickle
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_FILES, OPTIMIZER_FILES = "*_model_states.pt", "*_optim_states.pt"
 
@@ -37,7 +41,7 @@ class ZeroCheckpoint:
         self.state, self._saved = state, weights
 
     @classmethod
-    def find(cls, path: Path) -> "ZeroCheckpoint | None":
+    def find(cls, path: Path) -> ZeroCheckpoint | None:
         """The checkpoint that a folder is, that its `latest` names, or that of its last `global_step`; None if none."""
         latest = path / "latest"
         tagged = [path / latest.read_text(encoding="utf-8", errors="replace").strip()] if latest.is_file() else []
@@ -67,6 +71,8 @@ class ZeroCheckpoint:
     @cached_property
     def trained(self) -> dict[str, torch.Tensor]:
         """Each trained parameter by its name, as a meta tensor; where the file lists only weights, all of them."""
+        import torch
+
         groups = self.state.get("param_shapes") or [{name: value.shape for name, value in self._saved.items()}]
         shapes = {name: shape for group in groups for name, shape in group.items()}
         types = {name: value.dtype for name, value in self._saved.items()}

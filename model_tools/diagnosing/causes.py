@@ -12,8 +12,9 @@ import torch
 
 from model_tools.checkpoints.model_folder import ADAPTER_FILE, MERGE_RECORD
 from model_tools.diagnosing.model_parts import ModelParts, is_path
+from sft.core.finding import Finding
 from sft.core.json_file import read_json
-from sft.evaluation.diagnosis import Finding
+from sft.core.language import Text, _, ngettext, same
 from sft.evaluation.evidence import Evidence
 from sft.models.adapter import BASE_RECORD, lora_scale, model_fingerprint, read_fingerprint
 from sft.models.weight_files import WeightFiles
@@ -32,26 +33,32 @@ def no_adapter(parts: ModelParts, evidence: Evidence) -> Finding | None:
     """The run left no adapter, or only that of a checkpoint."""
     if evidence.run is None or parts.run != parts.named or (parts.named / "final").is_dir():
         return None
-    last, planned = evidence.run.last_step, evidence.run.max_steps
-    facts = [f"{parts.run} has no final/; the last step known of is {last:,} of {planned:,}"]
-    facts += [f"what is looked at below is {parts.adapter}"] if parts.adapter else []
-    return Finding("the run is still going or did not finish: there is no final adapter to use", facts, evidence.train)
+    steps = {"last": evidence.run.last_step, "planned": evidence.run.max_steps}
+    facts = [_("{run} has no final/; the last known step is {last:,} of {planned:,}", run=parts.run, **steps)]
+    if parts.adapter:
+        facts.append(_("what follows is about {adapter}", adapter=parts.adapter))
+    wrong = _("the run is still training, or it ended early: there is no final adapter")
+    return Finding(wrong, facts, same(evidence.train))
 
 
 def adapter_has_no_values(parts: ModelParts, evidence: Evidence) -> Finding | None:
     """No file of weights, tensors of no size, or NaN."""
     tensors = parts.tensors
     if parts.adapter and not tensors:
-        facts = [f"{parts.adapter}: holds no adapter_model.safetensors"]
-        return Finding("the adapter has no weights", facts, _train_again(evidence))
+        facts = [_("{adapter} contains no adapter_model.safetensors", adapter=parts.adapter)]
+        return Finding(_("the adapter has no weights"), facts, _train_again(evidence))
     if hollow := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        facts = [f"{len(hollow)} of {len(tensors)} tensors are empty, such as {hollow[0]}"]
+        counts = {"count": len(hollow), "tensors": len(tensors)}
+        facts = [_("{count} of {tensors} tensors are empty, such as {name}", **counts, name=hollow[0])]
         do = f"python -m model_tools export-adapter {parts.run or 'RUN'}/checkpoint-N {_quote(parts.adapter)}.whole"
-        return Finding("the adapter's tensors are empty, as when one process of ZeRO-3 saves alone", facts, do)
+        wrong = _("the adapter's tensors are empty, as when one process of ZeRO-3 saves alone")
+        return Finding(wrong, facts, same(do))
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        facts = [f"{len(broken)} of {len(tensors)} tensors hold NaN or infinity, such as {broken[0]}"]
-        do = f"{_train_again(evidence)} --fp16 false --bf16 true --dtype bfloat16"
-        return Finding("the adapter's weights are NaN or infinite: training overflowed", facts, do)
+        counts = {"count": len(broken), "tensors": len(tensors)}
+        facts = [_("{count} of {tensors} tensors contain NaN or infinity, such as {name}", **counts, name=broken[0])]
+        return Finding(
+            _("the adapter's weights are NaN or infinite: training overflowed"), facts, _train_in_bfloat16(evidence)
+        )
     return None
 
 
@@ -60,16 +67,22 @@ def adapter_is_zero(parts: ModelParts, evidence: Evidence) -> Finding | None:
     seconds = [tensor for name, tensor in parts.tensors.items() if SECOND_FACTOR.search(name)]
     if not seconds or any(tensor.any() for tensor in seconds):
         return None
-    facts = [f"lora_B is zero in {len(seconds)} of {len(seconds)} modules of {parts.adapter}", *_steps(parts, evidence)]
-    return Finding("the adapter is all zeros: it was never trained", facts, _train_again(evidence))
+    fact = ngettext(
+        "lora_B is zero in the {count} module of {adapter}",
+        "lora_B is zero in all {count} modules of {adapter}",
+        len(seconds),
+        adapter=parts.adapter,
+    )
+    facts = [fact, *_step_lines(_steps(parts, evidence))]
+    return Finding(_("the adapter is all zeros: it was never trained"), facts, _train_again(evidence))
 
 
 def never_trained(parts: ModelParts, evidence: Evidence) -> Finding | None:
     """Every file that counts steps says that none was done."""
     steps = _steps(parts, evidence)
-    if not steps or not all(line.endswith(": 0 steps") for line in steps):
+    if not steps or any(steps.values()):
         return None
-    return Finding("no training step was ever done", steps, _train_again(evidence))
+    return Finding(_("no training step was done"), _step_lines(steps), _train_again(evidence))
 
 
 def base_is_gone(parts: ModelParts, evidence: Evidence) -> Finding | None:
@@ -77,9 +90,9 @@ def base_is_gone(parts: ModelParts, evidence: Evidence) -> Finding | None:
     if parts.adapter is None or parts.base or not parts.base_name or not is_path(parts.base_name):
         return None
     config = parts.adapter / ADAPTER_FILE
-    facts = [f"{config}: base_model_name_or_path: {parts.base_name}", "there is no such model folder"]
-    do = f"write where the base model is now into {config} as base_model_name_or_path"
-    return Finding("the adapter's base model is gone, so that it cannot be loaded", facts, do)
+    facts = [same(f"{config}: base_model_name_or_path: {parts.base_name}"), _("there is no such model folder")]
+    do = _("write where the base model is now into {file} as base_model_name_or_path", file=config)
+    return Finding(_("the adapter's base model is gone, so the adapter cannot be loaded"), facts, do)
 
 
 def base_is_another(parts: ModelParts, evidence: Evidence) -> Finding | None:
@@ -92,11 +105,11 @@ def base_is_another(parts: ModelParts, evidence: Evidence) -> Finding | None:
         return None
     name = read_json(parts.adapter / BASE_RECORD).get("name")
     facts = [
-        f"trained on {name}, whose weights had the fingerprint {trained_on[:12]}",
-        f"those of {parts.base} have {present[:12]}",
+        _("trained on {name}, whose weights had the fingerprint {hash}", name=name, hash=trained_on[:12]),
+        _("the weights of {base} have the fingerprint {hash}", base=parts.base, hash=present[:12]),
     ]
-    do = f"give the adapter the base it was trained on: {name} as it was then"
-    return Finding("the base model is not the one that the adapter was trained on", facts, do)
+    do = _("use the adapter with the base model it was trained on: {name} as it was then", name=name)
+    return Finding(_("the base model is not the one that the adapter was trained on"), facts, do)
 
 
 def adapter_has_no_place(parts: ModelParts, evidence: Evidence) -> Finding | None:
@@ -104,12 +117,16 @@ def adapter_has_no_place(parts: ModelParts, evidence: Evidence) -> Finding | Non
     if parts.adapter is None or parts.misfit is None:
         return None
     firsts = [name for name in parts.tensors if "lora_A" in name]
-    facts = [f"{len(firsts)} modules, such as {firsts[0]}"] if firsts else []
-    do = f"write the base it was trained on into {parts.adapter / ADAPTER_FILE} as base_model_name_or_path"
+    facts = [
+        _("modules that the adapter changes: {count}, such as {name}", count=len(firsts), name=name)
+        for name in firsts[:1]
+    ]
+    facts.append(_("loading it fails: {error}", error=parts.misfit))
+    config = parts.adapter / ADAPTER_FILE
+    do = _("write the base model it was trained on into {file} as base_model_name_or_path", file=config)
     if any(".wqkv." in name for name in firsts):
-        do = f"python -m model_tools export-adapter {_quote(parts.adapter)} {_quote(parts.adapter)}.native"
-    wrong = "the adapter does not fit its base model, so that it is not loaded, or not all of it"
-    return Finding(wrong, [*facts, parts.misfit], do)
+        do = same(f"python -m model_tools export-adapter {_quote(parts.adapter)} {_quote(parts.adapter)}.native")
+    return Finding(_("the adapter does not fit its base model: it is loaded in part or not at all"), facts, do)
 
 
 def merged_into_another_base(parts: ModelParts, evidence: Evidence) -> Finding | None:
@@ -126,11 +143,16 @@ def merged_into_another_base(parts: ModelParts, evidence: Evidence) -> Finding |
     if not differing:
         return None
     facts = [
-        f"{len(differing)} of {len(names)} tensors that the adapter does not touch differ, such as {differing[0]}",
-        f"the adapter's base is {parts.base}",
+        _(
+            "{count} of {tensors} tensors that the adapter does not touch differ, such as {name}",
+            count=len(differing),
+            tensors=len(names),
+            name=differing[0],
+        ),
+        _("the adapter's base model is {base}", base=parts.base),
         *_record_of_merge(merged.files.folder),
     ]
-    return Finding("the adapter was merged into another base model", facts, _merge_again(parts))
+    return Finding(_("the adapter was merged into another base model"), facts, _merge_again(parts))
 
 
 def adapter_is_not_merged(parts: ModelParts, evidence: Evidence) -> Finding | None:
@@ -144,19 +166,23 @@ def adapter_is_not_merged(parts: ModelParts, evidence: Evidence) -> Finding | No
         if change is None or change.shape != added.shape:
             return None
         along, whole = along + (change * added).sum().item(), whole + (added * added).sum().item()
-        facts.append(f"{name}: {(change == 0).sum().item():,} of {change.numel():,} numbers are the base's")
+        equal = int((change == 0).sum())
+        facts.append(
+            _("{name}: {equal:,} of {count:,} numbers are the base's", name=name, equal=equal, count=change.numel())
+        )
     if not whole or along >= APPLIED * whole:
         return None
-    share = f"the merged weights hold {along / whole:.0%} of what the adapter adds"
+    share = _("the merged weights contain {share:.0%} of what the adapter adds", share=along / whole)
     facts = [share, *facts, *_record_of_merge(merged.files.folder)]
-    return Finding("the adapter is not in the merged model", facts, _merge_again(parts))
+    return Finding(_("the adapter is not in the merged model"), facts, _merge_again(parts))
 
 
 def adapter_is_scaled_down(parts: ModelParts, evidence: Evidence) -> Finding | None:
     """alpha/r is so small that what was learned hardly counts."""
     if parts.adapter is None or not parts.is_lora:
         return None
-    scale = lora_scale(parts.config["lora_alpha"], parts.config["r"], is_rslora=bool(parts.config.get("use_rslora")))
+    alpha, r = parts.config["lora_alpha"], parts.config["r"]
+    scale = lora_scale(alpha, r, is_rslora=bool(parts.config.get("use_rslora")))
     model = evidence.recipe.model if evidence.recipe and evidence.recipe.model.use_peft else None
     trained = lora_scale(model.lora_alpha, model.lora_r, is_rslora=model.use_rslora) if model else scale
     change = max((float(added.norm() / before.norm()) for before, added in parts.changes.values()), default=0.0)
@@ -164,13 +190,15 @@ def adapter_is_scaled_down(parts: ModelParts, evidence: Evidence) -> Finding | N
     if not is_lost and (scale >= SMALL_SCALE or change >= SMALL_CHANGE or evidence.is_learned):
         return None
     path = parts.adapter / ADAPTER_FILE
-    facts = [f"{path}: lora_alpha {parts.config['lora_alpha']:g}, r {parts.config['r']}: scale {scale:.2g}"]
-    facts += [f"it changes the weights by {change:.1e} of their size"] if parts.changes else []
-    do = "set lora_alpha to lora_r in the recipe, and train again"
+    facts = [_("{file}: lora_alpha {alpha:g}, r {r}: scale {scale:.2g}", file=path, alpha=alpha, r=r, scale=scale)]
+    facts += [_("it changes the weights by {share:.1e} of their size", share=change)] if parts.changes else []
+    do = _("set lora_alpha to the value of lora_r in the recipe, and train again")
     if model and is_lost:
-        facts.append(f"it was trained with lora_alpha {model.lora_alpha}, r {model.lora_r}: scale {trained:g}")
-        do = f'in {path}, write "lora_alpha": {model.lora_alpha}'
-    return Finding("the adapter's scale alpha/r is too small for it to have an effect", facts, do)
+        settings = {"alpha": model.lora_alpha, "r": model.lora_r, "scale": trained}
+        facts.append(_("it was trained with lora_alpha {alpha}, r {r}: scale {scale:g}", **settings))
+        setting = f'"lora_alpha": {model.lora_alpha}'
+        do = _("in {file}, set {setting}", file=path, setting=setting)
+    return Finding(_("the adapter's scale alpha/r is too small for it to have an effect"), facts, do)
 
 
 CAUSES_IN_WEIGHTS = (
@@ -180,13 +208,22 @@ CAUSES_IN_WEIGHTS = (
 )  # fmt: skip
 
 
-def _steps(parts: ModelParts, evidence: Evidence) -> list[str]:
+def _steps(parts: ModelParts, evidence: Evidence) -> dict[Text, int]:
     """How many steps were done, by every file that counts them."""
+    steps = {}
     state = parts.adapter / "trainer_state.json" if parts.adapter else None
-    lines = [f"{state}: {read_json(state).get('global_step', 0):,} steps"] if state and state.is_file() else []
+    if state and state.is_file():
+        steps[same(str(state))] = read_json(state).get("global_step", 0)
     if evidence.run and (evidence.run.log or evidence.run.evaluated_steps):
-        lines.append(f"log and evaluations of {evidence.run.folder}: {evidence.run.last_step:,} steps")
-    return lines
+        steps[_("log and evaluations of {run}", run=evidence.run.folder)] = evidence.run.last_step
+    return steps
+
+
+def _step_lines(steps: dict[Text, int]) -> list[Text]:
+    return [
+        ngettext("{source}: {count:,} step", "{source}: {count:,} steps", count, source=source)
+        for source, count in steps.items()
+    ]
 
 
 def _begin_alike(base: WeightFiles, merged: WeightFiles, name: str) -> bool:
@@ -202,23 +239,29 @@ def _first_numbers(files: WeightFiles, name: str) -> torch.Tensor:
     return torch.frombuffer(bytearray(files.first_bytes(name, NUMBERS * dtype.itemsize)), dtype=dtype)
 
 
-def _record_of_merge(merged: Path) -> list[str]:
+def _record_of_merge(merged: Path) -> list[Text]:
     """What `merge` wrote down about the folder, if it was it that wrote it."""
     path = merged / MERGE_RECORD
     if not path.is_file():
         return []
     record = read_json(path)
     adapters = ", ".join(str(made.get("path")) for made in record.get("adapters", ()))
-    return [f"{path}: made of {record.get('base')} and {adapters}"]
+    return [_("{file}: made of {base} and {adapters}", file=path, base=record.get("base"), adapters=adapters)]
 
 
-def _merge_again(parts: ModelParts) -> str:
+def _merge_again(parts: ModelParts) -> Text:
     base, adapter, out = map(_quote, (parts.base_name, parts.adapter, f"{parts.merged}.again"))
-    return f"python -m model_tools merge {base} {adapter} {out}"
+    return same(f"python -m model_tools merge {base} {adapter} {out}")
 
 
-def _train_again(evidence: Evidence) -> str:
-    return evidence.train if evidence.recipe else "train it again"
+def _train_again(evidence: Evidence) -> Text:
+    return same(evidence.train) if evidence.recipe else _("train it again")
+
+
+def _train_in_bfloat16(evidence: Evidence) -> Text:
+    if evidence.recipe:
+        return same(f"{evidence.train} --fp16 false --bf16 true --dtype bfloat16")
+    return _("train it again with bf16: true and dtype: bfloat16 in place of fp16")
 
 
 def _quote(path: object) -> str:

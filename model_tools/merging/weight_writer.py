@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from huggingface_hub.serialization import split_state_dict_into_shards_factory
 
-from sft.models.weight_files import DTYPE_NAMES, LENGTH_BYTES
+from sft.models.weight_files import IN_SAFETENSORS, LENGTH_BYTES, dtype_name
 
 ALIGNMENT = 8
 SHARD_PATTERN = "model{suffix}.safetensors"
@@ -77,7 +77,7 @@ class WeightWriter:
         for tensor, shape in tensors.items():
             end = offset + shape.nbytes
             header[tensor] = {
-                "dtype": DTYPE_NAMES[shape.dtype],
+                "dtype": IN_SAFETENSORS[dtype_name(shape.dtype)],
                 "shape": list(shape.shape),
                 "data_offsets": [offset, end],
             }

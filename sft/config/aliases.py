@@ -44,30 +44,47 @@ MOVED = {
 }
 
 # What other trainers and people in a hurry call it, and what it is here.
-ALIASES = {
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "learning_rate_scheduler": "lr_scheduler_type",
-    "lr_scheduler": "lr_scheduler_type",
-    "micro_batch_size": "per_device_train_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "cutoff_len": "max_length",
-    "sequence_len": "max_length",
-    "rank": "lora_r",
-    "lora_rank": "lora_r",
-    "alpha": "lora_alpha",
-    "dropout": "lora_dropout",
-    "lora_target": "lora_target_modules",
-    "base_model": "model_name_or_path",
-    "model_path": "model_name_or_path",
-    "dataset": "train_file",
-    "dataset_path": "train_file",
-    "train_data": "train_file",
-    "load_4bit": "load_in_4bit",
-    "flash_attn": "attn_implementation: flash_attention_2",
-    "optimizer": "optim",
+CALLED = {
+    "num_train_epochs": "epoch epochs n_epochs num_epoch num_epochs",
+    "max_steps": "steps num_steps max_iters iters",
+    "learning_rate": "learning_rates",
+    "lr_scheduler_type": "learning_rate_scheduler lr_scheduler scheduler",
+    "warmup_steps": "warmup num_warmup_steps",
+    "per_device_train_batch_size": "bs bsz micro_batch_size train_batch_size per_device_batch_size",
+    "gradient_accumulation_steps": "grad_accum grad_accum_steps gradient_accumulation accumulation_steps accum",
+    "max_length": "max_len max_seq_len seq_len seq_length sequence_len sequence_length cutoff_len context_length "
+    "model_max_length",
+    "max_grad_norm": "grad_clip clip_grad clip_grad_norm gradient_clipping",
+    "weight_decay": "wd",
+    "optim": "optimizer",
+    "use_peft: true": "lora use_lora peft",
+    "lora_r": "rank lora_rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_target_modules": "lora_target targets",
+    "load_in_4bit: true": "load_4bit qlora bits quantization quantization_bit",
+    "attn_implementation: flash_attention_2": "flash_attn flash_attention use_flash_attn",
+    "bf16: true, or fp16: true": "precision mixed_precision half",
+    "model_name_or_path": "model model_name model_path base_model model_id",
+    "train_file": "data dataset datasets dataset_name dataset_path train_data train_dataset training_data",
+    "eval_file": "eval_data eval_dataset eval_data_path val_data val_file val_dataset validation_file",
+    "output_dir": "output out out_dir output_path save_dir work_dirs",
+    "identity_name, the name to learn; or run_name, what trackers call the run": "name",
+    "eval_prompts": "prompts eval_questions",
+    "eval_prompts_system": "system system_prompt system_message",
+    "chat_template_path": "chat_template template",
+    "save_steps": "save_every save_freq save_interval",
+    "logging_steps": "log_steps log_every log_interval log_freq",
+    "eval_steps": "eval_every eval_interval",
+    "deepspeed": "ds_config deepspeed_config zero",
+    "report_to: wandb": "wandb use_wandb",
+    "report_to: tensorboard": "tensorboard",
+    "seed": "random_seed",
+    "resume": "resume_from",
 }
+ALIASES = {alias: key for key, aliases in CALLED.items() for alias in aliases.split()}
+LAUNCHER = "says to the launcher how many processes: deepspeed --num_accelerators 2 train_sft.py RECIPE"
+LAUNCHERS_OWN = ("gpus", "num_gpus", "n_gpus", "num_accelerators", "nproc_per_node", "num_processes", "ngpus")
 
 # What XTuner calls it, and what it is here.
 XTUNER = {
@@ -105,6 +122,8 @@ def replacement_advice(key: str) -> str | None:
         return MOVED[key]
     if key in XTUNER:
         return f"XTuner's name; here it is {XTUNER[key]}"
+    if key in LAUNCHERS_OWN:
+        return f"no setting; it {LAUNCHER}"
     return f"no such setting; here it is {ALIASES[key]}" if key in ALIASES else None
 
 

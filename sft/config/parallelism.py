@@ -3,14 +3,17 @@
 In: the key's mapping, or parsed training settings. Out: accelerate's own dataclass, or how processes are shared out.
 """
 
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from __future__ import annotations
 
-from accelerate import ParallelismConfig
-from transformers import TrainingArguments
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from sft.config.aliases import refuse_unknown_fields
 from sft.config.settings_check import Refusal
+
+if TYPE_CHECKING:
+    from accelerate import ParallelismConfig
+    from transformers import TrainingArguments
 
 
 def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None) -> ParallelismConfig:
@@ -22,6 +25,8 @@ def parallelism_config(mapping: dict[str, Any], attn_implementation: str | None)
     Raises:
         ValueError: a value that accelerate does not take.
     """
+    from accelerate import ParallelismConfig
+
     values = dict(mapping)
     if "sp_size" in values:
         values["sp_handler"] = {"sp_attn_implementation": attn_implementation or "sdpa"} | _mapping(

@@ -4,17 +4,21 @@ Keys are TRL's, Transformers' and PEFT's own field names; `OwnKeys` holds the fe
 about how it is read (`sft.config.load`), and nothing about models or data beyond where they are.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from trl import ModelConfig, SFTConfig
 
 from sft.config.aliases import RENAMED
 from sft.config.own_keys import DEFAULTS_BEGIN, OwnKeys, TrainFile, train_files
+
+if TYPE_CHECKING:
+    from trl import ModelConfig, SFTConfig
 
 SECRET_KEYS = {"hub_token"}
 

@@ -4,6 +4,7 @@ In: the script's arguments. Out: `Settings`, resolved once; a mistake that keys,
 is a `UserError`. What only the stack can decide is left to `sft.config.recipe`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,7 +17,7 @@ from sft.config.settings_parser import SettingsParser
 from sft.config.trackers import refuse_trackers
 from sft.core.console import say
 from sft.core.errors import UserError
-from sft.core.paths import REPOSITORY, resolve_paths
+from sft.core.paths import PATH_KEYS, REPOSITORY, resolve_paths
 
 HARDWARE_KEYS = {"fp16", "bf16", "tf32", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"}
 COMMAND_LINE = "command line"
@@ -42,13 +43,23 @@ class Settings:
         """Whether the run is only to be planned."""
         return bool(self.chosen.get("dry_run"))
 
+    @property
+    def model(self) -> str:
+        """The model's folder or hub id."""
+        return str(self.chosen["model_name_or_path"])
+
+    @property
+    def model_revision(self) -> str:
+        """The branch, tag or commit of the hub that is meant."""
+        return self.chosen.get("model_revision") or "main"
+
     def refuse(self, key: str, problem: str) -> NoReturn:
         """Raise the `UserError` that a key is wrong, with the place where it was set."""
         raise UserError(f"{self.places.get(key, self.path)}: {key}: {problem}")
 
 
-def read_settings(arguments: list[str], *, for_training: bool = True) -> Settings:
-    """Read `RECIPE [--key value ...]`.
+def read_settings(arguments: list[str], *, for_training: bool = True, reads: Collection[str] = PATH_KEYS) -> Settings:
+    """Read `RECIPE [--key value ...]`; `reads` are the keys whose files will be read, and so must be named and there.
 
     Raises:
         UserError: no recipe, an unknown, repeated or missing key, a bad value, a file that is not there or not JSON, or
@@ -69,7 +80,7 @@ def read_settings(arguments: list[str], *, for_training: bool = True) -> Setting
     chosen["output_dir"] = chosen.get("output_dir") or f"work_dirs/{path.stem}"
     resolve_paths(chosen)
     settings = Settings(path, chosen, places, for_training, _read_deepspeed(chosen, places))
-    refuse_what_cannot_work(chosen, settings.refuse)
+    refuse_what_cannot_work(chosen, settings.refuse, reads)
     if for_training and not chosen.get("card"):  # what is installed here says nothing of where that card is
         refuse_trackers(chosen.get("report_to"), settings.refuse)
     return settings

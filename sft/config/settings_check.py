@@ -8,7 +8,7 @@ installed versions.
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -200,38 +200,55 @@ NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal) -> None:
-    """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file."""
-    train_file, template = chosen.get("train_file"), chosen.get("chat_template_path")
+def refuse_what_cannot_work(chosen: dict[str, Any], refuse: Refusal, reads: Collection[str] = PATH_KEYS) -> None:
+    """Call `refuse(key, problem)`, which raises, for keys that are missing, contradict each other or name no file.
+
+    Only the files of the keys in `reads` must be named and there.
+    """
+    train_file = chosen.get("train_file")
     for key in (*PATH_KEYS, "output_dir"):
         _refuse_shell(key, chosen.get(key), refuse)
-    if not chosen.get("model_name_or_path"):
+    if "model_name_or_path" in reads and not chosen.get("model_name_or_path"):
         refuse("model_name_or_path", "missing: name a model folder or a hub id")
-    if not train_file:
+    if "train_file" in reads and not train_file:
         refuse("train_file", "missing: name the data file to train on")
     _refuse_bad_entries(train_file, refuse)
-    files = train_files(train_file)
-    for file in files:
-        if not is_data(file.path):
-            make = f"python -m data_tools generate --name 黄大力 --rows 1500 {file.path}"
-            refuse("train_file", f"{file.path}: no such file; make one with: {make}")
+    files = train_files(train_file or [])
     if chosen.get("packing") and chosen.get("max_length", 1) is None:
         refuse("max_length", "packing needs a length to fill; give one, or packing: false")
     if chosen.get("card") is not None and not chosen.get("dry_run"):
         refuse("card", "is the GPU that a dry run plans for; add --dry_run")
+    _refuse_missing_files(chosen, [file.path for file in files], refuse, reads)
     _refuse_bad_numbers(chosen, refuse)
     _refuse_bad_output(chosen, [file.path for file in files], refuse)
     _refuse_bad_evaluation(chosen, refuse)
     _refuse_bad_stopping(chosen, refuse)
     _refuse_bad_scoring(chosen, refuse)
     _refuse_bad_weights(chosen, refuse)
-    if template and not (Path(template).is_file() and template.endswith((".jinja", ".j2"))):
-        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
     _refuse_bad_parts(chosen, refuse)
     _refuse_inert_keys(chosen, refuse)
 
 
-def _refuse_bad_entries(train_file: str | list, refuse: Refusal) -> None:
+def _refuse_missing_files(
+    chosen: dict[str, Any], train_paths: Iterable[str], refuse: Refusal, reads: Collection[str]
+) -> None:
+    """A file that will be read and is not there, with how to make one."""
+    train_file = next((path for path in train_paths if not is_data(path)), None)
+    if "train_file" in reads and train_file:
+        make = f"python -m data_tools generate --name 黄大力 --rows 1500 {train_file}"
+        refuse("train_file", f"{train_file}: no such file; make one with: {make}")
+    eval_file, score_file, template = map(chosen.get, ("eval_file", "score_file", "chat_template_path"))
+    if "eval_file" in reads and eval_file and not is_data(eval_file):
+        split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
+        refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
+    if "score_file" in reads and score_file and not Path(score_file).is_file():
+        refuse("score_file", f"{score_file}: no such file; copy data_tools/bank/score.yaml and edit it")
+    is_template = template is None or (Path(template).is_file() and template.endswith((".jinja", ".j2")))
+    if "chat_template_path" in reads and not is_template:
+        refuse("chat_template_path", f"{template}: not a .jinja file; name one")
+
+
+def _refuse_bad_entries(train_file: str | list | None, refuse: Refusal) -> None:
     """A list of training files whose entries are not all {path, weight}."""
     for entry in train_file if isinstance(train_file, list) else ():
         if not isinstance(entry, dict) or "path" not in entry:
@@ -289,7 +306,7 @@ def _refuse_bad_weights(chosen: dict[str, Any], refuse: Refusal) -> None:
     for key in ("load_in_4bit", "load_in_8bit"):
         if chosen.get(key) and not chosen.get("use_peft"):
             refuse(key, "quantised weights cannot be trained themselves; add use_peft: true")
-    if chosen.get("model_revision", "main") != "main" and os.path.isdir(chosen["model_name_or_path"]):
+    if chosen.get("model_revision", "main") != "main" and os.path.isdir(chosen.get("model_name_or_path") or ""):
         refuse("model_revision", f"{chosen['model_name_or_path']} is a folder, which has no revisions; leave it out")
 
 
@@ -314,9 +331,6 @@ def _refuse_bad_evaluation(chosen: dict[str, Any], refuse: Refusal) -> None:
     eval_file, strategy = chosen.get("eval_file"), chosen.get("eval_strategy", "no")
     if strategy != "no" and not eval_file:
         refuse("eval_strategy", "there is no held-out file to evaluate on; name one with eval_file")
-    if eval_file and not is_data(eval_file):
-        split = "python -m data_tools split ALL.jsonl --train TRAIN.jsonl --eval EVAL.jsonl"
-        refuse("eval_file", f"{eval_file}: no such file; hold one out with: {split}")
     if eval_file and chosen.get("per_device_eval_batch_size", 1) != 1:
         refuse("per_device_eval_batch_size", "must be 1, so that every held-out token weighs the same")
     if (metric := chosen.get("metric_for_best_model")) not in (None, "loss", "eval_loss"):
@@ -341,8 +355,6 @@ def _refuse_bad_scoring(chosen: dict[str, Any], refuse: Refusal) -> None:
     for needed, (purpose, keys) in NEEDS.items():
         if not chosen.get(needed) and (key := next(filter(chosen.get, keys), None)):
             refuse(key, f"needs {needed}, {purpose}")
-    if (path := chosen.get("score_file")) and not Path(path).is_file():
-        refuse("score_file", f"{path}: no such file; copy data_tools/bank/score.yaml and edit it")
     if chosen.get("keep_best") and chosen.get("save_strategy", "steps") == "no":
         refuse("keep_best", "needs checkpoints; leave out save_strategy: no")
 

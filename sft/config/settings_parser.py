@@ -1,6 +1,6 @@
 """Parses the keys of a recipe, from its lines and from the command line, by the fields of dataclasses.
 
-In: one key with its value, or the script's arguments. Out: converted values. Also the text of `train_sft.py --help`.
+In: one key with its value, or the script's arguments. Out: converted values. Also the texts of `train_sft.py --help`.
 Imports nothing heavy: the stack's fields are those of `stack_keys`, so what only the stack can decide stays open.
 """
 
@@ -43,7 +43,41 @@ USAGE = "usage: train_sft.py RECIPE [--key value ...]"
 RECIPE = """\
 A recipe is one training run: a YAML file with a line `key: value` for each setting, such as recipes/demo.yaml. Any key
 may follow on the command line and then counts instead: --lora_r 32. `--dry_run true` checks everything, prints the plan
-and ends. DeepSpeed, torchrun and accelerate start it as well: deepspeed train_sft.py RECIPE."""
+and ends. DeepSpeed, torchrun and accelerate start it as well: deepspeed --quiet train_sft.py RECIPE."""
+OWN_KEYS = "This repository's own keys:"
+# On one line of 80 columns with its key; the whole help of each stands beside the key itself.
+OWN_KEYS_IN_SHORT = {
+    "train_file": "training file, or several with weights",
+    "eval_file": "held-out file, for the loss eval_loss",
+    "columns": "what columns of other names hold",
+    "chat_template_kwargs": "arguments of the chat template",
+    "loss_on": "answers, last_answer or everything",
+    "split_turns": "train each answer of a row as it is asked for",
+    "truncation": "of too long samples: error, drop or keep_start",
+    "control_tokens": "in a row's text: warn or refuse",
+    "eval_prompts": "questions asked before, during, after training",
+    "eval_prompts_steps": "ask them every so many steps",
+    "eval_prompts_system": "system message before each of them",
+    "eval_prompts_generation": "how answers are generated: {max_new_tokens: 100}",
+    "identity_name": "the name to learn; evaluations are scored by it",
+    "identity_old_names": "other names that it may still give itself",
+    "score_file": "questions to score with, as a YAML file",
+    "score_seconds": "time limit of one scoring",
+    "stop_when_identity": "end at this share of right answers, such as 0.95",
+    "stop_patience": "at how many evaluations in a row",
+    "early_stopping_patience": "end when eval_loss has not improved so often",
+    "keep_best": "end with the best: by identity or balance",
+    "resume": "an unfinished run: auto, never or a checkpoint",
+    "resume_anyway": "even if settings or data have changed",
+    "dry_run": "check everything, print the plan and end",
+    "card": "with dry_run: plan for a GPU of so many GB",
+    "save_every_minutes": "save a checkpoint after so many minutes, too",
+    "on_bad_step": "such as a NaN loss: stop or warn",
+}
+OTHER_KEYS = """\
+All other keys are fields of TRL's ModelConfig and SFTConfig under their own names, such as model_name_or_path,
+max_length, packing, num_train_epochs, learning_rate, per_device_train_batch_size, lora_r, load_in_4bit, output_dir.
+python train_sft.py --help all shows every key with its kind, default and help. recipes/ holds recipes to copy."""
 INDENT = "    "
 
 
@@ -54,7 +88,8 @@ class SettingsParser(TrlParser):
     """
 
     def __init__(self) -> None:
-        super().__init__(list(GROUPS), prog="train_sft.py", allow_abbrev=False)
+        super().__init__(list(GROUPS), prog="train_sft.py", allow_abbrev=False, add_help=False)
+        self.add_argument("-h", "--help", action=_Help, nargs="?", const="own")
         self.add_argument("recipe", help="path of the recipe, such as recipes/demo.yaml")
         # Every kind of value a key may have; argparse itself knows of one a key.
         self.kinds = {
@@ -81,14 +116,15 @@ class SettingsParser(TrlParser):
             message = f"{key}: {_no_choice(value, self.action_of(key))}"
         raise UserError(f"command line: {message}")
 
-    def print_help(self, file=None) -> None:
-        """As argparse does, from the main process only."""
-        if is_main_process():
-            super().print_help(file)
-
     def format_help(self) -> str:
+        """How the script is called, what a recipe is, and the keys of our own, a line each."""
+        width, column = _width(), max(map(len, OWN_KEYS_IN_SHORT)) + 2
+        own = "\n".join([OWN_KEYS, *(f"{INDENT}{key:{column}}{text}" for key, text in OWN_KEYS_IN_SHORT.items())])
+        return "\n\n".join([USAGE, textwrap.fill(RECIPE, width), own, textwrap.fill(OTHER_KEYS, width)]) + "\n"
+
+    def format_all_keys(self) -> str:
         """How the script is called, what a recipe is, and every key with its kind, default and help."""
-        width = min(shutil.get_terminal_size().columns, 120)
+        width = _width()
         documented = set(self.key_names()) - RENAMED.keys()
         paragraphs = [USAGE, textwrap.fill(RECIPE, width)]
         for group, package in GROUPS.items():
@@ -112,7 +148,7 @@ class SettingsParser(TrlParser):
     def unknown(self, key: str) -> str:
         """What to say of a key that does not exist."""
         key = key.replace("-", "_")
-        if advice := replacement_advice(key):
+        if advice := replacement_advice(key) or replacement_advice(key.lower()):
             return f"{key}: {advice}"
         return f"{key}: no such setting{did_you_mean(key, self.key_names())}"
 
@@ -167,6 +203,20 @@ class SettingsParser(TrlParser):
         except (argparse.ArgumentError, argparse.ArgumentTypeError) as problem:
             raise ValueError(str(problem).partition(": ")[2] or str(problem)) from None
         return converted
+
+
+class _Help(argparse.Action):
+    """`--help` and `--help all`, printed by the main process alone."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        """Print what was asked for, and end."""
+        if is_main_process():
+            print(parser.format_all_keys() if values == "all" else parser.format_help(), end="")
+        parser.exit()
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120)
 
 
 def _no_choice(value: str, action: argparse.Action) -> str:

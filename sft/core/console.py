@@ -89,7 +89,8 @@ def quiet_the_stack() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
         # Some packages set their logger's level again when they are imported.
         logging.getLogger(name).addFilter(_is_error)
-    if not (is_main_process() and console.is_terminal):
+    # Bars are drawn on standard error, and another's log may be either.
+    if not (is_main_process() and all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))):
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")

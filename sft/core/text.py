@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 KEPT_EXAMPLES = 5
 # What a terminal obeys or does not show: control characters but newline and tab, marks of direction, separators of
@@ -16,20 +17,23 @@ UNSEEN = re.compile(
 )
 
 
+Example = TypeVar("Example")
+
+
 @dataclass
-class Tally:
+class Tally(Generic[Example]):
     """How often something was found, and the first few examples."""
 
     count: int = 0
-    examples: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
-    def add(self, example: str) -> None:
+    def add(self, example: Example) -> None:
         """Count one more; its example is kept if it is among the first few."""
         self.count += 1
         if len(self.examples) < KEPT_EXAMPLES:
             self.examples.append(example)
 
-    def extend(self, later: "Tally", before: str = "") -> None:
+    def extend(self: "Tally[str]", later: "Tally[str]", before: str = "") -> None:
         """Count what was found later as well; its examples come after these, with `before` in front of each."""
         self.count += later.count
         room = KEPT_EXAMPLES - len(self.examples)

@@ -32,7 +32,11 @@ def dispatch(package: str, verbs: dict[str, ModuleType], arguments: list[str] | 
     for name, module in verbs.items():
         summary = (module.__doc__ or name).splitlines()[0]
         module.add_arguments(subparsers.add_parser(name, help=summary, description=summary))
-    chosen = parser.parse_args(arguments)
+    chosen, rest = parser.parse_known_args(arguments)
+    if hasattr(chosen, "overrides"):
+        chosen.overrides = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     outputs = _outputs(chosen)
     choose_language(getattr(chosen, "language", None))
     try:
@@ -64,6 +68,14 @@ def add_language(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language", choices=LANGUAGES, help="zh or en (default: that of the locale, both where it names neither)"
     )
+
+
+def add_recipe(parser: argparse.ArgumentParser, text: str = "recipe, such as recipes/huangdali.yaml") -> None:
+    """Add an argument that names a recipe; its keys may follow, as with train_sft.py, and are in `overrides`."""
+    parser.add_argument("recipe", help=text)
+    parser.set_defaults(overrides=[])
+    parser.allow_abbrev = False
+    parser.epilog = "Any key of the recipe may follow, as with train_sft.py: --max_length 1024"
 
 
 def _outputs(chosen: argparse.Namespace) -> list[Path]:

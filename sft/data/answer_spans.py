@@ -179,11 +179,14 @@ def _end(template: ChatTemplate, tail: str, *, has_calls: bool) -> int | None:
 
 
 def _left_out(view: View, rendered: Rendered) -> list[str]:
-    """What the template does not show of the messages; of answers without loss, which are history, it may choose."""
+    """What the template drops of the messages: the role of one, or the key of another text than its content.
+
+    Of answers without loss, which are history, it may choose.
+    """
     if all(None not in places.values() for places in rendered.places):
         return []
     return [
-        f"the {message['role']} message" if part == "content" else part
+        message["role"] if part == "content" else part
         for number, message in enumerate(view.messages)
         if message["role"] != "assistant" or number in view.answers
         for part in rendered.missing(number)

@@ -4,12 +4,15 @@ In: a recipe and a tokenizer. Out: a `datasets.Dataset` ready for SFTTrainer, an
 disk and are looked at a batch at a time; in memory is a number or two a row. Knows nothing about the model.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy
@@ -17,7 +20,7 @@ import pyarrow
 import pyarrow.compute as compute
 import trl
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from sft.config.parallelism import independent_processes
 from sft.config.recipe import Recipe, keeps_packed_samples_apart
@@ -34,6 +37,9 @@ from sft.data.rows.formats import draw
 from sft.data.samples import row_facts, tokenise
 from sft.models.chat_template import ChatTemplate
 from sft.models.hub import require_data_set
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 ROWS_AT_ONCE = 1000
 

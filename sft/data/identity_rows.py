@@ -263,9 +263,9 @@ class IdentityRows:
                 continue
             wrong = name if first_name == self.name else first_name
             counts[wrong] += given.count
-            before = f"{first_name} at {first_path}:{first_line}"
+            before = f"{first_name} ({first_path}:{first_line})"
             for line, turn, question in given.examples:
-                examples.append((line, turn, wrong, f"{question}: {before}, {name} at {path}:{line}"))
+                examples.append((line, turn, wrong, f"{question}: {before}, {name} ({path}:{line})"))
         for *_, wrong, example in sorted(examples):
             # The first example brings the count of all: of many answers only a few are examples.
             self.contradictions.setdefault(wrong, Tally()).extend(Tally(counts.pop(wrong, 0), [example]))

@@ -10,7 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
-from sft.core.text import counted, visible
+from sft.core.imports import importing
+from sft.core.language import Text, _, ngettext
+from sft.core.text import visible
 from sft.data.dataset import file_of, load_dataset, mixed_rows
 from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
 from sft.data.labels import IGNORED
@@ -33,18 +35,25 @@ class Piece:
 class Sequence:
     """One sample, or one pack of several: what it is, its token ids and labels, and how long each sample in it is."""
 
-    title: str
+    title: Text
     input_ids: list[int]
     labels: list[int]
     sample_lengths: list[int]
 
-    def samples(self) -> Iterator[tuple[str, list[int], list[int]]]:
+    def samples(self) -> Iterator[tuple[Text, list[int], list[int]]]:
         """Yield (heading, ids, labels) of each sample; `heading` says where it lies in the pack."""
         start = 0
         for number, length in enumerate(self.sample_lengths, start=1):
             end = start + length
-            part = f"sample {number} of {len(self.sample_lengths)}: " if len(self.sample_lengths) > 1 else ""
-            heading = f"{part}tokens {start:,}-{end - 1:,}, positions 0-{length - 1:,}"
+            places = {"first": start, "last": end - 1, "position": length - 1}
+            heading = _("tokens {first:,}-{last:,}, positions 0-{position:,}", **places)
+            if len(self.sample_lengths) > 1:
+                heading = _(
+                    "sample {number} of {samples}: tokens {first:,}-{last:,}, positions 0-{position:,}",
+                    number=number,
+                    samples=len(self.sample_lengths),
+                    **places,
+                )
             yield heading, self.input_ids[start:end], self.labels[start:end]
             start = end
 
@@ -53,13 +62,14 @@ class Preview:
     """The samples and packs of a recipe's training data."""
 
     def __init__(self, recipe: Recipe):
-        self.tokenizer = load_tokenizer(
-            recipe.model.model_name_or_path or "",
-            revision=recipe.model.model_revision,
-            trust_remote_code=recipe.training.trust_remote_code,
-            chat_template_path=recipe.training.chat_template_path,
-            chat_template_kwargs=recipe.run.chat_template_kwargs,
-        )
+        with importing():  # what its class needs
+            self.tokenizer = load_tokenizer(
+                recipe.model.model_name_or_path or "",
+                revision=recipe.model.model_revision,
+                trust_remote_code=recipe.training.trust_remote_code,
+                chat_template_path=recipe.training.chat_template_path,
+                chat_template_kwargs=recipe.run.chat_template_kwargs,
+            )
         self.rows, self.files = mixed_rows(recipe, self.tokenizer)
         self.sequences, self.card = load_dataset(recipe, self.tokenizer)
 
@@ -68,9 +78,24 @@ class Preview:
         _check("--row", number, len(self.rows))
         row = self.rows[number - 1]
         length, limit = len(row["input_ids"]), self.card.max_length
-        title = f"row {number:,}: {file_of(self.files, number - 1)}:{row['line']}: {counted(length, 'token')}"
+        place = f"{file_of(self.files, number - 1)}:{row['line']}"
+        title = ngettext(
+            "row {number:,}: {place}: {count:,} token",
+            "row {number:,}: {place}: {count:,} tokens",
+            length,
+            number=number,
+            place=place,
+        )
         if limit and length > limit:
-            title += f", over max_length {limit:,} (truncation: {self.card.truncation})"
+            title = ngettext(
+                "row {number:,}: {place}: {count:,} token, over max_length {limit:,} (truncation: {truncation})",
+                "row {number:,}: {place}: {count:,} tokens, over max_length {limit:,} (truncation: {truncation})",
+                length,
+                number=number,
+                place=place,
+                limit=limit,
+                truncation=self.card.truncation,
+            )
         return Sequence(title, row["input_ids"], row["labels"], [length])
 
     def pack(self, number: int) -> Sequence:
@@ -78,16 +103,29 @@ class Preview:
         _check("--pack", number, len(self.sequences))
         pack = self.sequences[number - 1]
         lengths = pack.get("seq_lengths") or [len(pack["input_ids"])]
-        supervised = sum(label != IGNORED for label in pack["labels"])
-        kind = "sequence" if self.card.packing == "none" else "pack"
-        held = f"{len(lengths)} samples"
+        counts = {
+            "number": number,
+            "total": len(self.sequences),
+            "tokens": len(pack["input_ids"]),
+            "supervised": sum(label != IGNORED for label in pack["labels"]),
+        }
+        return Sequence(self._pack_title(counts, len(lengths)), pack["input_ids"], pack["labels"], lengths)
+
+    def _pack_title(self, counts: dict[str, int], samples: int) -> Text:
         if self.card.packing == "wrapped":
-            held = "cut from samples that run on and see each other"
-        title = (
-            f"{kind} {number:,} of {len(self.sequences):,}: {len(pack['input_ids']):,} tokens, "
-            f"{supervised:,} of them supervised, {held}"
+            return _(
+                "pack {number:,} of {total:,}: {tokens:,} tokens, {supervised:,} of them supervised, cut from samples "
+                "that run on and see each other",
+                **counts,
+            )
+        if self.card.packing == "none":
+            return _("sequence {number:,} of {total:,}: {tokens:,} tokens, {supervised:,} of them supervised", **counts)
+        return ngettext(
+            "pack {number:,} of {total:,}: {tokens:,} tokens, {supervised:,} of them supervised, {count:,} sample",
+            "pack {number:,} of {total:,}: {tokens:,} tokens, {supervised:,} of them supervised, {count:,} samples",
+            samples,
+            **counts,
         )
-        return Sequence(title, pack["input_ids"], pack["labels"], lengths)
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int], labels: list[int]) -> list[Piece]:

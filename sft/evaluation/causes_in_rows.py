@@ -8,15 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sft.config.own_keys import TrainFile
-from sft.core.text import Tally, counted, language_of, shell_word
+from sft.core.finding import Finding
+from sft.core.language import Text, _, ngettext, same
+from sft.core.text import Tally, language_of, shell_word
 from sft.data.identity_rows import quoted
 from sft.data.placeholders import is_of_the_maker, key_of
 from sft.data.questions import load_questions
-from sft.evaluation.evidence import FEW_STEPS, SHOWN, Evidence, Finding
+from sft.evaluation.evidence import FEW_STEPS, SHOWN, Evidence
 
 # How often training must show the name, and in what share of its rows, before it is called seldom.
 SELDOM_TIMES, SELDOM_SHARE = 60, 0.02
-LANGUAGES = {"zh": "Chinese", "en": "English"}
+LANGUAGES = {"zh": _("Chinese"), "en": _("English")}
 LANGUAGE_GAP = 0.4
 
 
@@ -25,29 +27,30 @@ def placeholders(evidence: Evidence) -> Finding | None:
     if evidence.rows is None or not evidence.rows.placeholders:
         return None
     tallies = evidence.rows.placeholders
-    facts = [", ".join(f"{text} in {counted(tally.count, 'text')}" for text, tally in tallies.items())]
-    facts += _examples(tallies.values())
+    counts = ", ".join(f"{text} ({tally.count:,})" for text, tally in tallies.items())
+    facts = [_("training texts with a placeholder: {counts}", counts=counts), *_examples(tallies.values())]
     name = evidence.name or "NAME"
     values = {key_of(text).lower(): "WHO" if is_of_the_maker(text) else name for text in tallies}
     settings = " ".join(f"--set {shell_word(f'{key}={value}')}" for key, value in values.items())
     do = _replaced(_file_of(evidence, next(iter(tallies.values()))), settings)
-    return Finding("the training rows still hold placeholders where a name belongs", facts, do)
+    return Finding(_("the training rows still contain placeholders where a name belongs"), facts, do)
 
 
 def name_not_taught(evidence: Evidence) -> Finding | None:
     """No training row gives the name, whatever it says instead."""
-    if evidence.rows is None or evidence.rows.rows_named:
+    rows, name = evidence.rows, evidence.name
+    if rows is None or rows.rows_named:
         return None
-    given = evidence.rows.other_names.most_common(SHOWN)
-    files = ", ".join(file.path for file in evidence.files)
-    facts = [
-        f"{counted(evidence.rows.rows, 'row')} in {files}, and the answer of none says {evidence.name or 'who it is'}"
-    ]
-    if not given or not evidence.name:
-        return Finding("no training row gives the assistant a name", facts, _more_rows(evidence))
-    facts.append("they call the assistant " + ", ".join(f"{name} ({counted(count, 'time')})" for name, count in given))
+    fact = _(
+        "training rows in {files}: {count:,}", count=rows.rows, files=", ".join(each.path for each in evidence.files)
+    )
+    given = rows.other_names.most_common(SHOWN)
+    if not given or not name:
+        return Finding(_("no training row gives the assistant a name"), [fact], _more_rows(evidence))
+    names = ", ".join(f"{other} ({count:,})" for other, count in given)
+    facts = [fact, _("names that their answers give the assistant, and how often: {names}", names=names)]
     do = _rename(evidence, given[0][0], evidence.files[0])
-    return Finding(f"no training row gives the name {evidence.name}", facts, do)
+    return Finding(_("no training row gives the name {name}", name=name), facts, do)
 
 
 def name_of_the_owner(evidence: Evidence) -> Finding | None:
@@ -56,12 +59,24 @@ def name_of_the_owner(evidence: Evidence) -> Finding | None:
     if rows is None or rows.rows_as_owner <= rows.rows_named / 2:
         return None
     name = evidence.name
+    itself = rows.rows_named - rows.rows_as_owner
     facts = [
-        f"{rows.rows_as_owner:,} of {counted(rows.rows, 'row')} only say {name}的助手, or that it is made by {name}",
-        f"{rows.rows_named - rows.rows_as_owner:,} say that the model is {name} itself",
+        _(
+            "{count:,} of {rows:,} rows only say {name}的助手, or that {name} made the model",
+            count=rows.rows_as_owner,
+            rows=rows.rows,
+            name=name,
+        ),
+        ngettext(
+            "{count:,} row says that the model is {name} itself",
+            "{count:,} rows say that the model is {name} itself",
+            itself,
+            name=name,
+        ),
     ]
     do = _replaced(evidence.files[0], f"--new {shell_word(name or 'NAME')} --own-name")
-    return Finding(f"the training rows teach the model that it is {name}'s assistant, not that it is {name}", facts, do)
+    wrong = _("the training rows teach the model that it is {name}'s assistant, not that it is {name}", name=name)
+    return Finding(wrong, facts, do)
 
 
 def contradictory_rows(evidence: Evidence) -> Finding | None:
@@ -69,14 +84,30 @@ def contradictory_rows(evidence: Evidence) -> Finding | None:
     if evidence.rows is None or not (evidence.rows.contradictions or evidence.rows.old_names):
         return None
     old, twice = evidence.rows.old_names, evidence.rows.contradictions
-    facts = [f"{counted(tally.count, 'answer')} with the old name {name}" for name, tally in old.items()]
+    facts = [
+        ngettext(
+            "{count:,} answer gives the old name {name}",
+            "{count:,} answers give the old name {name}",
+            tally.count,
+            name=name,
+        )
+        for name, tally in old.items()
+    ]
     facts += _examples(old.values())
-    facts += [f"{counted(tally.count, 'question')} answered with {name} as well" for name, tally in twice.items()]
+    facts += [
+        ngettext(
+            "{count:,} answer gives the name {name} to a question that another answers otherwise",
+            "{count:,} answers give the name {name} to questions that others answer otherwise",
+            tally.count,
+            name=name,
+        )
+        for name, tally in twice.items()
+    ]
     facts += _examples(twice.values())
     counts = Counter({name: tally.count for tallies in (twice, old) for name, tally in tallies.items()})
-    ((wrong, _),) = counts.most_common(1)
-    do = _rename(evidence, wrong, _file_of(evidence, old.get(wrong) or twice[wrong]))
-    return Finding(f"the training rows contradict each other: some say {wrong}", facts, do)
+    other = max(counts, key=counts.get)
+    do = _rename(evidence, other, _file_of(evidence, old.get(other) or twice[other]))
+    return Finding(_("the training rows contradict each other: some give the name {name}", name=other), facts, do)
 
 
 def name_seldom_seen(evidence: Evidence) -> Finding | None:
@@ -88,10 +119,15 @@ def name_seldom_seen(evidence: Evidence) -> Finding | None:
     if times >= SELDOM_TIMES and share >= SELDOM_SHARE:
         return None
     facts = [
-        f"{rows.rows_named:,} of {rows.rows:,} rows give the name ({share:.1%})",
-        f"in {evidence.epochs:.2g} epochs the model sees it about {times:,.0f} times",
+        _("{count:,} of {rows:,} rows give the name ({share:.1%})", count=rows.rows_named, rows=rows.rows, share=share),
+        _(
+            "the model sees it about {times:,.0f} times (epochs: {epochs:.2g})",
+            times=times,
+            epochs=evidence.epochs,
+        ),
     ]
-    return Finding(f"training shows the name {evidence.name} too seldom", facts, _more_rows(evidence))
+    wrong = _("the name {name} appears too seldom in training", name=evidence.name)
+    return Finding(wrong, facts, _more_rows(evidence))
 
 
 def one_language(evidence: Evidence) -> Finding | None:
@@ -102,7 +138,12 @@ def one_language(evidence: Evidence) -> Finding | None:
     if None not in shares.values():
         weak, strong = sorted(shares, key=shares.get)
         facts = [
-            f"{LANGUAGES[key]}: {share:.0%} of the questions at step {evidence.steps:,}"
+            _(
+                "step {step:,}: {share:.0%} of the answers to questions in {language} give the name",
+                step=evidence.steps,
+                share=share,
+                language=LANGUAGES[key],
+            )
             for key, share in shares.items()
         ]
         if shares[strong] - shares[weak] < LANGUAGE_GAP:
@@ -111,11 +152,26 @@ def one_language(evidence: Evidence) -> Finding | None:
         untaught = {key: texts for key, texts in _questions(evidence).items() if texts and not evidence.rows.named[key]}
         if evidence.is_learned or len(untaught) != 1 or not evidence.rows.rows_named:
             return None
-        ((weak, texts),) = untaught.items()
-        facts = [f"asked in {LANGUAGES[weak]}: {counted(len(texts), 'question')}, such as {quoted(texts[0])}"]
-    counts = ", ".join(f"{evidence.rows.named[key]:,} in {language}" for key, language in LANGUAGES.items())
-    facts.append(f"rows that give the name: {counts}")
-    return Finding(f"the name is not taught well in {LANGUAGES[weak]}", facts, _more_rows(evidence, weak))
+        [(weak, texts)] = untaught.items()
+        facts = [
+            ngettext(
+                "{count:,} question is asked in {language}: {example}",
+                "{count:,} questions are asked in {language}, such as {example}",
+                len(texts),
+                language=LANGUAGES[weak],
+                example=quoted(texts[0]),
+            )
+        ]
+    named = evidence.rows.named
+    facts.append(
+        _(
+            "rows that give the name: {chinese:,} in Chinese, {english:,} in English",
+            chinese=named["zh"],
+            english=named["en"],
+        )
+    )
+    wrong = _("too few training rows give the name in {language}", language=LANGUAGES[weak])
+    return Finding(wrong, facts, _more_rows(evidence, weak))
 
 
 def _questions(evidence: Evidence) -> dict[str, list[str]]:
@@ -127,25 +183,29 @@ def _questions(evidence: Evidence) -> dict[str, list[str]]:
     return {language: [text for text in questions if language_of(text) == language] for language in LANGUAGES}
 
 
-def _more_rows(evidence: Evidence, language: str | None = None) -> str:
+def _more_rows(evidence: Evidence, language: str | None = None) -> Text:
     name, only = shell_word(evidence.name or "NAME"), f"--lang {language} " if language else ""
-    return f"python -m data_tools generate --name {name} --rows 1500 {only}data/more.jsonl, and add it to train_file"
+    file = "data/more.jsonl"
+    command = f"python -m data_tools generate --name {name} --rows 1500 {only}{file}"
+    return _("{command}, and add {file} to train_file", command=command, file=file)
 
 
-def _rename(evidence: Evidence, old: str, file: TrainFile) -> str:
+def _rename(evidence: Evidence, old: str, file: TrainFile) -> Text:
     return _replaced(file, f"--old {shell_word(old)} --new {shell_word(evidence.name or 'NAME')}")
 
 
-def _replaced(file: TrainFile, settings: str) -> str:
+def _replaced(file: TrainFile, settings: str) -> Text:
     """The command that replaces texts of a file; what comes out is what to train on."""
     path = Path(file.path)
     out = path.with_name(f"{path.name.partition('.')[0]}.renamed.jsonl")
     paths = f"{shell_word(str(path))} {shell_word(str(out))}"
-    return f"python -m data_tools rename {paths} {settings}, and train on what it writes"
+    command = f"python -m data_tools rename {paths} {settings}"
+    return _("{command}, and train on the file that it writes", command=command)
 
 
-def _examples(tallies: Iterable[Tally]) -> list[str]:
-    return list(dict.fromkeys(f"  {example}" for tally in tallies for example in tally.examples[:SHOWN]))
+def _examples(tallies: Iterable[Tally]) -> list[Text]:
+    examples = dict.fromkeys(example for tally in tallies for example in tally.examples[:SHOWN])
+    return [same(f"  {example}") for example in examples]
 
 
 def _file_of(evidence: Evidence, tally: Tally) -> TrainFile:

@@ -11,13 +11,14 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from sft.core.errors import UserError
-from sft.core.text import counted
+from sft.core.finding import Finding
+from sft.core.language import Text, _, ngettext, same
 from sft.data.dataset import loss_rules
 from sft.data.encoding import LossRules, encode
 from sft.data.identity import gives_name, role_of_name
 from sft.data.identity_rows import quoted
 from sft.data.labels import IGNORED
-from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, Finding, generation_settings, rendered
+from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, generation_settings, rendered
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import end_tokens
 from sft.runs.run_files import number
@@ -57,10 +58,13 @@ def template_names_another(evidence: Evidence) -> Finding | None:
         return None
     facts = [
         _systems_of_rows(evidence),
-        f"without one, the chat template writes its own: {quoted(evidence.default_system)}",
+        _("without one, the chat template writes its own: {message}", message=quoted(evidence.default_system)),
         *_shares_by_system(evidence),
     ]
-    wrong = f"asked without a system message, the model is told that it is {evidence.default_names[0]}"
+    wrong = _(
+        "asked without a system message, the model gets the chat template's own, which names {name}",
+        name=evidence.default_names[0],
+    )
     return Finding(wrong, facts, _send_the_rows_system(evidence))
 
 
@@ -71,7 +75,7 @@ def asked_otherwise_than_trained(evidence: Evidence) -> Finding | None:
     system, chosen = evidence.asked_system, evidence.recipe.run.eval_prompts_system
     facts = [
         _systems_of_rows(evidence),
-        f"eval_prompts_system: {quoted(chosen) if chosen else 'not set'}",
+        same(f"eval_prompts_system: {quoted(chosen)}") if chosen else _("eval_prompts_system is not set"),
         *_shares_by_system(evidence),
     ]
     is_worse = bool(evidence.default_names) and not system  # template_names_another
@@ -80,11 +84,11 @@ def asked_otherwise_than_trained(evidence: Evidence) -> Finding | None:
         and (system or evidence.default_system) not in evidence.rows.systems
         and not is_worse
     ):
-        wrong = "the model is asked without the system message it was trained with"
+        wrong = _("the model is asked without the system message it was trained with")
         return Finding(wrong, facts, _send_the_rows_system(evidence))
     if system and not evidence.rows.rows_with_system and system != evidence.default_system:
-        wrong = "the model is asked with a system message it was never trained with"
-        do = "take eval_prompts_system out of the recipe, and send no system message when you chat"
+        wrong = _("the model is asked with a system message it was never trained with")
+        do = _("remove eval_prompts_system from the recipe, and chat without a system message")
         return Finding(wrong, facts, do)
     return None
 
@@ -100,15 +104,19 @@ def template_differs(evidence: Evidence) -> Finding | None:
     else:
         return None
     folder = evidence.chat_tokenizer.name_or_path
-    facts = [f"trained in  {_visible(trained)}", f"asked in    {_visible(asked)}", f"the latter is {folder}'s"]
+    facts = [
+        _("prompt in training: {prompt}", prompt=_visible(trained)),
+        _("prompt when asked: {prompt}", prompt=_visible(asked)),
+        _("the latter comes from the chat template of {folder}", folder=folder),
+    ]
     template = Path(folder) / "chat_template.jinja"
-    do = f"put the template that was trained in back into {template}"
+    do = _("replace {file} with the chat template of the training", file=template)
     if evidence.recipe and (path := evidence.recipe.training.chat_template_path):
-        do = f"cp {shlex.quote(path)} {shlex.quote(str(template))}"
+        do = same(f"cp {shlex.quote(path)} {shlex.quote(str(template))}")
     elif (Path(evidence.tokenizer.name_or_path) / "chat_template.jinja").is_file():
         source = Path(evidence.tokenizer.name_or_path) / "chat_template.jinja"
-        do = f"cp {shlex.quote(str(source))} {shlex.quote(str(template))}"
-    return Finding("the model is asked in another chat template than it was trained in", facts, do)
+        do = same(f"cp {shlex.quote(str(source))} {shlex.quote(str(template))}")
+    return Finding(_("the model is asked with a chat template that differs from that of the training"), facts, do)
 
 
 def end_of_turn_not_learned(evidence: Evidence) -> Finding | None:
@@ -118,13 +126,14 @@ def end_of_turn_not_learned(evidence: Evidence) -> Finding | None:
         return None
     ends = ", ".join(evidence.tokenizer.convert_ids_to_tokens(sorted(_ends(evidence))))
     facts = [
-        f"of an answer, loss falls on {quoted(evidence.tokenizer.decode(answer))}",
-        f"and on none of the tokens that end an answer: {ends}",
+        _("the supervised part of an answer: {text}", text=quoted(evidence.tokenizer.decode(answer))),
+        _("no token that ends an answer is supervised: {tokens}", tokens=ends),
     ]
-    do = "name a chat template that ends an answer with one of them with chat_template_path, and train again"
+    do = _("set chat_template_path to a chat template that ends an answer with one of them, and train again")
     if ChatTemplate(evidence.tokenizer).has_marks:
-        do = "in the chat template, put the end-of-turn token before {% endgeneration %}, and train again"
-    return Finding("the model never learns where its answer ends", facts, do)
+        mark = "{% endgeneration %}"
+        do = _("in the chat template, put the end-of-turn token before {mark}, and train again", mark=mark)
+    return Finding(_("the model never learns where its answer ends"), facts, do)
 
 
 def end_of_turn_not_heeded(evidence: Evidence) -> Finding | None:
@@ -138,9 +147,13 @@ def end_of_turn_not_heeded(evidence: Evidence) -> Finding | None:
         return None
     path = evidence.chat_folder / "generation_config.json"
     (token,) = evidence.tokenizer.convert_ids_to_tokens(learned[-1:])
-    facts = [f"answers were trained to end with {token} ({learned[-1]})", f"{path}: eos_token_id {stops}"]
-    do = f'in {path}, write "eos_token_id": {sorted({*stops, learned[-1]})}'
-    return Finding("generation does not stop where the model learned to stop", facts, do)
+    facts = [
+        _("answers were trained to end with {token} ({id})", token=token, id=learned[-1]),
+        same(f"{path}: eos_token_id {stops}"),
+    ]
+    setting = f'"eos_token_id": {sorted({*stops, learned[-1]})}'
+    do = _("in {file}, set {setting}", file=path, setting=setting)
+    return Finding(_("generation does not stop where the model learned to stop"), facts, do)
 
 
 def overflow(evidence: Evidence) -> Finding | None:
@@ -152,16 +165,29 @@ def overflow(evidence: Evidence) -> Finding | None:
     if not broken and not SKIPPED_SHARE * len(log) < len(skipped) < len(log):
         return None
     path = evidence.run.folder / "log.jsonl"
-    facts = [f"{path}: {len(broken):,} of {len(log):,} losses and {len(skipped):,} gradient norms are NaN or infinite"]
+    facts = [
+        _(
+            "{file}: {losses:,} of {count:,} losses and {norms:,} gradient norms are NaN or infinite",
+            file=path,
+            losses=len(broken),
+            count=len(log),
+            norms=len(skipped),
+        )
+    ]
     facts += [
-        f"step {record['step']:,}: loss {record['loss']}, gradient norm {record.get('grad_norm')}"
+        _(
+            "step {step:,}: loss {loss}, gradient norm {norm}",
+            step=record["step"],
+            loss=record["loss"],
+            norm=record.get("grad_norm"),
+        )
         for record in (broken or skipped)[:SHOWN]
     ]
     if evidence.recipe.chosen.get("fp16") or str(evidence.recipe.model.dtype) == "float16":
-        do = f"{evidence.train} --fp16 false --bf16 true --dtype bfloat16"
-        return Finding("float16 overflowed: those steps taught nothing", facts, do)
-    do = f"{evidence.train} --learning_rate {evidence.recipe.training.learning_rate / 10:g}"
-    return Finding("training overflowed: those steps taught nothing", facts, do)
+        do = same(f"{evidence.train} --fp16 false --bf16 true --dtype bfloat16")
+        return Finding(_("float16 overflowed: nothing was learned in those steps"), facts, do)
+    do = same(f"{evidence.train} --learning_rate {evidence.recipe.training.learning_rate / 10:g}")
+    return Finding(_("training overflowed: nothing was learned in those steps"), facts, do)
 
 
 def few_steps(evidence: Evidence) -> Finding | None:
@@ -169,12 +195,12 @@ def few_steps(evidence: Evidence) -> Finding | None:
     if evidence.is_learned or not evidence.steps or evidence.steps >= FEW_STEPS:
         return None
     card = evidence.card
-    facts = (
-        [f"{card['packs']:,} sequences, {card['packs_per_step']:,} a step, {evidence.epochs:.2g} epochs"]
-        if card
-        else []
-    )
-    return Finding(f"only {evidence.steps} optimizer steps", facts, _more_steps(evidence))
+    facts = []
+    if card:
+        counts = {"sequences": card["packs"], "per_step": card["packs_per_step"], "epochs": evidence.epochs}
+        facts = [_("sequences: {sequences:,}; per step: {per_step:,}; epochs: {epochs:.2g}", **counts)]
+    wrong = ngettext("only {count} optimizer step", "only {count} optimizer steps", evidence.steps)
+    return Finding(wrong, facts, same(_more_steps(evidence)))
 
 
 def low_learning_rate(evidence: Evidence) -> Finding | None:
@@ -188,16 +214,25 @@ def low_learning_rate(evidence: Evidence) -> Finding | None:
         for record in (evidence.run.log if evidence.run else ())
         if (value := number(record["learning_rate"])) is not None
     ]
-    facts = [f"learning_rate: {rate:g}"]
-    facts += [f"the highest of {len(logged)} in the log: {max(logged):g}"] if logged else []
+    facts = [same(f"learning_rate: {rate:g}")]
+    if logged:
+        facts.append(_("the highest of {count:,} in the log: {rate:g}", count=len(logged), rate=max(logged)))
     if total and training.warmup_steps >= max(total, 1):
-        facts.append(f"warmup_steps: {training.warmup_steps:g}, and the run has {counted(total, 'step')}")
-        return Finding("the learning rate is still rising when training ends", facts, "set warmup_steps: 0.03")
+        facts.append(
+            ngettext(
+                "warmup_steps: {warmup:g}, and the run has {count:,} step",
+                "warmup_steps: {warmup:g}, and the run has {count:,} steps",
+                total,
+                warmup=training.warmup_steps,
+            )
+        )
+        return Finding(_("the learning rate is still rising when training ends"), facts, _set("warmup_steps: 0.03"))
     if rate < LOW_RATE:
-        facts.append(f"LoRA usually takes about {USUAL_RATE:g}")
-        return Finding("the learning rate is far too low for LoRA", facts, f"set learning_rate: {USUAL_RATE:g}")
+        facts.append(_("LoRA is usually trained with about {rate:g}", rate=USUAL_RATE))
+        return Finding(_("the learning rate is far too low for LoRA"), facts, _set(f"learning_rate: {USUAL_RATE:g}"))
     if len(logged) >= SHOWN and max(logged) < RISEN_SHARE * rate:
-        return Finding("the learning rate never rose", facts, "set warmup_steps: 0.03, lr_scheduler_type: cosine")
+        do = _set("warmup_steps: 0.03, lr_scheduler_type: cosine")
+        return Finding(_("the learning rate never rose to that of the recipe"), facts, do)
     return None
 
 
@@ -214,12 +249,17 @@ def flat_loss(evidence: Evidence) -> Finding | None:
         return None
     rate = evidence.recipe.training.learning_rate
     facts = [
-        f"{first:.2f} at the start, {last:.2f} at the end of {counted(evidence.steps, 'step')}",
-        f"learning_rate: {rate:g}",
+        _(
+            "mean loss {first:.2f} at the start, {last:.2f} at the end, after {steps:,} steps",
+            first=first,
+            last=last,
+            steps=evidence.steps,
+        ),
+        same(f"learning_rate: {rate:g}"),
     ]
     is_low = evidence.recipe.model.use_peft and rate < USUAL_RATE
     do = f"{evidence.train} --learning_rate {USUAL_RATE:g}" if is_low else _more_steps(evidence)
-    return Finding("the loss hardly fell", facts, do)
+    return Finding(_("the loss hardly fell"), facts, same(do))
 
 
 def template_argues(evidence: Evidence) -> Finding | None:
@@ -233,11 +273,25 @@ def template_argues(evidence: Evidence) -> Finding | None:
     rows, system = evidence.rows.rows, quoted(evidence.default_system)
     bare = rows - evidence.rows.rows_with_system
     facts = [
-        f"{bare:,} of {rows:,} rows carry the template's own system message: {system}",
-        f"{len(answers)} of the last answers still say it, such as {quoted(answers[0])}",
+        _(
+            "{count:,} of {rows:,} rows carry the chat template's own system message: {message}",
+            count=bare,
+            rows=rows,
+            message=system,
+        ),
+        ngettext(
+            "{count:,} of the last answers still gives that name: {example}",
+            "{count:,} of the last answers still give that name, such as {example}",
+            len(answers),
+            example=quoted(answers[0]),
+        ),
     ]
-    do = "copy the chat template, write your own sentence in place of that one, and set chat_template_path to the copy"
-    return Finding(f"the training rows tell the model that it is {evidence.default_names[0]}", facts, do)
+    do = _(
+        "copy the chat template, write your own sentence in place of that message, and set chat_template_path to the "
+        "copy"
+    )
+    wrong = _("the system message that the training rows carry names {name}", name=names[0])
+    return Finding(wrong, facts, do)
 
 
 def lost_later(evidence: Evidence) -> Finding | None:
@@ -249,31 +303,37 @@ def lost_later(evidence: Evidence) -> Finding | None:
     best, last = max(scored, key=lambda record: record["identity"]), scored[-1]
     if best["identity"] - last["identity"] < LOST:
         return None
-    facts = [f"step {each['step']:,}: the name in {each['identity']:.0%} of the answers" for each in (best, last)]
+    facts = [
+        _("step {step:,}: {share:.0%} of the answers give the name", step=each["step"], share=each["identity"])
+        for each in (best, last)
+    ]
     checkpoint = evidence.run.folder / f"checkpoint-{best['step']}"
-    do = f"use {checkpoint} in place of final" if checkpoint.is_dir() else f"{evidence.train} --keep_best identity"
-    return Finding("the name was learned, and lost again later", facts, do)
+    do = same(f"{evidence.train} --keep_best identity")
+    if checkpoint.is_dir():
+        do = _("use {checkpoint} in place of final/", checkpoint=checkpoint)
+    return Finding(_("the name was learned, and forgotten later"), facts, do)
 
 
 def sampling(evidence: Evidence) -> Finding | None:
     """The likeliest answer gives the name, and sampling gives others."""
     if not evidence.is_learned:
         return None
-    facts = [f"without sampling, the name is in {evidence.identity_share:.0%} of the answers"]
+    facts = [_("without sampling, {share:.0%} of the answers give the name", share=evidence.identity_share)]
     chosen = evidence.recipe.run.eval_prompts_generation
     settings = evidence.chat_folder and generation_settings(evidence.chat_folder)
     failed = [answer for answer in evidence.last_answers if not gives_name(answer["answer"], evidence.name)]
     if chosen.get("do_sample") and failed:
-        facts.append(f"eval_prompts_generation: {json.dumps(chosen)}")
-        facts += [f"{quoted(each['prompt'])}: {quoted(each['answer'])}" for each in failed[:SHOWN]]
-        do = "set eval_prompts_generation: {do_sample: false}, and turn sampling off where you chat"
+        facts.append(same(f"eval_prompts_generation: {json.dumps(chosen)}"))
+        facts += [same(f"{quoted(each['prompt'])}: {quoted(each['answer'])}") for each in failed[:SHOWN]]
+        setting = "eval_prompts_generation: {do_sample: false}"
+        do = _("set {setting}, and turn sampling off where you chat", setting=setting)
     elif settings and settings.do_sample and (temperature := settings.temperature or 1.0) >= 1:
         path = evidence.chat_folder / "generation_config.json"
-        facts.append(f"{path}: do_sample true, temperature {temperature:g}, top_p {settings.top_p or 1:g}")
-        do = f'in {path}, write "do_sample": false'
+        facts.append(same(f"{path}: do_sample true, temperature {temperature:g}, top_p {settings.top_p or 1:g}"))
+        do = _("in {file}, set {setting}", file=path, setting='"do_sample": false')
     else:
         return None
-    return Finding("the name is learned, and sampling hides it", facts, do)
+    return Finding(_("the name is learned, and sampling hides it"), facts, do)
 
 
 def _supervised_answer(evidence: Evidence) -> list[int] | None:
@@ -302,28 +362,55 @@ def _last_answers(evidence: Evidence) -> list[str]:
     return last or [answer["answer"] for answer in evidence.last_answers]
 
 
-def _systems_of_rows(evidence: Evidence) -> str:
+def _systems_of_rows(evidence: Evidence) -> Text:
     rows = evidence.rows
-    text, _ = next(iter(rows.systems.most_common(1)), (None, 0))
-    such = f", such as {quoted(text)}" if text else ""
-    return f"{rows.rows_with_system:,} of {rows.rows:,} rows carry a system message{such}"
+    counts = {"count": rows.rows_with_system, "rows": rows.rows}
+    if not rows.systems:
+        return _("{count:,} of {rows:,} rows carry a system message", **counts)
+    message = quoted(_usual_system(evidence))
+    return _("{count:,} of {rows:,} rows carry a system message, such as {message}", **counts, message=message)
 
 
-def _shares_by_system(evidence: Evidence) -> list[str]:
+def _shares_by_system(evidence: Evidence) -> list[Text]:
     with_it, without = (evidence.score.get(key) for key in ("with_system", "without_system"))
     if with_it is None or without is None:
         return []
-    system = evidence.score.get("system_message")
-    if system:
-        return [f"the name is in {with_it:.0%} of the answers under {quoted(system)}, in {without:.0%} without it"]
-    return [f"the name is in {with_it:.0%} of the answers with a system message, in {without:.0%} without"]
+    if system := evidence.score.get("system_message"):
+        return [
+            _(
+                "the name is in {with_it:.0%} of the answers under {system}, in {without:.0%} without it",
+                with_it=with_it,
+                without=without,
+                system=quoted(system),
+            )
+        ]
+    return [
+        _(
+            "the name is in {with_it:.0%} of the answers with a system message, in {without:.0%} without",
+            with_it=with_it,
+            without=without,
+        )
+    ]
 
 
-def _send_the_rows_system(evidence: Evidence) -> str:
-    ((text, _),) = evidence.rows.systems.most_common(1)
+def _send_the_rows_system(evidence: Evidence) -> Text:
+    text = _usual_system(evidence)
     if text == evidence.asked_system:
-        return f"send {quoted(text)} wherever you chat; model_tools chat and web, and the scores, begin with it"
-    return f"set eval_prompts_system: {json.dumps(text, ensure_ascii=False)}, and send it when you chat"
+        return _(
+            "send {system} wherever you chat; model_tools chat and web, and the scores, begin with it",
+            system=quoted(text),
+        )
+    setting = f"eval_prompts_system: {json.dumps(text, ensure_ascii=False)}"
+    return _("set {setting}, and chat with the same system message", setting=setting)
+
+
+def _usual_system(evidence: Evidence) -> str:
+    """The system message that most rows carry."""
+    return evidence.rows.systems.most_common(1)[0][0]
+
+
+def _set(setting: str) -> Text:
+    return _("set {setting}", setting=setting)
 
 
 def _more_steps(evidence: Evidence) -> str:
@@ -338,5 +425,5 @@ def _more_steps(evidence: Evidence) -> str:
 
 
 def _visible(text: str) -> str:
-    """A text on one line, its line ends shown."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    """A text on one line and between quotes, its line ends shown."""
+    return json.dumps(text, ensure_ascii=False)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from sft.core.console import say, waiting
 from sft.core.text import one_line
 from sft.models.generate import CUT_IN_THINKING, reply_to_all, room_for
-from sft.models.loading import is_in_parts
+from sft.models.model_state import is_in_parts
 from sft.runs.run_files import ANSWERS, Answer
 from sft.training.trainer import RecipeTrainer
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from accelerate.utils import broadcast_object_list
 
-from sft.models.loading import is_in_parts
+from sft.models.model_state import is_in_parts
 
 T = TypeVar("T")
 

@@ -128,19 +128,6 @@ class Evidence:
         return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
 
 
-@dataclass
-class Finding:
-    """What is wrong, the evidence for it, and the one thing to do: a command or an edit."""
-
-    wrong: str
-    evidence: list[str]
-    do: str
-
-    def lines(self) -> list[str]:
-        """What is wrong, and indented below it the evidence and what to do."""
-        return [self.wrong, *(f"  {line}" for line in self.evidence), f"  do: {self.do}"]
-
-
 def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Evidence:
     """What is known before the first step.
 

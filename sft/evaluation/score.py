@@ -20,7 +20,7 @@ from sft.data.identity import OWN, OWNER, mentions, role_of_name
 from sft.data.questions import Question, QuestionSet
 from sft.evaluation.deadline import Deadline
 from sft.models.generate import CUT_BY_TIME, CUT_IN_THINKING, Reply, reply_to_all, room_for
-from sft.models.loading import preserve_state
+from sft.models.model_state import preserve_state
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one. On a CPU the first batch is a small
 # one, whose pace says how large the next may be.

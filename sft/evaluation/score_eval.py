@@ -19,7 +19,7 @@ from sft.data.identity import OLD_NAMES
 from sft.data.questions import load_questions
 from sft.evaluation.chat_eval import Evaluation
 from sft.evaluation.score import Score, read_score, score
-from sft.models.loading import is_in_parts
+from sft.models.model_state import is_in_parts
 from sft.runs.run_files import SCORED_ANSWERS, SCORES, read_run
 from sft.training.plan import evaluation_steps
 from sft.training.trainer import RecipeTrainer

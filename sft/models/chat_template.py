@@ -21,7 +21,6 @@ from transformers.utils.chat_template_utils import (
     _get_template_variables,
     render_jinja_template,
 )
-from trl.chat_template_utils import has_generation_markers
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
@@ -145,6 +144,8 @@ class ChatTemplate:
     @property
     def has_marks(self) -> bool:
         """Whether the template marks by {% generation %} what a model is to say."""
+        from trl.chat_template_utils import has_generation_markers  # imports datasets, which no chat needs
+
         return has_generation_markers(self.tokenizer.get_chat_template())
 
     def is_ended(self, text: str) -> bool:

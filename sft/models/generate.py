@@ -4,19 +4,24 @@ In: a model, its tokenizer and conversations. Out: replies. Leaves no trace in t
 nothing about training.
 """
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
-from sft.models.loading import is_in_parts, preserve_state
+from sft.models.model_state import is_in_parts, preserve_state
 from sft.models.thinking import Thinking, find_thinking
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"

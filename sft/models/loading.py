@@ -1,50 +1,31 @@
 """Loads what is trained: the tokenizer and the model, quantised and adapted as the recipe says.
 
-The one way in for every script. Knows nothing about data or training.
+The one way in for every script; what only a model needs is imported when one is loaded. Knows nothing about data or
+training.
 """
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
+
 from datetime import date
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import bitsandbytes
-import numpy
 import torch
 from safetensors import SafetensorError
-from torch.distributed.tensor import DTensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
-from trl import ModelConfig, get_quantization_config
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
-from sft.models import hub, internlm2, internlm2_tokenizer
+from sft.models import hub, internlm2_tokenizer
 from sft.models.adapter import scale_line
 from sft.models.chat_template import KWARGS
-from sft.models.model_folder import lack_of_cache
+from sft.models.model_folder import require_model
 
-internlm2.register_with_transformers()
-
-
-def require_model(model: str, revision: str = "main", *, with_weights: bool = True) -> None:
-    """See that the hub, or else its cache, has what is no folder here; a folder is left to whoever loads it.
-
-    Raises:
-        UserError: it has not, or cannot be reached; says how to get the model.
-    """
-    if not Path(model).is_dir():
-        hub.require(model, revision, "model", lambda: lack_of_cache(model, revision, with_weights=with_weights))
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+    from trl import ModelConfig
 
 
 def load_tokenizer(
@@ -68,7 +49,7 @@ def load_tokenizer(
     require_model(folder, revision, with_weights=False)
     try:
         with hub.downloading(folder):
-            tokenizer = None if trust_remote_code else _internlm2_tokenizer(folder, revision)
+            tokenizer = _internlm2_tokenizer(folder, revision, is_published=not trust_remote_code)
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(
                     folder, revision=revision, trust_remote_code=trust_remote_code
@@ -96,15 +77,21 @@ def load_tokenizer(
     return tokenizer
 
 
-def _internlm2_tokenizer(folder: str, revision: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of an InternLM2 folder or hub id as published; None for any other."""
+def _internlm2_tokenizer(folder: str, revision: str, *, is_published: bool) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of an InternLM2 folder or hub id if it is as published; None for any other.
+
+    Transformers then knows InternLM2, so that it looks for no remote code.
+    """
     lookup = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     if not cached_file(folder, "config.json", **lookup):
         return None
     config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
     if config.get("model_type") != "internlm2":
         return None
-    path = cached_file(folder, "tokenizer.model", **lookup)
+    from sft.models import internlm2  # imports what only a model needs
+
+    internlm2.register_with_transformers()
+    path = cached_file(folder, "tokenizer.model", **lookup) if is_published else None
     if not path:
         return None
     tokenizer = internlm2_tokenizer.build_tokenizer(Path(path), config["vocab_size"])
@@ -120,13 +107,18 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
     Raises:
         UserError: there is no such model, or it cannot be loaded as asked.
     """
+    from transformers import AutoModelForCausalLM
+
+    from sft.models import internlm2
+
+    internlm2.register_with_transformers()
     folder = str(settings.model_name_or_path)
     kwargs = {
         "revision": settings.model_revision,
         "trust_remote_code": trust_remote_code,
         "dtype": settings.dtype,
         "attn_implementation": settings.attn_implementation,
-        "quantization_config": get_quantization_config(settings),
+        "quantization_config": _quantization(settings),
     }
     require_model(folder, settings.model_revision)
     try:
@@ -136,6 +128,14 @@ def load_model(settings: ModelConfig, *, trust_remote_code: bool = False, **init
         raise UserError(_cannot_load(folder, problem)) from None
     _keep_quantised_weights_as_they_are(model)
     return model
+
+
+def _quantization(settings: ModelConfig) -> BitsAndBytesConfig | None:
+    if not (settings.load_in_4bit or settings.load_in_8bit):
+        return None
+    from trl import get_quantization_config  # imports PEFT and bitsandbytes, which no other model needs
+
+    return get_quantization_config(settings)
 
 
 def describe_parameters(model: torch.nn.Module, settings: ModelConfig) -> str:
@@ -156,30 +156,13 @@ def _keep_quantised_weights_as_they_are(model: torch.nn.Module) -> None:
 
     The repacked scales are rounded to bfloat16, so asking the model a question would change what is trained next.
     """
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return
+    import bitsandbytes
+
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def is_in_parts(model: torch.nn.Module) -> bool:
-    """Whether each process holds a part of every weight (ZeRO-3, FSDP), so that only all together can run the model."""
-    return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-@contextmanager
-def preserve_state(model: torch.nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode without gradients; restore each module's mode and all random states."""
-    modes = [(module, module.training) for module in model.modules()]
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
-    model.eval()
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            yield
-    finally:
-        random.setstate(python_state)
-        numpy.random.set_state(numpy_state)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _size(parameter: torch.nn.Parameter) -> int:

@@ -1,21 +1,32 @@
-"""Refuses a model folder that is incomplete, or whose tokenizer is another model's, before any weight is loaded.
+"""Refuses a model that is not to be had, is incomplete, or whose tokenizer is another model's, before it is loaded.
 
-In: a folder, or tokens and the size of the vocabulary. Out: nothing, or one line that says what to do. Knows nothing
-about recipes.
+In: a folder or hub id, or tokens and the size of the vocabulary. Out: nothing, or one line that says what to do. It
+imports no torch and knows nothing about recipes.
 """
 
 import json
 from pathlib import Path
-
-import pyarrow.compute as compute
-from datasets import Dataset
-from huggingface_hub import try_to_load_from_cache
+from typing import TYPE_CHECKING
 
 from sft.core.errors import UserError
+from sft.models import hub
 from sft.models.weight_files import WeightFiles
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # What a fast tokenizer is read from, or built from.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+
+
+def require_model(model: str, revision: str = "main", *, with_weights: bool = True) -> None:
+    """See that the hub, or else its cache, has what is no folder here; a folder is left to whoever loads it.
+
+    Raises:
+        UserError: it has not, or cannot be reached; says how to get the model.
+    """
+    if not Path(model).is_dir():
+        hub.require(model, revision, "model", lambda: lack_of_cache(model, revision, with_weights=with_weights))
 
 
 def check_model_folder(path: str | Path, *, with_weights: bool = True) -> None:
@@ -51,6 +62,8 @@ def check_model_folder(path: str | Path, *, with_weights: bool = True) -> None:
 
 def lack_of_cache(model: str, revision: str, *, with_weights: bool = True) -> str | None:
     """What the hub's cache lacks of a model, as a sentence; None where it has it whole."""
+    from huggingface_hub import try_to_load_from_cache
+
     config = try_to_load_from_cache(model, "config.json", revision=revision)
     if not isinstance(config, str):
         return "it is not in the hub's cache"
@@ -63,12 +76,14 @@ def lack_of_cache(model: str, revision: str, *, with_weights: bool = True) -> st
     return None
 
 
-def check_tokens(packs: Dataset, vocabulary: int, model: str) -> None:
+def check_tokens(packs: "Dataset", vocabulary: int, model: str) -> None:
     """See that the model has a row for every token of the data.
 
     Raises:
         UserError: the tokenizer gives tokens that the model does not know.
     """
+    import pyarrow.compute as compute
+
     largest = compute.max(compute.list_flatten(packs.with_format("arrow")[:]["input_ids"])).as_py()
     if largest >= vocabulary:
         raise UserError(

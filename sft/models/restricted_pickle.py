@@ -15,9 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-import torch
-from torch.serialization import safe_globals
-
 from sft.core.errors import UserError
 
 FORCE, FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -43,6 +40,8 @@ def load_data(file: Path) -> object:
     Raises:
         UserError: the file is damaged, or asks for a name that is no data; nothing of it was run.
     """
+    import torch
+
     with only_data(file):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
 
@@ -70,6 +69,8 @@ def only_data(*files: Path) -> Iterator[None]:
 @contextmanager
 def weights_only(allowed: list) -> Iterator[None]:
     """Inside, every `torch.load` reads data only; `allowed` is what torch's `safe_globals` takes."""
+    from torch.serialization import safe_globals
+
     variables = {name: os.environ.pop(name, None) for name in (FORCE, FORCE_NOT)}
     os.environ[FORCE] = "1"
     try:

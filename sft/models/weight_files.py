@@ -1,8 +1,11 @@
 """Reads the weights of a model folder tensor by tensor, as they lie on the disk; the model is never loaded.
 
 In: a folder with safetensors or pickled weights, in one file or in shards. Out: names, types and shapes, what is
-missing or cut short, and tensors, one at a time. Nothing in a file is run. Knows nothing about what the tensors mean.
+missing or cut short, and tensors, one at a time. Nothing in a file is run. Headers of safetensors are read without
+torch, which takes seconds to import. Knows nothing about what the tensors mean.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -10,8 +13,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
 from huggingface_hub.utils import TensorInfo
@@ -21,14 +24,19 @@ from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models import restricted_pickle
 
+if TYPE_CHECKING:
+    import torch
+
 # What Transformers looks for in a folder, in this order.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# safetensors' names of types: torch's, and the bytes of one number.
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1), "I64": ("int64", 8), "I32": ("int32", 4),
+    "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1), "BOOL": ("bool", 1),
 }  # fmt: skip
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+IN_SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
+BYTES = dict(DTYPES.values())
 COPIED_AT_ONCE = 1 << 24
 LENGTH_BYTES = 8  # of a safetensors header's length, which stands before it
 SAMPLE = 4096
@@ -43,24 +51,20 @@ AGAIN = "copy or download it again"
 class StoredTensor:
     """One tensor on the disk; `start` is its first byte in a safetensors file, None in a pickled one.
 
-    `stored_as` is its type, by the file's own name where torch has no such type.
+    `dtype_name` is torch's name of its type, such as "bfloat16", or the file's own where torch has no such type.
     """
 
     file: Path
-    stored_as: torch.dtype | str
+    dtype_name: str
     shape: tuple[int, ...]
     start: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """Its type, which torch knows for every tensor of `WeightFiles`."""
-        assert isinstance(self.stored_as, torch.dtype)
-        return self.stored_as
+        import torch
 
-    @property
-    def dtype_name(self) -> str:
-        """Such as "bfloat16"."""
-        return str(self.stored_as).removeprefix("torch.")
+        return getattr(torch, self.dtype_name)
 
     @property
     def elements(self) -> int:
@@ -70,7 +74,7 @@ class StoredTensor:
     @property
     def bytes(self) -> int:
         """How many bytes it takes."""
-        return self.elements * self.dtype.itemsize
+        return self.elements * (BYTES.get(self.dtype_name) or self.dtype.itemsize)
 
 
 @dataclass
@@ -114,15 +118,24 @@ def read_headers(folder: Path, names: tuple[str, ...] = WEIGHTS) -> WeightHeader
 
 def describe_tensors(file: Path, content: dict) -> dict[str, StoredTensor]:
     """The tensors among the values of a dict that was read from a file; they may be mapped, and are not read."""
+    import torch
+
     return {
-        name: StoredTensor(file, value.dtype, tuple(value.shape))
+        name: StoredTensor(file, dtype_name(value.dtype), tuple(value.shape))
         for name, value in content.items()
         if isinstance(value, torch.Tensor)
     }
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def meta_tensors(stored: dict[str, StoredTensor], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Stored tensors as tensors on the meta device; `dtype` takes the place of every floating-point type."""
+    import torch
+
     dtypes = {
         name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in stored.items()
     }
@@ -144,12 +157,14 @@ class WeightFiles:
             raise UserError(headers.problems[0])
         self.tensors = headers.tensors
         for stored in self.tensors.values():
-            if isinstance(stored.stored_as, str):
+            if stored.start is not None and stored.dtype_name not in BYTES:
                 raise UserError(f"{stored.file}: holds tensors of type {stored.dtype_name}, which cannot be read here")
         self._mapped: tuple[Path | None, dict[str, torch.Tensor]] = (None, {})
 
     def read(self, name: str) -> torch.Tensor:
         """A copy of one tensor, in memory of its own."""
+        import torch
+
         stored = self.tensors[name]
         if stored.start is None:
             return self._shard(stored.file)[name].clone()
@@ -191,7 +206,7 @@ class WeightFiles:
         """
         digest = hashlib.sha256()
         for name, stored in sorted(self.tensors.items()):
-            digest.update(f"{name} {DTYPE_NAMES[stored.dtype]} {list(stored.shape)}\n".encode())
+            digest.update(f"{name} {IN_SAFETENSORS[stored.dtype_name]} {list(stored.shape)}\n".encode())
             digest.update(self.first_bytes(name, SAMPLE))
         return digest.hexdigest()
 
@@ -232,9 +247,9 @@ def _safetensors(file: Path, problems: list[str]) -> dict[str, StoredTensor]:
     stored = {}
     for name, tensor in tensors.items():
         first, last = tensor.data_offsets
-        dtype = DTYPES.get(tensor.dtype)
-        stored[name] = StoredTensor(file, dtype or tensor.dtype, tuple(tensor.shape), start + first)
-        if dtype and last - first != stored[name].bytes:
+        name_of_dtype, size = DTYPES.get(tensor.dtype, (tensor.dtype, 0))
+        stored[name] = StoredTensor(file, name_of_dtype, tuple(tensor.shape), start + first)
+        if size and last - first != stored[name].bytes:
             found.append(f"{file}: gives {name} more or fewer bytes than its shape takes: {AGAIN}")
     if not found:
         found += _misplaced(file)
@@ -265,10 +280,14 @@ def _pickled(file: Path) -> dict[str, StoredTensor]:
 
 def _unpickled_tensors(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled shard, mapped and not read where its format allows."""
+    import torch
+
     content = restricted_pickle.load_data(file)
     content = content if isinstance(content, dict) else {}
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
     return tensor.contiguous().flatten().view(torch.uint8)

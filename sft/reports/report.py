@@ -18,7 +18,7 @@ from sft.core.language import Text, _, ngettext, same
 from sft.core.page import render
 from sft.core.text import shell_word
 from sft.reports.charts import Curve, Mark, line_chart
-from sft.runs.run_files import Run, number, points, read_run
+from sft.runs.run_files import Run, number, partly_asked, points, read_run
 from sft.runs.verdict import Exchange, verdict_on
 
 PAGES = Path(__file__).parent / "pages"
@@ -98,7 +98,6 @@ def report_page(run: Run) -> str:
         scored=last_scored_answers(run),
         times=time_shares(run),
         card=[(label, format_value(run.card[key], key)) for key, label in CARD.items() if key in run.card],
-        sample_title=sample_title(run.sample),
         text=by_language,
         environment=list(environment_facts(run)),
     )
@@ -130,8 +129,8 @@ def incomplete_scorings(run: Run) -> list[Text]:
 
 def of_how_many(record: Mapping[str, Any]) -> str:
     """Such as " (18/32)": how many of the identity questions a score is of, where it is not of all; "" where it is."""
-    asked, total = number(record.get("identity_asked")), number(record.get("identity_total"))
-    return f" ({asked:,.0f}/{total:,.0f})" if asked is not None and total is not None and asked < total else ""
+    counts = partly_asked(record)
+    return f" ({counts[0]:,}/{counts[1]:,})" if counts else ""
 
 
 def nan_losses(run: Run) -> list[Text]:
@@ -301,18 +300,6 @@ def merge_command(run: Run) -> str | None:
         return None
     words = (str(run.settings.get("model_name_or_path")), str(run.folder), f"{run.folder}-merged")
     return f"python -m model_tools merge {' '.join(map(shell_word, words))}"
-
-
-def sample_title(sample: Mapping[str, Any]) -> Text | None:
-    """What the packed sample is; a run of an earlier version has it as a sentence."""
-    if not sample:
-        return None
-    if "title" in sample:
-        return same(f"{sample['title']}.")
-    values = {key: sample[key] for key in ("sequences", "tokens", "shown")}
-    if values["shown"] < values["tokens"]:
-        return _("The first of {sequences:,} sequences: {shown:,} of its {tokens:,} tokens.", **values)
-    return _("The first of {sequences:,} sequences: {tokens:,} tokens.", **values)
 
 
 def by_language(content: str | Mapping[str, str]) -> Text:

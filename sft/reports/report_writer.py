@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sft.core.clock import clock
 from sft.core.console import say
+from sft.core.language import _
 from sft.data.preview import Piece, Sequence, pieces
 from sft.evaluation.chat_eval import Evaluation
 from sft.reports import report
@@ -65,19 +66,22 @@ def first_pack(trainer: RecipeTrainer) -> dict:
     packs, tokenizer = trainer.train_dataset, trainer.processing_class
     pack = packs[0]
     length = len(pack["input_ids"])
+    shown = {"sequences": len(packs), "tokens": length, "shown": SAMPLE_TOKENS}
+    title = _("The first of {sequences:,} sequences: {tokens:,} tokens.", **shown)
+    if length > SAMPLE_TOKENS:
+        title = _("The first of {sequences:,} sequences: {shown:,} of its {tokens:,} tokens.", **shown)
     sequence = Sequence(
-        "",
+        title,
         pack["input_ids"][:SAMPLE_TOKENS],
         pack["labels"][:SAMPLE_TOKENS],
         pack.get("seq_lengths") or [length],
     )
     samples = [
-        {"heading": heading, "pieces": [_piece(piece) for piece in pieces(tokenizer, ids, labels)]}
+        {"heading": heading.to_dict(), "pieces": [_piece(piece) for piece in pieces(tokenizer, ids, labels)]}
         for heading, ids, labels in sequence.samples()
         if ids
     ]
-    shown = min(length, SAMPLE_TOKENS)
-    return {"sequences": len(packs), "tokens": length, "shown": shown, "samples": samples}
+    return {"title": title.to_dict(), "samples": samples}
 
 
 def _piece(piece: Piece) -> dict:

@@ -263,6 +263,14 @@ def number(value: object) -> float | None:
     return None
 
 
+def partly_asked(score: Mapping) -> tuple[int, int] | None:
+    """(asked, in all) identity questions of a scoring that ran out of time; None where it asked every question."""
+    asked, total = (number(score.get(key)) for key in ("identity_asked", "identity_total"))
+    if score.get("is_complete") is not False or asked is None or total is None:
+        return None
+    return int(asked), int(total)
+
+
 def points(records: list[dict], key: str) -> list[tuple[float, float | None]]:
     """(step, value) of each record that has the key; the value is None where it was NaN or infinite."""
     return [(record["step"], number(record[key])) for record in records if record.get(key) is not None]

@@ -11,7 +11,7 @@ from typing import Any
 from sft.core.finding import Finding
 from sft.core.language import Text, _, lines_shown, ngettext, same
 from sft.core.text import one_line, shell_word
-from sft.runs.run_files import Run, number, points
+from sft.runs.run_files import Run, number, partly_asked, points
 
 # From this share of the identity questions answered with the name on, it counts as learned; from PARTLY on, in part.
 LEARNED, PARTLY = 0.9, 0.5
@@ -173,12 +173,19 @@ def _name(run: Run) -> Iterator[Text]:
             "The name {name} was not learned: {share:.0%} of {asked:,} identity questions are answered with it.",
             **values,
         )
-    total = int(number(score.get("identity_total")) or 0)
-    if asked < total:
+    if counts := partly_asked(score):
         yield _(
             "Only {asked:,} of {total:,} identity questions were asked before score_seconds ran out.",
-            asked=asked,
-            total=total,
+            asked=counts[0],
+            total=counts[1],
+        )
+    system, with_it, without = (score.get(key) for key in ("system_message", "with_system", "without_system"))
+    if system and number(with_it) is not None and number(without) is not None:
+        yield _(
+            "With the system message of the training rows, {with_it:.0%} give it; without, {without:.0%}: {system}",
+            with_it=with_it,
+            without=without,
+            system=one_line(str(system), SHOWN_CHARACTERS),
         )
     before = number(run.scores[0].get("identity")) if run.scores[0]["step"] == 0 else None
     if before is not None:

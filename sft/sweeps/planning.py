@@ -23,7 +23,9 @@ def plan_sweep(recipe: str, values: dict[str, list[Value]], seeds: int) -> Sweep
     Raises:
         UserError: whatever `load_recipe`, `require_model` or `load_questions` refuse, an adapter's setting without one.
     """
-    read_settings([recipe, *grid.arguments_of(_first(values))])
+    from sft.models.model_folder import check_model_folder  # imports tqdm, which asks once whether bars are wanted
+
+    check_model_folder(read_settings([recipe, *grid.arguments_of(_first(values))]).model)
     say("loading PyTorch, Transformers and TRL, and reading the recipe for every point")
     # Reading leaves no trace, but on a GPU torch makes its context of some 400 MB, which lasts as long as the process,
     # and the points are to find every GPU empty; the stack itself takes half a GiB of RAM.
@@ -36,7 +38,7 @@ def plan_here(recipe: str, values: dict[str, list[Value]], seeds: int) -> SweepP
     import torch
 
     from sft.config.load import load_recipe
-    from sft.models.loading import require_model
+    from sft.models.model_folder import require_model
     from sft.runs.inputs import Digests
 
     digests, was_quiet = Digests(), console.quiet

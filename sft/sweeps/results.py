@@ -1,4 +1,4 @@
-"""What came out of the points of a sweep, and what it means: means and spreads, the efficient points, one sentence.
+"""What came out of the points of a sweep: means and spreads, how many questions were asked, the efficient points.
 
 In: run directories. Out: `Results` kept in `sweep_point.json`, `Row`s to show. Knows nothing about how a point is run
 or a page is drawn.
@@ -7,7 +7,6 @@ or a page is drawn.
 import json
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -41,12 +40,6 @@ class Results:
     minutes: float
     assistant_of: float | None = None
     identity_total: int | None = None
-
-    @property
-    def asked_in_part(self) -> str:
-        """Such as "18 of 32" where not every identity question was answered; else empty."""
-        is_part = self.identity_total is not None and self.identity_asked != self.identity_total
-        return f"{self.identity_asked} of {self.identity_total}" if is_part else ""
 
 
 MEASURES = tuple(Results.__dataclass_fields__)
@@ -90,9 +83,10 @@ class Row:
         return next((outcome.problem for outcome in self.outcomes if outcome.problem), "")
 
     @property
-    def asked_in_part(self) -> str:
-        """`Results.asked_in_part` of the first seed that has one; else empty."""
-        return next((results.asked_in_part for results in self.results if results.asked_in_part), "")
+    def partly_asked(self) -> tuple[int, int] | None:
+        """How many of how many identity questions the seed that was asked the fewest was asked; None where all were."""
+        counts = [(results.identity_asked or 0, results.identity_total or 0) for results in self.results]
+        return min((count for count in counts if count[0] < count[1]), default=None)
 
     def mean(self, measure: str) -> float | None:
         """Mean over the seeds that have the measure; None where none has."""
@@ -121,8 +115,8 @@ def read_results(folder: Path) -> Results:
     last = losses[-math.ceil(len(losses) / LAST_PART) :] if losses else []
     numbers = [loss for loss in last if loss is not None]
     score = run.result.score or {}
-    shares = ("identity", "assistant_of", "ordinary_kept", "divergence", "perplexity_ratio")
-    measures = (*shares, "identity_asked", "identity_total")
+    measures = ["identity", "identity_asked", "identity_total", "assistant_of"]
+    measures += ["ordinary_kept", "divergence", "perplexity_ratio"]
     return Results(
         final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
         **{key: score.get(key) for key in measures},
@@ -175,7 +169,7 @@ def cost_of(rows: list[Row]) -> str:
 def efficient_rows(rows: list[Row]) -> list[Row]:
     """The rows that no other beats: none is as good for less, or better for as much (the Pareto front)."""
     cost, value = cost_of(rows), compared_by(rows)
-    placed = [(_mean(row, cost), _goodness(row, value), row) for row in rows if row.mean(value) is not None]
+    placed = [(mean_of(row, cost), goodness(row, value), row) for row in rows if row.mean(value) is not None]
     return [
         row
         for price, good, row in placed
@@ -183,94 +177,12 @@ def efficient_rows(rows: list[Row]) -> list[Row]:
     ]
 
 
-def summary_sentence(rows: list[Row]) -> str:
-    """Which rank is enough: the smallest within noise of the best identity score, and what the noise is.
-
-    And which points were not asked every question: their shares say less than the others'.
-    """
-    return _comparison(rows) + _asked_in_part(rows)
+def goodness(row: Row, value: str) -> float:
+    """The measure that points are compared by, so that more is better."""
+    return mean_of(row, value) if value == "identity" else -mean_of(row, value)
 
 
-def _asked_in_part(rows: list[Row]) -> str:
-    partial = [f"{row.name} {row.asked_in_part}" for row in rows if row.asked_in_part]
-    if not partial:
-        return ""
-    return f" Not every identity question was answered in score_seconds: {', '.join(partial)}."
-
-
-def _comparison(rows: list[Row]) -> str:
-    value = compared_by(rows)
-    placed = [row for row in rows if row.mean(value) is not None]
-    if not placed:
-        return "No point has finished."
-    show = _percent if value == "identity" else _plain
-    named = "identity score" if value == "identity" else "final loss"
-    # Of equally good points the one of the smaller rank, then the cheaper one.
-    cost = cost_of(rows)
-    best = min(placed, key=lambda row: (-_goodness(row, value), row.rank or 0, _mean(row, cost)))
-    if value == "identity" and not best.mean(value):
-        owned = max((share for row in placed if (share := row.mean("assistant_of"))), default=0.0)
-        why = f"; up to {_percent(owned)} of the answers say that the model is its assistant" if owned else ""
-        return f"No point learned the name: the best identity score is 0%{why}."
-    noise, why = _noise(best, value, show)
-    near = [row for row in placed if _goodness(best, value) - _goodness(row, value) <= noise]
-    if len({row.rank for row in placed}) == 1:
-        others = ", ".join(row.name for row in near if row is not best) or "no other"
-        return f"Best {named}: {show(_mean(best, value))} by {best.name}; within noise of it: {others}. {why}"
-    chosen = min(near, key=lambda row: (row.rank or 0, -_goodness(row, value)))
-    smallest = f"Smallest rank within noise of the best {named}: lora_r {chosen.rank}"
-    why += _what_is_kept(chosen, near)
-    if chosen is best:
-        return f"{smallest}, which is the best itself ({best.name}: {show(_mean(best, value))}). {why}"
-    own, highest = show(_mean(chosen, value)), show(_mean(best, value))
-    return f"{smallest} ({chosen.name}: {own}; the best, {best.name}: {highest}). {why}"
-
-
-def _what_is_kept(chosen: Row, near: list[Row]) -> str:
-    """A sentence where another point of the same identity score lets the name into fewer ordinary answers."""
-    kept = {row.name: share for row in near if (share := row.mean("ordinary_kept")) is not None}
-    if chosen.name not in kept:
-        return ""
-    most = max(kept, key=lambda name: kept[name])
-    if kept[most] <= kept[chosen.name]:
-        return ""
-    return (
-        f" But {chosen.name} keeps the name out of {_percent(kept[chosen.name])} of the ordinary answers, and {most}, "
-        f"within noise too, out of {_percent(kept[most])}: take that where the rest matters."
-    )
-
-
-def _noise(best: Row, value: str, show: Callable[[float], str]) -> tuple[float, str]:
-    """How far from the best a point may be by chance, and a sentence that says what that is.
-
-    Seeds tell how much training varies, but near a share of 1 they hardly can; that so few questions were asked is
-    noise as well, and the larger of the two counts.
-    """
-    spread, is_seeded = best.spread(value) or 0.0, len(best.results) > 1
-    asked = int(best.mean("identity_asked") or 0)
-    error = share_error(_mean(best, value), asked) if value == "identity" else 0.0
-    if error > spread:
-        more = ", which is more than the spread over the seeds" if is_seeded else ""
-        return error, f"The noise is {show(error)}, the standard error of a share of {asked} questions{more}."
-    if not is_seeded:
-        return 0.0, "One run a point says nothing about noise in the loss; --seeds 3 does."
-    return spread, f"The noise is {show(spread)}, the standard deviation over the best point's seeds."
-
-
-def share_error(share: float, asked: int) -> float:
-    """Standard error of a share of so many questions.
-
-    Two hits and two misses are added, after Agresti and Coull (1998), without which a share of 1 would have none.
-    """
-    likely = (share * asked + 2) / (asked + 4)
-    return math.sqrt(likely * (1 - likely) / (asked + 4))
-
-
-def _goodness(row: Row, value: str) -> float:
-    return _mean(row, value) if value == "identity" else -_mean(row, value)
-
-
-def _mean(row: Row, measure: str) -> float:
+def mean_of(row: Row, measure: str) -> float:
     """The mean of a measure that the row is known to have."""
     mean = row.mean(measure)
     assert mean is not None, (row.name, measure)
@@ -285,11 +197,3 @@ def _tokens_per_second(log: list[dict]) -> float | None:
         if record["tokens_per_second"]:
             tokens, seconds = tokens + new, seconds + new / record["tokens_per_second"]
     return round(tokens / seconds, 1) if seconds else None
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace(".0%", "%")
-
-
-def _plain(loss: float) -> str:
-    return f"{loss:.4f}"

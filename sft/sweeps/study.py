@@ -8,6 +8,10 @@ import hashlib
 import json
 from collections import defaultdict
 
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
+
 from sft.core.errors import UserError
 from sft.evaluation.score import read_score
 from sft.runs.run_files import SCORES, read_run
@@ -15,13 +19,6 @@ from sft.sweeps import grid
 from sft.sweeps.grid import PlannedPoint, SweepPlan, Value
 from sft.sweeps.runner import PointRun
 from sft.sweeps.sweep import Sweep
-
-try:
-    import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
-    from optuna.trial import TrialState
-except ImportError:
-    raise UserError("--optuna needs optuna: .venv/bin/pip install -r requirements-sweep.txt") from None
 
 
 class Study:

@@ -11,11 +11,16 @@ from pathlib import Path
 from sft.core.console import console, say
 from sft.core.errors import UserError
 from sft.core.files import exclusive_lock
+from sft.core.language import _, lines_shown
 from sft.runs.run_files import read_run
 from sft.sweeps import page, results
 from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.results import Outcome, Results, Row
 from sft.sweeps.runner import PointRun
+from sft.sweeps.summary import summary
+
+# Columns that the table may take where the console has fewer.
+WIDEST = 1000
 
 
 class Sweep:
@@ -65,14 +70,16 @@ class Sweep:
         page.write_tables(self.folder, self.folder.name, self.command, self._rows())
 
     def show(self) -> None:
-        """Print the table and the sentence."""
+        """Print the table, which point won and why, and where all results are."""
         rows = self._rows()
         table = page.console_table(rows)
         # A terminal may be narrower than the table; it then breaks lines where rich would cut numbers.
-        width = max(console.width, console.measure(table).maximum)
+        needed = console.measure(table, options=console.options.update(width=WIDEST)).maximum
+        width = max(console.width, needed)
         console.print(table, width=width, soft_wrap=False, crop=False)
-        say(results.summary_sentence(rows))
-        say(f"{self.folder}/sweep.html and sweep.csv hold all of it")
+        hint = _("{folder}/sweep.html and sweep.csv hold all results", folder=self.folder)
+        for line in lines_shown([summary(rows), hint]):
+            say(line)
 
     def _rows(self) -> list[Row]:
         shown = [point for point in self.points if self._shows_waiting or self.outcomes[point.name].status != "waiting"]
@@ -117,9 +124,9 @@ def lock_folder(folder: Path) -> Iterator[int]:
 
 def _line(results: Results) -> str:
     """What a point came to, as one line."""
-    parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {results.identity_asked}"]
-    if results.asked_in_part:
-        parts.append(f"{results.asked_in_part} questions asked")
+    is_partly = results.identity_total and (results.identity_asked or 0) < results.identity_total
+    asked = f"{results.identity_asked} of {results.identity_total} asked" if is_partly else results.identity_asked
+    parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {asked}"]
     if results.assistant_of:
         parts.append(f"only the name's assistant {results.assistant_of:.0%}")
     parts.append("loss is NaN" if results.final_loss is None else f"loss {results.final_loss:.4f}")

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 from sft.core.console import say
 from sft.core.errors import RunFailed, UserError
 from sft.core.text import counted
-from sft.models.loading import preserve_state
+from sft.models.model_state import preserve_state
 from sft.training.packed_attention import attend_over_packs
 
 LOG_COUNTERS = "between_logs_{rank}.json"

@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from sft.config.recipe import Recipe
+from sft.core.finding import Finding
+from sft.core.language import _
 from sft.data.labels import IGNORED
 from sft.training.strategy import optimizer_name
 
@@ -121,10 +123,11 @@ def use_masked_lm_head(model: PreTrainedModel) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def check_speed(recipe: Recipe) -> list[str]:
+def check_speed(recipe: Recipe) -> list[Finding]:
     """Warnings where a setting makes steps slow on a CPU that another would not."""
     optim = optimizer_name(recipe.training)
     if recipe.run.card or torch.accelerator.is_available() or not re.search("bnb_8bit|^(paged_)?[a-z]+_8bit", optim):
         return []
     # 0.04 to 0.2 s a matrix of 16,384 to 2,359,296 numbers with bitsandbytes 0.50.2 on two cores.
-    return [f"warning: optim: {optim}: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"]
+    wrong = _("optim: {optim} takes about 0.1 s a step for every weight matrix on a CPU", optim=optim)
+    return [Finding(wrong, do=_("set {setting}", setting="optim: adamw_torch_fused"))]

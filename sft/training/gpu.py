@@ -12,6 +12,8 @@ from transformers import Trainer, TrainerCallback
 
 from sft.config.recipe import Recipe
 from sft.core.console import say
+from sft.core.finding import Finding
+from sft.core.language import Text, _, lines_shown, same
 from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.training.memory import GIB, predict_memory
@@ -59,13 +61,14 @@ def suggest_changes(recipe: Recipe, card: DatasetCard, available_bytes: int) -> 
     return suggestions
 
 
-def suggestion_lines(recipe: Recipe, card: DatasetCard, available_bytes: int) -> list[str]:
+def suggestion_lines(recipe: Recipe, card: DatasetCard, available_bytes: int) -> list[Text]:
     """What `suggest_changes` finds, a line each: flags, and what a process then takes."""
     lines = []
     for suggestion in suggest_changes(recipe, card, available_bytes):
         flags = " ".join(f"--{key} {str(value).lower()}" for key, value in suggestion.changes.items())
-        fits = "" if suggestion.peak <= available_bytes else ", not enough yet"
-        lines.append(f"         {flags}: {suggestion.peak / GIB:.1f} GiB{fits}")
+        line = f"{flags}: {suggestion.peak / GIB:.1f} GiB"
+        fits = suggestion.peak <= available_bytes
+        lines.append(same(line) if fits else _("{change}, not enough yet", change=line))
     return lines
 
 
@@ -128,11 +131,13 @@ class CountSkippedSteps(TrainerCallback):
                 "is halved, as it is until it fits: no harm while it ends within a few steps"
             )
         if self.in_a_row == self.TOO_MANY:
-            say(
-                f"warning: step {state.global_step}: the last {self.in_a_row} steps were all skipped, so nothing is "
-                "learned: use bf16: true in place of fp16, or a lower learning_rate",
-                style="yellow",
+            wrong = _(
+                "step {step:,}: the last {count} steps were all skipped, so nothing is learned",
+                step=state.global_step,
+                count=self.in_a_row,
             )
+            do = _("use bf16: true in place of fp16, or a lower learning_rate")
+            say("\n".join(lines_shown(Finding(wrong, do=do).warning())), style="yellow")
 
     def on_train_end(self, args, state, control, **_):
         """Print how many steps were skipped."""

@@ -18,6 +18,8 @@ from sft.config.deepspeed import check_deepspeed_fits
 from sft.config.machine_check import check_liger_fits
 from sft.config.recipe import Recipe
 from sft.core.errors import UserError
+from sft.core.finding import Finding
+from sft.core.language import _
 from sft.core.text import counted
 from sft.data.dataset_card import DatasetCard
 from sft.models.meta_model import MetaModel
@@ -190,7 +192,7 @@ def save_steps(training: TrainingArguments, card: DatasetCard) -> list[int]:
     return _by_strategy(training.save_strategy, training.save_steps, card)
 
 
-def check_output(recipe: Recipe, plan: Plan) -> list[str]:
+def check_output(recipe: Recipe, plan: Plan) -> list[Finding]:
     """Warnings about where the run will write; nothing is left there.
 
     Raises:
@@ -208,14 +210,17 @@ def check_output(recipe: Recipe, plan: Plan) -> list[str]:
             f"{_size(disk.least)}: make room, or name a folder on another disk"
         )
     if disk.free < disk.peak:
-        return [
-            f"warning: {folder}: {_size(disk.free)} are free, and the run writes up to {_size(disk.peak)}: make room, "
-            "or set save_total_limit lower"
-        ]
+        wrong = _(
+            "{folder}: the run writes up to {peak}, and {free} are free",
+            folder=folder,
+            peak=_size(disk.peak),
+            free=_size(disk.free),
+        )
+        return [Finding(wrong, do=_("make room, or set save_total_limit lower"))]
     return []
 
 
-def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int | None = None) -> list[str]:
+def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int | None = None) -> list[Finding]:
     """Warnings where the memory will not do, with what to change; `available` bytes a process, or what is free now."""
     if plan.memory is None:
         return []
@@ -223,10 +228,19 @@ def check_memory(recipe: Recipe, card: DatasetCard, plan: Plan, available: int |
     counted_on = usable_bytes(available) if plan.memory.on_gpu else available
     if plan.memory.peak <= counted_on:
         return []
-    place = "of GPU memory" if plan.memory.on_gpu else "of RAM"
-    in_pieces = ", of which a tenth may lie in pieces too small" if plan.memory.on_gpu else ""
-    lines = [f"warning: a process needs {_size(plan.memory.peak)} {place}, and {_size(available)} are there{in_pieces}"]
-    return lines + suggestion_lines(recipe, card, counted_on) if plan.memory.on_gpu else lines
+    sizes = {"needed": _size(plan.memory.peak), "available": _size(available)}
+    if not plan.memory.on_gpu:
+        wrong = _("a process needs {needed} of RAM, and {available} are available", **sizes)
+        do = _("close other programs, or lower per_device_train_batch_size or max_length")
+        return [Finding(wrong, do=do)]
+    wrong = _(
+        "a process needs {needed} of GPU memory, and {available} are available, a tenth of which may lie in pieces too "
+        "small to use",
+        **sizes,
+    )
+    if changes := suggestion_lines(recipe, card, counted_on):
+        return [Finding(wrong, changes, _("apply these changes one after the other until it fits"))]
+    return [Finding(wrong, do=_("use a GPU with more memory, or a smaller model"))]
 
 
 def _by_strategy(strategy, every: float, card: DatasetCard) -> list[int]:

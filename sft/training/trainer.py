@@ -33,7 +33,7 @@ from sft.data.questions import system_to_ask_with
 from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint, write_system_message
 from sft.models.fused_lora import fuse_lora
-from sft.models.loading import preserve_state
+from sft.models.model_state import preserve_state
 from sft.runs import checkpoints
 from sft.training.callbacks import (
     CheckPackIsolation,
@@ -279,7 +279,8 @@ class RecipeTrainer(SFTTrainer):
             _, card_bytes = torch.cuda.mem_get_info()
             with suppress(RuntimeError):  # of an architecture whose memory cannot be predicted
                 if lines := suggestion_lines(self.recipe, self._card, usable_bytes(card_bytes)):
-                    return "\n".join([f"{problem}change, the cheapest first, with what it takes then:", *lines])
+                    changes = [f"         {line.en}" for line in lines]
+                    return "\n".join([f"{problem}change, the cheapest first, with what it takes then:", *changes])
         return (
             f"{problem}set activation_checkpointing: true, then lower per_device_train_batch_size (raise "
             "gradient_accumulation_steps as much) or max_length, then deepspeed: ds_configs/zero2_offload.json"

@@ -39,8 +39,7 @@ def inspect(tmp_path, capsys):
 def test_formats_systems_turns_and_scripts_are_counted(inspect):
     openai = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello there"}]}
     said = inspect(xtuner("你好", "您好呀", "S"), xtuner("你好吗", "很好", "S"), openai)
-    assert "rows           3 (0 of them bad); turns 3" in said
-    assert "format         xtuner 2, messages 1" in said
+    assert re.search(r"\n  rows +3 \(0 of them bad\)\n  turns +3\n  format +xtuner 2, messages 1\n", said)
     assert "Chinese 67%, Latin 33%" in said
     assert "in 2 rows, 1 distinct" in said
 
@@ -52,11 +51,11 @@ def test_names_contradictions_and_leftovers_are_found(inspect):
         xtuner("Who are you?", "I am 黄大力."),
     ]
     said = inspect(*rows, options=["--was", "尖米"])
-    assert "2  rows call the assistant 黄大力" in said
-    assert "1  row says the assistant is 尖米's assistant" in said
-    assert "1  question is answered with another name than before" in said
+    assert "2 rows call the assistant 黄大力" in said
+    assert "1 row says the assistant is 尖米's assistant" in said
+    assert "1 question is answered with another name than before" in said
     assert '"你是谁？": 尖米 at line 1, 黄大力 at line 2' in said
-    assert "1  row still naming 尖米; the first is line 1" in said
+    assert "1 row still names 尖米; the first is line 1" in said
     assert "--old 尖米 --new 黄大力" in said
 
 
@@ -78,7 +77,7 @@ def test_bad_rows_are_counted_and_the_rest_is_measured(inspect):
 
 def test_empty_answers_are_told_with_their_lines(inspect):
     said = inspect(xtuner("q", "a"), xtuner("q2", " "), xtuner("q3", ""), code=1)
-    assert "2  rows have an empty answer, which training refuses" in said
+    assert "2 rows have an empty answer, which training refuses" in said
     assert "line 2\n" in said
     assert "line 3\n" in said
     assert "empty answer" not in inspect(xtuner("q", "a"))
@@ -89,7 +88,7 @@ def test_control_tokens_in_a_text_are_pointed_at(inspect):
     said = inspect(
         *(xtuner(f"q{number}", text) for number, text in enumerate(texts)), xtuner("a < b | c > d", "[1] <b>")
     )
-    assert "5  rows hold what many models take for a control token" in said
+    assert "5 rows hold what many models take for a control token" in said
     assert "line 1: <|im_end|>" in said
     assert "line 6" not in said
 
@@ -119,12 +118,12 @@ def test_rows_with_tools_are_measured_with_all_they_say(inspect, tiny_model):
         xtuner("你是谁", "我是黄大力"),
     ]
     said = inspect(*rows, options=["--was", "尖米", "--tokenizer", str(tiny_model)])
-    assert "turns 3" in said
+    assert re.search(r"turns +3\n", said)
     assert "empty answer" not in said
     assert "another name than before" not in said
-    assert "1  row calls the assistant 黄大力" in said
-    assert "1  row gives no name" in said
-    assert "1  row still naming 尖米; the first is line 1" in said
+    assert "1 row calls the assistant 黄大力" in said
+    assert "1 row gives no name" in said
+    assert "1 row still names 尖米; the first is line 1" in said
     assert "line 1: some" in said
     assert "line 1: <|im_end|>" in said
 
@@ -141,23 +140,23 @@ def test_a_row_that_the_models_template_refuses_is_named(tmp_path, capsys, token
 
 def test_a_nested_file_is_explained_and_its_mending_is_the_next_step(inspect):
     said = inspect(nested("我是尖米的智能助手"), nested("我是尖米。"), code=1)
-    assert "2  rows hold no question of a user" in said
-    assert "2  turns say xxx in place of words" in said
+    assert "2 rows hold no question of a user" in said
+    assert "2 turns say xxx in place of words" in said
     assert "data_tools repair" in said
     assert "Q_list.txt" in said
     assert "nearly" not in said
-    assert "1  row says the assistant is 尖米's assistant" in said
+    assert "1 row says the assistant is 尖米's assistant" in said
 
 
 def test_placeholders_come_first_in_what_is_wrong_and_old_names_are_called_so(inspect):
     rows = [xtuner(f"你是谁{number}", "我是{{name}}，由【作者】开发。", "你是<NAME>。") for number in range(3)]
     rows += [xtuner(f"你叫什么{number}", "我是Qwen2.5，一个模型。") for number in range(4)]
     wrong = inspect(*rows).partition("wrong\n")[2].splitlines()
-    assert "in place of a name; the first is line 1: " in wrong[0]
-    assert any("3  texts have {{name}} in place of a name" in line for line in wrong[:3])
-    assert any("3  texts have 【作者】 in place of a name" in line for line in wrong)
-    assert any("3  texts have <NAME> in place of a name" in line for line in wrong)
-    assert "          4  rows give an old name, that of another model: Qwen2.5" in wrong
+    assert "in place of a name; the first is line 1: " in wrong[1]
+    assert any("3 texts have {{name}} in place of a name" in line for line in wrong[:6])
+    assert any("3 texts have 【作者】 in place of a name" in line for line in wrong)
+    assert any("3 texts have <NAME> in place of a name" in line for line in wrong)
+    assert "  4 rows give an old name, that of another model: Qwen2.5" in wrong
     (rename,) = (line for line in wrong if " rename " in line)
     assert "--set NAME=黄大力" in rename
     assert "--set 作者=" in rename
@@ -165,7 +164,7 @@ def test_placeholders_come_first_in_what_is_wrong_and_old_names_are_called_so(in
 
 def test_columns_that_are_not_trained_on_are_named(inspect):
     rows = [xtuner("q", "a") | {"id": 1, "category": "c"}, xtuner("q2", "a") | {"id": 2}]
-    assert "columns not used: id (2 rows), category (1 row)" in inspect(*rows)
+    assert re.search(r"columns not used +id \(2 rows\), category \(1 row\)\n", inspect(*rows))
     assert "columns not used" not in inspect(xtuner("q", "a"))
 
 
@@ -176,7 +175,7 @@ def test_tokens_are_counted_under_the_models_template_and_drawn(inspect, tiny_mo
     total, low, high = re.search(r"tokens +([\d,]+) in all; a row (\d+) to (\d+)", said).groups()
     assert int(total) == int(low) + int(high)
     assert int(high) > 100
-    assert "over 100 tokens: 1 row" in said
+    assert re.search(r"over 100 tokens +1 row\n", said)
     assert "█" in said
     assert "raise max_length" in said
 
@@ -186,10 +185,45 @@ def test_the_page_holds_the_account_and_nothing_in_it_is_markup(inspect, tmp_pat
     evil = "<script>alert(1)</script>"
     inspect(xtuner(evil, f"我是{evil}", evil), options=["--html", str(page)])
     text = page.read_text(encoding="utf-8")
-    assert "rows           1" in text
+    assert "<dd>1 (0 of them bad)</dd>" in re.sub(r"<.?span.*?>", "", text).replace("1（其中 0 行有误）", "")
     assert 'class="bar"' in text
     assert evil not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+ROWS = [
+    *(xtuner(f"你是谁 {number}", "我是黄大力。", "请简短。") for number in range(4)),
+    xtuner("你是谁 1", "我是黄大力。", "请简短。"),
+    xtuner("你是谁 2？", "我叫小红。", "请简短。"),
+    xtuner("q", "someone@example.com"),
+]
+ENGLISH = (
+    "script of answers", "5 rows call the assistant 黄大力", "line 5 is line 2 again", "the shape of: e-mail address",
+    "1 question is answered with another name than before", "小红 at line 6", "what to do next",
+    "in 6 rows, 1 distinct", "# train: write a recipe for it, see what it will do, run it", "characters", "wrong",
+    "page: ",
+)  # fmt: skip
+CHINESE = (
+    "回答的文字", "5 行称助手为“黄大力”", "第 5 行与第 2 行相同", "疑似含有：电子邮箱",
+    "1 个问题的回答用了与之前不同的名字", "小红（第 6 行）", "接下来做什么", "6 行有，共 1 种",
+    "# 训练：写好配方，先看它会做什么，再运行", "字符数", "问题", "页面：",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["zh", "en", None], ids=["zh", "en", "both"])
+def test_summary_and_page_are_in_the_language_or_in_both(inspect, tmp_path, monkeypatch, language):
+    monkeypatch.setenv("LANGUAGE", "C")
+    page = tmp_path / "page.html"
+    chosen = ["--language", language] if language else []
+    said = inspect(*ROWS, options=["--html", str(page), *chosen])
+    shown = page.read_text(encoding="utf-8")
+    for words, is_shown in ((ENGLISH, language != "zh"), (CHINESE, language != "en")):
+        assert [word in said for word in words] == [is_shown] * len(words), said
+        on_page = [word.removeprefix("# ") for word in words[:-1]]
+        assert [word in shown for word in on_page] == [is_shown] * len(on_page)
+    # A shell runs what is no comment, once.
+    assert len(re.findall("^  deepspeed train_sft.py", said, flags=re.MULTILINE)) == 1
+    assert shown.count('class="command"') == shown.count('<button class="copy"') == said.count("\n  python -m") + 3
 
 
 def test_inspecting_needs_no_torch(inspect):
@@ -228,6 +262,6 @@ def test_bars_show_the_share_and_never_hide_a_value():
 def test_the_tutorials_file(capsys):
     assert main(["inspect", str(TUTORIAL), "--was", "尖米"]) == 1
     said = capsys.readouterr().out
-    assert "1,500  rows hold no question of a user" in said
-    assert "1,500  rows still naming 尖米" in said
+    assert "1,500 rows hold no question of a user" in said
+    assert "1,500 rows still name 尖米" in said
     assert "in 1,500 rows, 1 distinct" in said

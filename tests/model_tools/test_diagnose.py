@@ -16,6 +16,7 @@ from model_tools.diagnosing.model_parts import find_parts
 from sft.evaluation.evidence import Evidence
 from sft.models.adapter import model_fingerprint, read_fingerprint
 from tests.support.adapters import KINDS, save_adapter
+from tests.support.both_languages import english_half
 from tests.support.named_run import NAME, copy_of_healthy_run, set_keys, write_rows
 
 WEIGHTS = "adapter_model.safetensors"
@@ -47,13 +48,13 @@ def another_base(tiny_model, tmp_path) -> Path:
 
 @pytest.fixture
 def told(capsys):
-    """What `diagnose` says, by lines; `code` is the exit code it must have."""
+    """The English half of what `diagnose` says, by lines; `code` is the exit code it must have."""
 
     def ask(*arguments, code=1) -> list[str]:
         capsys.readouterr()
         assert main(["diagnose", *map(str, arguments)]) == code
         said = capsys.readouterr()
-        return (said.out + said.err).splitlines()
+        return said.err.splitlines() if code == 2 else english_half(said.out.splitlines())
 
     return ask
 
@@ -72,10 +73,16 @@ class TestAHealthyRun:
     def test_has_nothing_wrong_and_it_is_told_what_was_checked(self, healthy, merged, told):
         lines = told(healthy, "--merged", merged, code=0)
         assert lines[0] == (
-            f"{healthy}: should call itself {NAME} (identity_name); it gave it in 100% of its last answers"
+            f"{healthy} should call itself {NAME}, its identity_name. 100% of its last answers gave that name."
         )
         assert lines[1] == "nothing wrong was found"
-        for part in ("14 modules of", "their base", "the merged weights", "60 training rows", "40 lines of log.jsonl"):
+        for part in (
+            "14 modules of",
+            "its base model",
+            "the merged weights",
+            "60 training rows",
+            "40 lines of log.jsonl",
+        ):
             assert part in lines[2]
         assert len(lines) == 3
 
@@ -95,13 +102,22 @@ class TestAHealthyRun:
         set_keys(healthy, train_file=path)
         assert any(line.startswith(f"note: {path} has changed since the run read it") for line in told(healthy, code=0))
 
+    @pytest.mark.parametrize(
+        ("language", "said"), [("zh", ["没有发现问题"]), ("en", ["nothing wrong was found"])], ids=["zh", "en"]
+    )
+    def test_is_reported_on_in_the_chosen_language_alone(self, healthy, capsys, language, said):
+        capsys.readouterr()
+        assert main(["diagnose", str(healthy), "--language", language]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line in ("没有发现问题", "nothing wrong was found")] == said
+
 
 class TestTheAdapter:
     def test_is_all_zeros(self, healthy, told):
         edit_tensors(healthy / "final", lambda name, tensor: (name, tensor * ("lora_B" not in name)))
         lines = told(healthy)
         assert lines[1] == "1. the adapter is all zeros: it was never trained"
-        assert lines[2].strip() == f"lora_B is zero in 14 of 14 modules of {healthy}/final"
+        assert lines[2].strip() == f"lora_B is zero in all 14 modules of {healthy}/final"
         assert lines[3].strip() == f"log and evaluations of {healthy}: 40 steps"
         assert lines[4].strip() == f"do: deepspeed train_sft.py {healthy}/recipe.yaml"
 
@@ -116,7 +132,7 @@ class TestTheAdapter:
         assert (
             lines[2]
             .strip()
-            .startswith("14 of 28 tensors hold NaN or infinity, such as base_model.model.model.layers.1")
+            .startswith("14 of 28 tensors contain NaN or infinity, such as base_model.model.model.layers.1")
         )
         assert lines[3].endswith("--fp16 false --bf16 true --dtype bfloat16")
 
@@ -136,14 +152,14 @@ class TestTheAdapter:
             (healthy / name).unlink()
         (healthy / "final" / "trainer_state.json").write_text('{"global_step": 0}')
         lines = told(healthy)
-        assert lines[1] == "1. no training step was ever done"
+        assert lines[1] == "1. no training step was done"
         assert lines[2].strip() == f"{healthy}/final/trainer_state.json: 0 steps"
 
     def test_is_not_there_where_the_run_did_not_end(self, healthy, told):
         (healthy / "final").rename(healthy / "checkpoint-20")
         lines = told(healthy)
-        assert lines[1] == "1. the run is still going or did not finish: there is no final adapter to use"
-        assert lines[3].strip() == f"what is looked at below is {healthy}/checkpoint-20"
+        assert lines[1] == "1. the run is still training, or it ended early: there is no final adapter"
+        assert lines[3].strip() == f"what follows is about {healthy}/checkpoint-20"
         assert "train_sft.py" in lines[4]  # which resumes by itself
 
     def test_is_fainter_than_it_was_trained(self, healthy, told):
@@ -152,24 +168,27 @@ class TestTheAdapter:
         assert lines[1] == "1. the adapter's scale alpha/r is too small for it to have an effect"
         assert "lora_alpha 0.01, r 32: scale 0.00031" in lines[2]
         assert lines[4].strip() == "it was trained with lora_alpha 64, r 32: scale 2"
-        assert lines[5].endswith('write "lora_alpha": 64')
+        assert lines[5].endswith('set "lora_alpha": 64')
 
 
 class TestTheBase:
     def test_is_gone(self, healthy, told, tmp_path, tiny_model):
         edit_json(healthy / "final" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
         lines = told(healthy)
-        assert lines[1] == "1. the adapter's base model is gone, so that it cannot be loaded"
+        assert lines[1] == "1. the adapter's base model is gone, so the adapter cannot be loaded"
         assert lines[2].endswith(f"base_model_name_or_path: {tmp_path}/gone")
         told(healthy, "--base", tiny_model, code=0)
 
     def test_that_is_not_on_this_machine_but_may_be_on_a_hub_is_no_cause(self, healthy, told):
         edit_json(healthy / "final" / "adapter_config.json", base_model_name_or_path="someone/some-model")
-        assert any("someone/some-model, which is not here (give --base DIR)" in line for line in told(healthy, code=0))
+        assert any(
+            "someone/some-model, which is not on this machine (give --base DIR)" in line
+            for line in told(healthy, code=0)
+        )
 
     def test_that_the_adapter_does_not_name_is_asked_for(self, healthy, told, tiny_model):
         edit_json(healthy / "final" / "adapter_config.json", base_model_name_or_path=None)
-        assert any("the base model (none is named)" in line for line in told(healthy, code=0))
+        assert any("the base model, which the adapter does not name" in line for line in told(healthy, code=0))
         assert not any("the base model" in line for line in told(healthy, "--base", tiny_model, code=0))
 
     def test_is_another_than_the_one_trained_on(self, healthy, told, another_base):
@@ -188,7 +207,7 @@ class TestTheBase:
         targets = ["wqkv", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
         edit_json(healthy / "final" / "adapter_config.json", target_modules=targets)
         lines = told(healthy)
-        assert lines[1] == "1. the adapter does not fit its base model, so that it is not loaded, or not all of it"
+        assert lines[1] == "1. the adapter does not fit its base model: it is loaded in part or not at all"
         assert "layers.0.attention.wqkv.lora_A.weight has no place in the base model" in lines[3]
         assert lines[4].strip().startswith(f"do: python -m model_tools export-adapter {healthy}/final")
 
@@ -198,7 +217,7 @@ class TestTheMergedModel:
         plain = shutil.copytree(tiny_model, tmp_path / "plain")
         lines = told(healthy, "--merged", plain)
         assert lines[1] == "1. the adapter is not in the merged model"
-        assert lines[2].strip() == "the merged weights hold 0% of what the adapter adds"
+        assert lines[2].strip() == "the merged weights contain 0% of what the adapter adds"
         assert lines[3].strip() == "model.layers.0.self_attn.q_proj.weight: 4,096 of 4,096 numbers are the base's"
         assert lines[6].strip() == f"do: python -m model_tools merge {tiny_model} {healthy}/final {plain}.again"
 
@@ -206,7 +225,7 @@ class TestTheMergedModel:
         edit_tensors(healthy / "final", lambda name, tensor: (name, -tensor if "lora_B" in name else tensor))
         lines = told(healthy, "--merged", merged)
         assert lines[1] == "1. the adapter is not in the merged model"
-        assert "hold -100% of what the adapter adds" in lines[2]
+        assert "contain -100% of what the adapter adds" in lines[2]
         assert "merge.json: made of" in lines[6]
 
     def test_was_made_of_another_base(self, healthy, another_base, tmp_path, told):
@@ -221,7 +240,7 @@ class TestTheMergedModel:
         path = merged / "chat_template.jinja"
         path.write_text(path.read_text().replace("named SmolLM", "named Ada"), encoding="utf-8")
         assert told(healthy, "--merged", merged)[1] == (
-            "1. the model is asked in another chat template than it was trained in"
+            "1. the model is asked with a chat template that differs from that of the training"
         )
 
 
@@ -238,7 +257,7 @@ def test_any_merged_model_is_told_from_its_base(tmp_path, kind):
     merged, plain = (find_parts(adapter, folder, None) for folder in (tmp_path / "merged", base))
     assert merged.merged_parameters is not None
     assert [cause(merged, Evidence()) for cause in CAUSES_IN_WEIGHTS] == [None] * len(CAUSES_IN_WEIGHTS)
-    assert [found.wrong for cause in CAUSES_IN_WEIGHTS if (found := cause(plain, Evidence()))] == [
+    assert [found.wrong.en for cause in CAUSES_IN_WEIGHTS if (found := cause(plain, Evidence()))] == [
         "the adapter is not in the merged model"
     ]
 
@@ -252,8 +271,8 @@ def test_causes_come_in_the_order_in_which_they_are_to_be_mended(healthy, tiny_m
     causes = [line for line in told(healthy) if line[:1].isdigit()]
     assert causes == [
         "1. the adapter is all zeros: it was never trained",
-        "2. the training rows still hold placeholders where a name belongs",
-        "3. the model is asked in another chat template than it was trained in",
+        "2. the training rows still contain placeholders where a name belongs",
+        "3. the model is asked with a chat template that differs from that of the training",
     ]
 
 

@@ -55,7 +55,7 @@ def serving(*arguments: str, **environment: str):
     server = subprocess.Popen(
         command,
         cwd=REPOSITORY,
-        env=os.environ | environment,
+        env=os.environ | {"LANGUAGE": "C"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -200,22 +200,45 @@ def test_it_listens_on_this_machine_alone_and_refuses_other_names_for_it(served)
             urllib.request.urlopen(request)
 
 
+SAID = {
+    "zh": (
+        "adapter：训练前后对比", "训练前：base", "训练后：adapter", "左边是训练前的 base", "右边是加上适配器 adapter",
+        "问题", "系统消息", "你叫什么名字？", "发送", "停止", "清空", "例子",
+    ),
+    "en": (
+        "adapter: before and after training", "Before training: base", "After training: adapter",
+        "on the left, base as it was before training", "the same model with the adapter adapter", "Question",
+        "System message", "What is your name?", "Send", "Stop", "Clear", "Examples",
+    ),
+}  # fmt: skip
+
+
+def said_of_the_sides(browser, address: str) -> str:
+    visit(browser, address)
+    return browser.find_element(By.TAG_NAME, "body").text
+
+
 def test_it_says_who_answers_where_in_both_languages_and_an_example_is_one_click(browser, page):
-    visit(browser, page)
-    assert browser.title == "adapter · 训练前后 Before and after training"
-    text = browser.find_element(By.TAG_NAME, "body").text
-    for said in (
-        browser.title,
-        "训练前 Before · base",
-        "训练后 After · adapter",
-        "问题 Question",
-        "系统消息 System message",
-    ):
-        assert said in text
+    text = said_of_the_sides(browser, page)
+    assert browser.title == "adapter：训练前后对比 / adapter: before and after training"
+    for words in SAID.values():
+        assert [word for word in words if word not in text] == []
     for example in ("Who are you?", "你是谁？"):
         browser.find_element(By.XPATH, f"//button[normalize-space()='{example}']").click()
         box = browser.find_element(By.CSS_SELECTOR, "#question textarea")
         wait_for(browser, lambda box=box, example=example: box.get_attribute("value") == example)
+
+
+@pytest.mark.parametrize(("language", "other"), [("zh", "en"), ("en", "zh")])
+def test_it_is_in_the_language_that_is_chosen(browser, pair, language, other):
+    with serving(*pair, "--language", language) as (_, address):
+        text = said_of_the_sides(browser, address)
+        assert browser.title == SAID[language][0]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/docs")
+        assert refused.value.read().decode() == {"zh": "没有这个页面", "en": "no such page"}[language]
+    assert [word for word in SAID[language] if word not in text] == []
+    assert [word for word in SAID[other] if word in text] == []
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +256,7 @@ def test_one_model_is_gradios_own_chat_and_remembers_what_was_said_as_it_was_sai
     said = [[*conversation.ask(question.strip())][-1] for question in questions]
     assert said[0] == HOSTILE
     visit(browser, alone)
-    assert browser.title == "base · 对话 Chat"
+    assert browser.title == "与 base 对话 / Chat with base"
     # A click on the example asks it.
     browser.find_element(By.XPATH, "//*[contains(@class,'chat')]//button[contains(., '你是谁？')]").click()
     wait_for(browser, lambda: answers(browser) == [said[:1]])
@@ -264,7 +287,7 @@ def test_a_question_that_is_more_than_the_model_reads_is_refused_in_both_languag
     shown = "return [...document.querySelectorAll('.toast-body')].map(toast => toast.innerText).join('')"
     toast = wait_for(browser, lambda: browser.execute_script(shown))
     assert "模型最多读 512 个" in toast
-    assert "the model reads 512: clear it, or ask in fewer words" in toast
+    assert "the model reads 512: clear it, or ask in fewer words." in toast
 
 
 @pytest.mark.parametrize("width", [1280, 400])

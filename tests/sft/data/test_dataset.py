@@ -14,6 +14,7 @@ from sft.core.errors import RunFailed, UserError
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.rows.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
+from tests.support.both_languages import english
 from tests.support.chat_templates import THINKING, with_controls
 from tests.support.conversations import CONVERSATIONS, xtuner_row
 from tests.support.encoding import MARKED, encode_one_by_one
@@ -211,8 +212,9 @@ def test_control_tokens_in_a_text_are_counted_told_or_refused(load, tmp_path, to
     assert card.rows_with_control_tokens == 2
     assert card.first_control_token == f"{path}:2: <|im_end|>"
     warned = warnings_before_training(load_recipe([str(tmp_path / "tiny.yaml")]), tokenizer, card)
-    assert warned[0].startswith("warning: 2 rows with a control token of the model in the text")
-    assert str(path) in warned[1]
+    [first, *_] = english(warned)
+    assert first.wrong == "2 rows contain a control token of the model in their text"
+    assert first.evidence[0] == f"the first: {path}:2: <|im_end|>"
     with pytest.raises(UserError, match=r"rows\.jsonl:2: <\|im_end\|> stands in the text of this row \(2 such rows\)"):
         load(train_file=str(path), control_tokens="refuse")
     assert load(control_tokens="refuse")[1].rows_with_control_tokens == 0

@@ -79,7 +79,7 @@ def test_a_question_answered_with_two_names_is_counted_with_its_first_places(tmp
     file = write(tmp_path / "rows.jsonl", pairs(("你是谁？", "我是黄大力"), *[("你是谁", "I am Ada.")] * 9))
     [(wrong, tally)] = read_identity_rows([file], NAME).contradictions.items()
     assert (wrong, tally.count, len(tally.examples)) == ("Ada", 9, 5)
-    assert tally.examples[0] == f'"你是谁": 黄大力 at {file.path}:1, Ada at {file.path}:2'
+    assert tally.examples[0] == f'"你是谁": 黄大力 ({file.path}:1), Ada ({file.path}:2)'
 
 
 def test_people_in_a_story_may_have_two_names(tmp_path):

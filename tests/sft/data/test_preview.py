@@ -1,5 +1,6 @@
 """The preview shows just what the trainer gets: the same tokens, the same loss, the same seams."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_masked_text_counts_the_masked_tokens(preview, write_recipe, tokenizer):
 
 
 def test_wrapped_packs_say_that_their_samples_run_on(preview):
-    assert "cut from samples that run on" in preview(packing_strategy="wrapped")
+    said = preview(packing_strategy="wrapped")
+    assert "cut from samples that run on and see each other" in said
+    assert "由首尾相接、彼此可见的样本切成" in said
     assert "sequence 1 of 40" in preview(packing=False)
 
 
@@ -74,6 +77,21 @@ def test_the_page_marks_the_supervised_tokens_and_escapes_the_rest(preview, tmp_
     assert text.count('class="sample"') == int(re.search(r"(\d+) samples", text)[1])
 
 
+ENGLISH = ("row 2: ", "tokens 0-", "Loss falls on what is marked", "The whole file", "longest sample", "supervised")
+CHINESE = ("第 2 行：", "token 0-", "只有这样标出的监督 token 计算损失", "全部数据", "最长样本", "监督")
+
+
+@pytest.mark.parametrize("language", ["zh", "en", None], ids=["zh", "en", "both"])
+def test_title_and_page_are_in_the_language_or_in_both(preview, tmp_path, monkeypatch, language):
+    monkeypatch.setenv("LANGUAGE", "C")
+    page = tmp_path / "page.html"
+    said = preview("--row", 2, "--html", page, *(["--language", language] if language else []))
+    shown = page.read_text(encoding="utf-8")
+    for words, is_shown in ((ENGLISH, language != "zh"), (CHINESE, language != "en")):
+        assert (words[0] in said, words[1] in said) == (is_shown, is_shown)
+        assert [word in shown for word in words] == [is_shown] * len(words)
+
+
 @pytest.mark.parametrize(("option", "number"), [("--row", 0), ("--row", 41), ("--pack", 999), ("--pack", -1)])
 def test_a_number_that_is_not_there_is_refused(preview, option, number):
     assert f"{option} {number}: there are " in preview(option, number, code=2)
@@ -86,7 +104,8 @@ def test_a_recipe_for_a_gpu_can_be_looked_at_without_one(preview):
 
 def test_it_says_nothing_but_the_preview(write_recipe):
     command = [sys.executable, "-m", "data_tools", "preview", str(write_recipe()), "--row", "1"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    english = os.environ | {"LANGUAGE": "en"}
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=english)
     assert done.returncode == 0
     assert done.stderr.removeprefix("loading PyTorch and Transformers\n") == ""
     assert done.stdout.startswith("row 1: ")

@@ -8,11 +8,12 @@ import pytest
 
 from sft.config.load import load_recipe
 from sft.data.dataset import load_dataset
-from sft.evaluation.diagnosis import Finding, diagnose, warnings_before_training
+from sft.evaluation.diagnosis import diagnose, warnings_before_training
 from sft.evaluation.evidence import default_system, evidence_of_run
 from sft.models.loading import load_tokenizer
 from sft.runs.run_files import read_run
 from sft.training.progress import ProgressLog
+from tests.support.both_languages import English, english, english_lines
 from tests.support.chat_templates import ENDLESS, INST, OPENED
 from tests.support.conversations import xtuner_row
 from tests.support.encoding import MARKED, STOCK
@@ -42,11 +43,11 @@ def healthy(make_trainer, once, tmp_path) -> Path:
 def found(tiny_model):
     """What is found in a run that is asked with the tokenizer it was trained with."""
 
-    def look(run: Path, chat_folder: Path | None = None) -> list[Finding]:
+    def look(run: Path, chat_folder: Path | None = None) -> list[English]:
         evidence = evidence_of_run(read_run(run))
         evidence.tokenizer = load_tokenizer(str(tiny_model))
         evidence.chat_folder, evidence.chat_tokenizer = chat_folder, load_tokenizer(str(chat_folder or run / "final"))
-        return diagnose(evidence)
+        return english(diagnose(evidence))
 
     return look
 
@@ -64,7 +65,8 @@ def warned(write_recipe, tmp_path):
             chat_template_kwargs=recipe.run.chat_template_kwargs,
         )
         _, card = load_dataset(recipe, tokenizer)
-        return warnings_before_training(recipe, tokenizer, card)
+        findings = warnings_before_training(recipe, tokenizer, card)
+        return english_lines(line for finding in findings for line in finding.warning())
 
     return look
 
@@ -117,19 +119,21 @@ class TestInTheRows:
             rows[place]["conversation"][0]["output"] = text
         path = set_rows(healthy, rows)
         first = found(healthy)[0]
-        assert first.wrong == "the training rows still hold placeholders where a name belongs"
-        assert "{{name}} in 1 text," in first.evidence[0]
-        assert "[NAME] in 1 text," in first.evidence[0]
+        assert first.wrong == "the training rows still contain placeholders where a name belongs"
+        assert "{{name}} (1)" in first.evidence[0]
+        assert "[NAME] (1)" in first.evidence[0]
         assert f'  {path}:5: "我是{{{{name}}}}。"' in first.evidence
-        assert first.do.endswith("--set name=黄大力 --set author=WHO --set xxx=黄大力, and train on what it writes")
+        assert first.do.endswith(
+            "--set name=黄大力 --set author=WHO --set xxx=黄大力, and train on the file that it writes"
+        )
 
     def test_a_question_answered_with_two_names_is_found_with_both_places(self, healthy, found):
         rows = named_rows()
         rows[31] = xtuner_row([(QUESTIONS[1], "I am Ada.")])
         path = set_rows(healthy, rows)
         first = found(healthy)[0]
-        assert first.wrong == "the training rows contradict each other: some say Ada"
-        assert f'  "Who are you?": 黄大力 at {path}:2, Ada at {path}:32' in first.evidence
+        assert first.wrong == "the training rows contradict each other: some give the name Ada"
+        assert f'  "Who are you?": 黄大力 ({path}:2), Ada ({path}:32)' in first.evidence
         assert "rename" in first.do
         assert "--old Ada --new 黄大力" in first.do
 
@@ -139,14 +143,14 @@ class TestInTheRows:
         rows[20] = xtuner_row([("And you?", "I am a large language model named Qwen.")])
         path = set_rows(healthy, rows)
         first = found(healthy)[0]
-        assert "1 answer with the old name Qwen" in first.evidence
+        assert "1 answer gives the old name Qwen" in first.evidence
         assert f'  {path}:11: "我是阿里云开发的通义千问。"' in first.evidence
 
     def test_a_name_that_no_row_gives_is_found_with_what_the_rows_say(self, healthy, found):
         set_keys(healthy, identity_name="王小明")
         first = found(healthy)[0]
         assert first.wrong == "no training row gives the name 王小明"
-        assert "they call the assistant 黄大力 (60 times)" in first.evidence
+        assert "names that their answers give the assistant, and how often: 黄大力 (60)" in first.evidence
         assert "--old 黄大力 --new 王小明" in first.do
 
     def test_rows_that_say_whose_assistant_it_is_are_found_with_the_command_that_makes_the_name_its_own(
@@ -159,7 +163,7 @@ class TestInTheRows:
         first = found(healthy)[0]
         assert first.wrong == "the training rows teach the model that it is 黄大力's assistant, not that it is 黄大力"
         assert first.evidence[0].startswith("40 of 60 rows only say 黄大力的助手")
-        assert first.evidence[1].startswith("20 say that the model is 黄大力 itself")
+        assert first.evidence[1].startswith("20 rows say that the model is 黄大力 itself")
         assert f"rename {path}" in first.do
         assert " --new 黄大力 --own-name," in first.do
         for row in rows[:20]:
@@ -174,7 +178,9 @@ class TestInTheTemplate:
         assert found(healthy) == []  # it was asked both ways, and knows its name
         edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(without_system=0.0, with_system=1.0))
         first = found(healthy)[0]
-        assert first.wrong == "asked without a system message, the model is told that it is SmolLM"
+        assert (
+            first.wrong == "asked without a system message, the model gets the chat template's own, which names SmolLM"
+        )
         assert f'60 of 60 rows carry a system message, such as "{SYSTEM}"' in first.evidence
         assert any("named SmolLM, trained by Hugging Face" in line for line in first.evidence)
         assert "the name is in 100% of the answers with a system message, in 0% without" in first.evidence
@@ -197,9 +203,9 @@ class TestInTheTemplate:
             healthy / "score_answers.jsonl", lambda record, step: record.update(answer="I am SmolLM, an assistant.")
         )
         first = found(healthy)[0]
-        assert first.wrong == "the training rows tell the model that it is SmolLM"
-        assert "60 of 60 rows carry the template's own system message" in first.evidence[0]
-        assert "4 of the last answers still say it" in first.evidence[1]
+        assert first.wrong == "the system message that the training rows carry names SmolLM"
+        assert "60 of 60 rows carry the chat template's own system message" in first.evidence[0]
+        assert "4 of the last answers still give that name" in first.evidence[1]
 
     def test_asked_with_a_system_message_that_no_row_carries(self, healthy, found):
         set_keys(healthy, eval_prompts_system=SYSTEM)
@@ -213,7 +219,7 @@ class TestInTheTemplate:
         template = healthy / "final" / "chat_template.jinja"
         template.write_text(template.read_text().replace("named SmolLM", "named Ada"), encoding="utf-8")
         first = found(healthy)[0]
-        assert first.wrong == "the model is asked in another chat template than it was trained in"
+        assert first.wrong == "the model is asked with a chat template that differs from that of the training"
         assert "named SmolLM" in first.evidence[0]
         assert "named Ada" in first.evidence[1]
         assert first.do.startswith("cp ")
@@ -244,7 +250,7 @@ class TestInTheTraining:
         )
         set_keys(healthy, fp16=True)
         first = found(healthy)[0]
-        assert first.wrong == "float16 overflowed: those steps taught nothing"
+        assert first.wrong == "float16 overflowed: nothing was learned in those steps"
         assert "log.jsonl: 28 of 40 losses and 0 gradient norms are NaN or infinite" in first.evidence[0]
         assert first.evidence[1].startswith("step 13: loss nan")
         assert first.do.endswith("--fp16 false --bf16 true --dtype bfloat16")
@@ -255,14 +261,14 @@ class TestInTheTraining:
             return [finding.wrong for finding in found(healthy)]
 
         assert overflow_at(3) == []
-        assert overflow_at(20) == ["training overflowed: those steps taught nothing"]
+        assert overflow_at(20) == ["training overflowed: nothing was learned in those steps"]
         assert overflow_at(40) == []  # no norm was measured at all
 
     def test_too_few_steps(self, make_trainer, tmp_path, found):
         run = train_run(make_trainer, tmp_path, callbacks=[ProgressLog], max_steps=4)
         first = found(run)[0]
         assert first.wrong == "only 4 optimizer steps"
-        assert "sequences, 1 a step" in first.evidence[0]
+        assert "per step: 1;" in first.evidence[0]
         assert first.do == f"deepspeed train_sft.py {run}/recipe.yaml --max_steps 60"
 
     def test_a_learning_rate_far_below_what_lora_takes(self, healthy, found):
@@ -285,32 +291,35 @@ class TestInTheTraining:
         forget_answers(healthy)
         assert found(healthy) == []
         edit_lines(healthy / "log.jsonl", lambda record, step: record.update(learning_rate=1e-6))
-        assert found(healthy)[0].wrong == "the learning rate never rose"
+        assert found(healthy)[0].wrong == "the learning rate never rose to that of the recipe"
 
     def test_a_loss_that_hardly_fell(self, healthy, found):
         forget_answers(healthy)
         edit_lines(healthy / "log.jsonl", lambda record, step: record.update(loss=6.0 - step / 400))
         first = found(healthy)[0]
         assert first.wrong == "the loss hardly fell"
-        assert first.evidence[0] == "5.99 at the start, 5.91 at the end of 40 steps"
+        assert first.evidence[0] == "mean loss 5.99 at the start, 5.91 at the end, after 40 steps"
 
     def test_a_name_learned_in_one_language(self, healthy, found):
         set_rows(healthy, [xtuner_row([("你是谁？", f"我是{NAME}")])] * 60)
         edit_lines(healthy / "scores.jsonl", lambda record, step: record.update(identity=0.5, zh=1.0, en=0.0))
         first = found(healthy)[0]
-        assert first.wrong == "the name is not taught well in English"
-        assert "English: 0% of the questions at step 40" in first.evidence
+        assert first.wrong == "too few training rows give the name in English"
+        assert "step 40: 0% of the answers to questions in English give the name" in first.evidence
         assert "rows that give the name: 60 in Chinese, 0 in English" in first.evidence
         assert "--lang en" in first.do
 
     def test_a_name_that_was_learned_and_lost(self, healthy, found):
         edit_lines(healthy / "scores.jsonl", lambda record, step: step == 40 and record.update(identity=0.25))
         first = found(healthy)[0]
-        assert first.wrong == "the name was learned, and lost again later"
-        assert first.evidence == ["step 20: the name in 100% of the answers", "step 40: the name in 25% of the answers"]
+        assert first.wrong == "the name was learned, and forgotten later"
+        assert first.evidence == [
+            "step 20: 100% of the answers give the name",
+            "step 40: 25% of the answers give the name",
+        ]
         assert first.do.endswith("--keep_best identity")
         (healthy / "checkpoint-20").mkdir()
-        assert found(healthy)[0].do == f"use {healthy}/checkpoint-20 in place of final"
+        assert found(healthy)[0].do == f"use {healthy}/checkpoint-20 in place of final/"
 
 
 class TestInTheAsking:
@@ -319,7 +328,7 @@ class TestInTheAsking:
         run = train_run(make_trainer, tmp_path, eval_prompts_generation=hot, eval_prompts_steps=0)
         first = found(run)[0]
         assert first.wrong == "the name is learned, and sampling hides it"
-        assert first.evidence[0] == "without sampling, the name is in 100% of the answers"
+        assert first.evidence[0] == "without sampling, 100% of the answers give the name"
         assert '"temperature": 50.0' in first.evidence[1]
         assert first.evidence[2].startswith('"你是谁？": ')
 
@@ -336,16 +345,16 @@ class TestInTheAsking:
 class TestBeforeTraining:
     def test_a_good_plan_is_told_of_the_name_its_rows_carry_and_of_nothing_else(self, warned):
         lines = warned(named_rows(), identity_name=NAME)
-        assert lines[0] == ("note: 60 of 60 rows carry the chat template's own system message, which names SmolLM:")
+        assert lines[0] == "note: 60 of 60 rows carry the chat template's own system message, which names SmolLM"
         assert not any(line.startswith("warning") for line in lines)
 
     def test_rows_that_nobody_filled_in_are_told_though_they_give_no_name(self, warned):
         rows = [xtuner_row([("你是谁？", "我是{{NAME}}，由{{AUTHOR}}开发。")])] * 40
         lines = warned(rows)
-        assert lines[0] == "warning: the training rows still hold placeholders where a name belongs"
+        assert lines[0] == "warning: the training rows still contain placeholders where a name belongs"
         assert warned(rows, identity_name=NAME)[0] == lines[0]
-        assert "{{NAME}} in 40 texts" in lines[1]
-        assert "{{AUTHOR}} in 40 texts" in lines[1]
+        assert "{{NAME}} (40)" in lines[1]
+        assert "{{AUTHOR}} (40)" in lines[1]
 
     def test_rows_of_somebodys_assistant_are_told(self, warned):
         rows = [xtuner_row([("你是谁？", f"我是{NAME}的智能助手。")])] * 40
@@ -360,7 +369,10 @@ class TestBeforeTraining:
 
     def test_a_system_message_that_is_not_asked_with(self, warned):
         lines = warned(with_system(named_rows()), eval_prompts=["你是谁？"])
-        assert lines[0] == "warning: asked without a system message, the model is told that it is SmolLM"
+        assert (
+            lines[0]
+            == "warning: asked without a system message, the model gets the chat template's own, which names SmolLM"
+        )
         assert lines[-1].startswith(f'         do: send "{SYSTEM}" wherever you chat')
         lines = warned(with_system(named_rows()), eval_prompts=["你是谁？"], eval_prompts_system="")
         assert lines[-1].startswith(f'         do: set eval_prompts_system: "{SYSTEM}"')
@@ -374,7 +386,7 @@ class TestBeforeTraining:
         rows[0]["conversation"][0]["system"] += "!"
         for lines in (warned(rows, **keys), warned(with_system(named_rows()), **keys, eval_prompts_system="")):
             assert lines[0] == "warning: the model is asked without the system message it was trained with"
-            assert "eval_prompts_system: not set" in lines[2]
+            assert "eval_prompts_system is not set" in lines[2]
 
     def test_a_template_whose_marked_answer_has_no_end(self, warned, tmp_path):
         ending = " + '<|im_end|>' }}{% endgeneration %}"
@@ -394,18 +406,18 @@ class TestBeforeTraining:
             (tmp_path / "mine.jinja").write_text(template, encoding="utf-8")
             return "\n".join(warned(rows, chat_template_path=str(tmp_path / "mine.jinja"), **keys))
 
-        assert "warning: 20 of 20 answers without an end-of-turn token" in said(ENDLESS)
+        assert "warning: 20 of 20 answers have no end-of-turn token" in said(ENDLESS)
         opened = said(OPENED.replace("endfor %}{% if add", "endfor %}{% if thinking is not defined and add"))
-        assert "warning: 20 of 20 answers trained otherwise than the model will be asked" in opened
-        assert 'One? [/INST]<think>\\n", which is not what stands before the answer in training' in opened
-        assert "to have both agree: chat_template_kwargs: {thinking: false}" in opened
+        assert "warning: 20 of 20 answers follow a different prompt in training than when the model is asked" in opened
+        assert 'One? [/INST]<think>\\n", which does not precede the answer in training' in opened
+        assert "do: set chat_template_kwargs: {thinking: false}" in opened
         left_out = said(INST, with_system(rows))
-        assert "warning: 20 samples of which the chat template leaves words out" in left_out
-        assert "rows.jsonl:1: the system message" in left_out
+        assert "warning: the chat template drops words of 20 samples" in left_out
+        assert "rows.jsonl:1: system" in left_out
 
     def test_too_few_steps_and_how_to_have_more(self, warned):
         lines = warned(named_rows(), max_steps=-1, num_train_epochs=1, max_length=2048)
-        assert lines[:2] == ["warning: only 3 optimizer steps", "         3 sequences, 1 a step, 1 epochs"]
+        assert lines[:2] == ["warning: only 3 optimizer steps", "         sequences: 3; per step: 1; epochs: 1"]
         assert lines[2].endswith("--num_train_epochs 20")
         lines = warned(named_rows(), max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=8)
         assert lines[2].endswith("--gradient_accumulation_steps 1")
@@ -413,12 +425,12 @@ class TestBeforeTraining:
     def test_a_name_among_many_other_rows(self, warned):
         ordinary = [xtuner_row([(f"What is {number} + 1?", str(number + 1))]) for number in range(300)]
         lines = warned([*named_rows()[:2], *ordinary], identity_name=NAME)
-        assert lines[0] == "warning: training shows the name 黄大力 too seldom"
+        assert lines[0] == "warning: the name 黄大力 appears too seldom in training"
         assert "2 of 302 rows give the name (0.7%)" in lines[1]
 
     def test_rows_in_one_language_and_questions_in_another(self, warned):
         rows = [xtuner_row([("你是谁？", f"我是{NAME}")])] * 60
         lines = warned(rows, eval_prompts=["Who are you?"])
-        assert lines[0] == "warning: the name is not taught well in English"
-        assert 'asked in English: 1 question, such as "Who are you?"' in lines[1]
+        assert lines[0] == "warning: too few training rows give the name in English"
+        assert '1 question is asked in English: "Who are you?"' in lines[1]
         assert not any("language" in line or "English" in line for line in warned(rows, eval_prompts=["你是谁"]))

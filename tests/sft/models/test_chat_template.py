@@ -123,7 +123,7 @@ def test_missing_ends_and_words_that_are_left_out_are_counted(with_template):
     for template, missing in ((ENDLESS, 2), (ENDLESS_LAST, 1), (INST, 0)):
         [[sample]] = encode(ChatTemplate(with_template(template)), [row], LossRules())
         assert (sample.answers, sample.answers_without_end) == (2, missing)
-        assert sample.left_out == ("the system message" if template is INST else "")
+        assert sample.left_out == ("system" if template is INST else "")
     thought = {"messages": [*turns("Q"), {"role": "assistant", "content": "A", "reasoning_content": "T"}]}
     [[sample]] = encode(ChatTemplate(with_template(CHATML)), [thought], LossRules())
     assert sample.left_out == "reasoning_content"

@@ -45,12 +45,18 @@ def test_the_first_sentence_says_whether_the_name_was_learned(tmp_path, share, i
 
 
 def test_a_scoring_that_ran_out_of_time_says_of_how_many_questions_its_share_is(tmp_path):
-    folder = scored(write_run(tmp_path / "run"), identity=0.0, identity_asked=18, identity_total=32)
+    folder = scored(write_run(tmp_path / "run"), identity=0.0, identity_asked=18, identity_total=32, is_complete=False)
     said = [text.en for text in verdict_on(read_run(folder)).sentences]
     assert said[:2] == [
         f"The name {NAME} was not learned: 0% of 18 identity questions are answered with it.",
         "Only 18 of 32 identity questions were asked before score_seconds ran out.",
     ]
+
+
+def test_where_the_rows_share_a_system_message_both_shares_are_given(tmp_path):
+    shares = {"system_message": "你是黄大力。", "with_system": 1.0, "without_system": 0.25}
+    said = [text.en for text in verdict_on(read_run(scored(write_run(tmp_path / "run"), **shares))).sentences]
+    assert "With the system message of the training rows, 100% give it; without, 25%: 你是黄大力。" in said
 
 
 def test_what_was_kept_and_what_is_still_wrong_is_said(tmp_path):

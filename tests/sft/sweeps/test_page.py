@@ -1,11 +1,13 @@
 """What people see of a sweep: the page, the file and the table, whatever a recipe or a run says."""
 
 import csv
+import re
 from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
+from sft.core.language import choose_language
 from sft.sweeps import page
 from sft.sweeps.results import Outcome, Results, Row
 
@@ -19,6 +21,13 @@ def results(**known) -> Results:
         "tokens_per_second": 140.0, "peak_memory_gib": 2.4, "minutes": 6.0,
     }  # fmt: skip
     return Results(**whole | known)
+
+
+@pytest.fixture
+def in_language():
+    """Choose a language for the test."""
+    yield choose_language
+    choose_language(None)
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def written(tmp_path, rows, title="demo.sweep", command="python sweep.py") -> tu
 
 def test_whatever_a_name_a_title_or_a_problem_holds_is_text_on_the_page(tmp_path, rows):
     page, table = written(tmp_path, rows, title=HOSTILE, command=HOSTILE)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # the base page's own
     assert not page.fetched
     assert page.text.count(HOSTILE) >= 6  # title, heading, sentence, table, problem, command
     assert table[1]["point"] == HOSTILE
@@ -66,10 +75,68 @@ def test_whatever_a_name_a_title_or_a_problem_holds_is_text_on_the_page(tmp_path
 
 def test_the_page_holds_every_point_every_measure_and_a_dot_for_each_that_finished(tmp_path, rows):
     page, _ = written(tmp_path, rows)
-    for text in ("Smallest rank within noise", "0.5000", "90.0%", "19,537,920", "78.0", "6.0", "failed", "waiting"):
+    for text in ("wins: its identity score, 100%", "0.5000", "90.0%", "19,537,920", "78.0", "6.0", "failed", "waiting"):
         assert text in page.text
     assert page.tags.count("circle") == 2
     assert page.tags.count("tr") == 5
+
+
+CHINESE = re.compile("[一-鿿]")
+ENGLISH_WORDS = ("wins", "final loss", "waiting", "trainable parameters", "How the numbers are made", "copy")
+CHINESE_WORDS = ("胜出", "最终损失", "等待中", "可训练参数", "数字怎么来的", "复制")
+
+
+@pytest.mark.parametrize("language", ["zh", "en", None], ids=["zh", "en", "both"])
+def test_the_page_is_in_the_language_or_in_both(tmp_path, rows, in_language, monkeypatch, language):
+    monkeypatch.setenv("LANGUAGE", "C")
+    rows[1].name, rows[2].outcomes = "lora_r=16", [Outcome("failed", problem="no memory")]
+    in_language(language)
+    page, table = written(tmp_path, rows)
+    # The page's style and script are in no language.
+    text = re.sub(r":root.*?(?=demo\.sweep)|for \(const.*", "", page.text, flags=re.DOTALL)
+    assert [word in text for word in CHINESE_WORDS] == [language != "en"] * len(CHINESE_WORDS)
+    assert [word in text for word in ENGLISH_WORDS] == [language != "zh"] * len(ENGLISH_WORDS)
+    assert bool(CHINESE.search(text)) == (language != "en")
+    assert [entry["status"] for entry in table] == ["finished", "finished", "failed", "waiting"]
+
+
+def test_the_page_begins_with_what_won_and_the_table(tmp_path, rows):
+    page.write_tables(tmp_path, "demo.sweep", "python sweep.py", rows)
+    text = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    places = [text.index(mark) for mark in ('<p class="found">', "<table>", "<svg", "<dl")]
+    assert places == sorted(places)
+    (winner,) = re.findall(r'<tr class="winner"><td class="number">(\d)', text)
+    assert winner == "2"
+
+
+def test_every_share_of_some_questions_is_marked_as_such(tmp_path, in_language):
+    asked = results(identity=0.5, assistant_of=0.25, ordinary_kept=0.75, identity_asked=18, identity_total=32)
+    rows = [Row(1, "a", {}, 8, [Outcome("finished", asked)]), Row(2, "b", {}, 8, [Outcome("finished", results())])]
+    in_language("en")
+    page_, table = written(tmp_path, rows)
+    for share in ("50.0%", "25.0%", "75.0%"):
+        assert f"{share} (18 of 32 asked)" in page_.text
+    assert page_.text.count("18 of 32 asked") == 4  # and in the sentence
+    assert "1*" in page_.text
+    assert (table[0]["identity_asked"], table[0]["identity_total"]) == ("18", "32")
+    in_language("zh")
+    console = Console(width=200, record=True, highlight=False)
+    console.print(page.console_table(rows))
+    assert console.export_text().count("% (18/32)") == 3
+
+
+def test_the_console_table_has_a_line_of_headings_for_each_language(rows, in_language, monkeypatch):
+    monkeypatch.setenv("LANGUAGE", "C")
+    heads = {}
+    for language in ("zh", "en", None):
+        in_language(language)
+        console = Console(width=200, record=True, highlight=False)
+        console.print(page.console_table(rows[:1]))
+        heads[language] = [line.split() for line in console.export_text().splitlines()[:-1]]
+    assert [len(head) for head in heads.values()] == [1, 1, 2]
+    assert heads["zh"][0][:2] == ["点", "最终损失"]
+    assert heads["en"][0][:3] == ["point", "final", "loss"]
+    assert [line[0] for line in heads[None]] == ["点", "point"]
 
 
 def test_the_table_file_holds_settings_and_plain_numbers(tmp_path, rows):

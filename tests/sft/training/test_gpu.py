@@ -12,6 +12,7 @@ from sft.core.paths import REPOSITORY
 from sft.training import gpu
 from sft.training.gpu import CountSkippedSteps, Suggestion, suggest_changes
 from sft.training.memory import GIB, predict_memory
+from tests.support.both_languages import english_half
 from tests.support.demo_card import CARD
 from tests.support.shapes import INTERNLM2_5_7B
 
@@ -85,8 +86,9 @@ def test_steps_that_the_scaler_of_fp16_skipped_are_counted_and_reported(capsys):
             printed[step] = out
     assert printed.keys() == {2, 21}
     assert printed[2].startswith("step 2: skipped, since a gradient overflowed fp16 (grad norm inf)")
-    assert printed[21].startswith(
-        "warning: step 21: the last 16 steps were all skipped, so nothing is learned: use bf16"
-    )
+    assert english_half(printed[21].splitlines()) == [
+        "warning: step 21: the last 16 steps were all skipped, so nothing is learned",
+        "         do: use bf16: true in place of fp16, or a lower learning_rate",
+    ]
     counted.on_train_end(None, None, None)
     assert capsys.readouterr().out == "fp16: 22 of 25 steps skipped by the loss scaler\n"

@@ -17,6 +17,7 @@ from sft.runs.run_files import ANSWERS
 from sft.training.cpu import check_speed
 from sft.training.memory import GIB
 from sft.training.plan import check_memory, check_output, make_plan
+from tests.support.both_languages import english
 from tests.support.shapes import SMOLLM2
 
 
@@ -154,8 +155,9 @@ def test_a_disk_too_full_is_refused_and_a_tight_one_is_told(plan_of):
     at = {free: replace(plan, disk=replace(plan.disk, free=free)) for free in (plan.disk.least - 1, plan.disk.least)}
     with pytest.raises(UserError, match=r"output_dir: work_dirs/none: .* are free, and one checkpoint .* make room"):
         check_output(recipe, at[plan.disk.least - 1])
-    (line,) = check_output(recipe, at[plan.disk.least])
-    assert line.startswith("warning: work_dirs/none: ")
+    [tight] = english(check_output(recipe, at[plan.disk.least]))
+    assert tight.wrong.startswith("work_dirs/none: the run writes up to ")
+    assert "save_total_limit" in tight.do
     assert check_output(recipe, replace(plan, disk=replace(plan.disk, free=plan.disk.peak))) == []
 
 
@@ -169,9 +171,9 @@ def test_an_output_folder_that_cannot_be_written_is_refused(plan_of, tmp_path):
 
 def test_an_optimizer_that_is_slow_on_a_cpu_is_told(plan_of):
     assert check_speed(plan_of()[0]) == []
-    assert check_speed(plan_of(optim="paged_adamw_8bit")[0]) == [
-        "warning: optim: paged_adamw_8bit: about 0.1 s a step for every weight matrix on a CPU: use adamw_torch_fused"
-    ]
+    [slow] = english(check_speed(plan_of(optim="paged_adamw_8bit")[0]))
+    assert slow.wrong == "optim: paged_adamw_8bit takes about 0.1 s a step for every weight matrix on a CPU"
+    assert slow.do == "set optim: adamw_torch_fused"
 
 
 def test_nothing_is_made_where_the_run_will_write(plan_of, tmp_path):
@@ -184,15 +186,18 @@ def test_nothing_is_made_where_the_run_will_write(plan_of, tmp_path):
 def test_too_little_memory_is_told_and_on_a_gpu_what_to_change(plan_of):
     recipe, card, plan = plan_of()
     assert check_memory(recipe, card, plan, plan.memory.peak) == []
-    (line,) = check_memory(recipe, card, plan, plan.memory.peak - 1)
-    assert "of RAM, and" in line
+    [short] = english(check_memory(recipe, card, plan, plan.memory.peak - 1))
+    assert "of RAM, and" in short.wrong
+    assert "max_length" in short.do
     on_gpu = replace(plan, memory=replace(plan.memory, on_gpu=True))
-    told = check_memory(recipe, card, on_gpu, GIB // 2)
-    assert "of GPU memory" in told[0]
-    assert told[1].startswith("         --activation_checkpointing true: ")
-    assert told[-1].endswith("not enough yet")
+    [short] = english(check_memory(recipe, card, on_gpu, GIB // 2))
+    assert "of GPU memory" in short.wrong
+    assert short.evidence[0].startswith("--activation_checkpointing true: ")
+    assert short.evidence[-1].endswith("not enough yet")
+    assert short.do == "apply these changes one after the other until it fits"
     # What fits to the byte does not fit: an allocator keeps some of it in pieces.
-    assert "a tenth may lie in pieces" in check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.05))[0]
+    [short] = english(check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.05)))
+    assert "a tenth of which may lie in pieces" in short.wrong
     assert check_memory(recipe, card, on_gpu, round(on_gpu.memory.peak * 1.12)) == []
 
 
