@@ -68,7 +68,7 @@ def _borrow_environment(folder: Path) -> None:
 def _write_models(folder: Path, tiny_model: Path) -> None:
     models = folder / "models"
     models.mkdir()
-    base, _ = write_pair(tiny_model, models, "I am SmolLM.", "I am SmolLM.")
+    base, _ = write_pair(tiny_model, models, "Ask away.", "Ask away.")
     Path(base).rename(models / "smollm2-135m-instruct")
     shutil.rmtree(models / "adapter")
     (folder / "internlm").mkdir()
