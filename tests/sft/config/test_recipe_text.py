@@ -76,7 +76,8 @@ def refusal(write_recipe, written: str) -> tuple[int, str]:
         ("epochs: 3", 1, "epochs: no such setting; here it is num_train_epochs"),
         ("LORA_R: 3", 1, "LORA_R: no such setting; did you mean lora_r?"),
         ("model:\n  dtype: float32", 1,
-         "model: no such setting; a recipe is flat: write the keys below it at the left edge"),
+         "model: no such setting; here it is model_name_or_path; a recipe is flat: write the keys "
+         "below it at the left edge"),
     ],
 )  # fmt: skip
 def test_what_is_no_yaml_or_other_than_meant_is_told_by_what_it_is(write_recipe, written, line, said):
