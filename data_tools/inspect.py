@@ -144,7 +144,7 @@ def _write_page(out: Path, path: Path, survey: "Survey", sections: list["Section
     page = render(
         "inspect.html",
         PAGES,
-        title=str(_("{file}: what it holds", file=path.name)),
+        title=_("{file}: what it holds", file=path.name),
         sections=sections,
         bins=histogram(survey.token_lengths or survey.lengths),
         unit=_("tokens") if survey.token_lengths else _("characters"),

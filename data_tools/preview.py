@@ -71,7 +71,7 @@ def _write_page(out: Path, shown, sequence) -> None:
     page = render(
         "preview.html",
         PAGES,
-        title=str(sequence.title),
+        title=sequence.title,
         facts=shown.card.facts(),
         first_sample=shown.card.first_sample,
         samples=[

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,3 +164,17 @@ def make_trainer(write_recipe):
         return RecipeTrainer(recipe, load_model(recipe.model), tokenizer, packs, held_out, card=card), card
 
     return make
+
+
+@pytest.fixture(scope="session")
+def workplace(once, tiny_model) -> Path:
+    """A repository in which a person has done the first steps."""
+    from tests.support.workplace import make_workplace
+
+    return once("workplace", lambda folder: make_workplace(folder, tiny_model))
+
+
+@pytest.fixture
+def here(workplace, tmp_path) -> Path:
+    """A copy of it for one test."""
+    return shutil.copytree(workplace, tmp_path / "sft", symlinks=True)

@@ -6,15 +6,14 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.documents import ENGLISH, VERBS, commands, read
-from tests.support.launching import BIN, free_port
-from tests.support.workplace import make_workplace
+from tests.support.launching import free_port
+from tests.support.workplace import start
 
 # What is not run here, and why.
 NOT_RUN = {
@@ -34,38 +33,12 @@ MISTAKES = ("--learning_rat ", "--max_length 64")
 # A verb's exit code where it found what it looks for.
 FOUND = {"diagnose": (0, 1), "inspect": (0, 1), "gguf": (0, 1)}
 SHORTER = {"lora_r=8,16,32,64": "lora_r=8,16", "learning_rate=1e-3,2e-3 --seeds 3": "learning_rate=1e-3 --seeds 2"}
-PORTS = {"deepspeed": "--master_port", "torchrun": "--master_port", "accelerate launch": "--main_process_port"}
 TYPED = "你是谁？\n/exit\n"
 
 ALL = sorted({command for name in ENGLISH for command in commands(read(name))})
 RUN = [command for command in ALL if not any(re.match(kind, command) for kind in NOT_RUN)]
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="session")
-def workplace(once, tiny_model) -> Path:
-    """A repository in which the first steps were done."""
-    return once("workplace", lambda folder: make_workplace(folder, tiny_model))
-
-
-@pytest.fixture
-def here(workplace, tmp_path) -> Path:
-    """A copy of it for one command."""
-    return shutil.copytree(workplace, tmp_path / "sft", symlinks=True)
-
-
-def start(command: str, folder: Path, **options) -> subprocess.Popen:
-    """The command in a shell with the environment activated, offline."""
-    for program, port in PORTS.items():
-        command = re.sub(rf"^{program} ", f"{program} {port} {free_port()} ", command)
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "LANG": "C.UTF-8"}
-    environment.pop("PYTHONPATH", None)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(
-        ["bash", "-c", f"exec {command}" if "|" not in command else command],
-        cwd=folder, env=environment, text=True, start_new_session=True, **(pipes | options),
-    )  # fmt: skip
 
 
 def remove_outputs(command: str, folder: Path) -> None:

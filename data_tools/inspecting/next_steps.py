@@ -351,7 +351,7 @@ def _train(survey: Survey, steps: Steps, max_length: int) -> None:
     words = " ".join(f"-e {shlex.quote(edit)}" for edit in edits)
     steps.lines.append(f"sed {words} recipes/huangdali.yaml > {shell_word(str(recipe))}")
     steps.run("python train_sft.py", recipe, "--dry_run")
-    steps.run("deepspeed train_sft.py", recipe)
+    steps.run("deepspeed --quiet train_sft.py", recipe)
 
 
 def _for_sed(text: str) -> str:

@@ -83,7 +83,7 @@ CALLED = {
     "resume": "resume_from",
 }
 ALIASES = {alias: key for key, aliases in CALLED.items() for alias in aliases.split()}
-LAUNCHER = "says to the launcher how many processes: deepspeed --num_accelerators 2 train_sft.py RECIPE"
+LAUNCHER = "says to the launcher how many processes: deepspeed --quiet --num_accelerators 2 train_sft.py RECIPE"
 LAUNCHERS_OWN = ("gpus", "num_gpus", "n_gpus", "num_accelerators", "nproc_per_node", "num_processes", "ngpus")
 
 # What XTuner calls it, and what it is here.

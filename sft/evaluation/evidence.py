@@ -125,7 +125,7 @@ class Evidence:
     @property
     def train(self) -> str:
         """The command that trains by this recipe."""
-        return f"deepspeed train_sft.py {shlex.quote(str(self.recipe.path))}"
+        return f"deepspeed --quiet train_sft.py {shlex.quote(str(self.recipe.path))}"
 
 
 def evidence_of_plan(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, card: DatasetCard) -> Evidence:

@@ -222,7 +222,7 @@ def test_summary_and_page_are_in_the_language_or_in_both(inspect, tmp_path, monk
         on_page = [word.removeprefix("# ") for word in words[:-1]]
         assert [word in shown for word in on_page] == [is_shown] * len(on_page)
     # A shell runs what is no comment, once.
-    assert len(re.findall("^  deepspeed train_sft.py", said, flags=re.MULTILINE)) == 1
+    assert len(re.findall("^  deepspeed --quiet train_sft.py", said, flags=re.MULTILINE)) == 1
     assert shown.count('class="command"') == shown.count('<button class="copy"') == said.count("\n  python -m") + 3
 
 

@@ -119,7 +119,7 @@ class TestTheAdapter:
         assert lines[1] == "1. the adapter is all zeros: it was never trained"
         assert lines[2].strip() == f"lora_B is zero in all 14 modules of {healthy}/final"
         assert lines[3].strip() == f"log and evaluations of {healthy}: 40 steps"
-        assert lines[4].strip() == f"do: deepspeed train_sft.py {healthy}/recipe.yaml"
+        assert lines[4].strip() == f"do: deepspeed --quiet train_sft.py {healthy}/recipe.yaml"
 
     def test_may_be_zero_in_some_modules(self, healthy, told):
         edit_tensors(healthy / "final", lambda name, tensor: (name, tensor * ("layers.0" not in name)))

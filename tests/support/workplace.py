@@ -1,7 +1,10 @@
 """A copy of the repository as a person's is after the first steps: small models, data, short recipes, finished runs."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from sft.core.paths import REPOSITORY
 from tests.support.conversations import SMOLLM2_TEMPLATE
-from tests.support.launching import BIN, launch
+from tests.support.launching import BIN, free_port, launch
 from tests.support.published_internlm2 import PublishedInternLM2, random_weights, tiny_internlm2
 from tests.support.taught_models import write_pair
 from tests.support.xtuner_configs import QLORA
@@ -30,6 +33,7 @@ SHORT = {
 }
 PYTHON = BIN / "python"
 HUB_ID = "internlm/internlm2_5-7b-chat"
+PORTS = {"deepspeed": "--master_port", "torchrun": "--master_port", "accelerate launch": "--main_process_port"}
 
 
 def make_workplace(folder: Path, tiny_model: Path) -> None:
@@ -50,6 +54,19 @@ def make_workplace(folder: Path, tiny_model: Path) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
     for name in ("a", "b"):
         shutil.copytree(folder / "work_dirs" / "demo", folder / "work_dirs" / name)
+
+
+def start(command: str, folder: Path, locale: str = "C.UTF-8", **options) -> subprocess.Popen:
+    """A command as a person types it there, in a shell of this locale with the environment activated, offline."""
+    for program, port in PORTS.items():
+        command = re.sub(rf"^{program} ", f"{program} {port} {free_port()} ", command)
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1", "LANG": locale}
+    environment.pop("PYTHONPATH", None)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(
+        ["bash", "-c", f"exec {command}" if "|" not in command else command],
+        cwd=folder, env=environment, text=True, start_new_session=True, **(pipes | options),
+    )  # fmt: skip
 
 
 def _not_copied(folder: str, names: list[str]) -> set[str]:

@@ -101,7 +101,7 @@ def test_the_chain_can_be_pasted_and_ends_in_a_recipe_that_trains_what_came_out(
     lines = chain("it's mine & yours.jsonl", capsys)
     commands = [line for line in lines if not line.startswith("#")]
     assert [line.split()[3] if line.startswith("python -m") else line.split()[0] for line in commands[:-2]] == verbs
-    assert commands[-1] == "deepspeed train_sft.py recipes/it_s_mine_yours.yaml"
+    assert commands[-1] == "deepspeed --quiet train_sft.py recipes/it_s_mine_yours.yaml"
     before = set(workplace.iterdir())
     paste(lines)
     assert len(set(workplace.iterdir()) - before) >= len(verbs) - 1

@@ -111,7 +111,7 @@ EVERYDAY = {
     "name": "identity_name",
     "warmup": "warmup_steps",
     "LR": "learning_rate",
-    "num_gpus": "deepspeed --num_accelerators 2",
+    "num_gpus": "deepspeed --quiet --num_accelerators 2",
 }
 
 

@@ -269,7 +269,7 @@ class TestInTheTraining:
         first = found(run)[0]
         assert first.wrong == "only 4 optimizer steps"
         assert "per step: 1;" in first.evidence[0]
-        assert first.do == f"deepspeed train_sft.py {run}/recipe.yaml --max_steps 60"
+        assert first.do == f"deepspeed --quiet train_sft.py {run}/recipe.yaml --max_steps 60"
 
     def test_a_learning_rate_far_below_what_lora_takes(self, healthy, found):
         forget_answers(healthy)
