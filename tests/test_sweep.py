@@ -364,7 +364,7 @@ def test_one_run_a_gpu_and_on_a_cpu_one_or_its_share_of_the_cores(monkeypatch):
     [
         (["recipes/demo.yaml"], "nothing to compare"),
         (["recipes/demo.yaml", "lora_r"], "lora_r: write each key with its values"),
-        (["recipes/demo.yaml", "--lora_r", "8"], "unrecognized arguments: --lora_r"),
+        (["recipes/demo.yaml", "--lora_r", "8"], "--lora_r: a key of the recipe: write lora_r=8"),
         (["recipes/demo.yaml", "lora_r=8", "--jobs", "many"], "many: a whole number of at least 1"),
         (["recipes/demo.yaml", "lora_r=8", "--seeds", "0"], "0: a whole number of at least 1"),
         (["recipes/demo.yaml", "lora_r=8", "--seeds", "3", "--optuna", "3"], "with one seed"),

@@ -34,7 +34,7 @@ PRIVATE = {
     "phone number": _("phone number"),
     "e-mail address": _("e-mail address"),
 }
-_PLACE = re.compile(r" at line (\d+)")
+_PLACE = re.compile(r" \(line (\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -326,10 +326,10 @@ def _at_lines(finding: Tally[tuple[int, str]]) -> list[Text]:
 
 
 def _with_places(example: str) -> Text:
-    """Which names a question was answered with, each followed by "at line N"."""
+    """Which names a question was answered with, each followed by "(line N)"."""
 
     def place(found: re.Match, language: str) -> str:
-        return getattr(_(" at line {line}", line=found[1]), language)
+        return getattr(_(" (line {line})", line=found[1]), language)
 
     return Text(*(_PLACE.sub(partial(place, language=language), example) for language in (ENGLISH, CHINESE)))
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft.models.adapter import read_system_message
 from sft.runs.run_files import is_run_directory, read_run
 
 # The tutorial's, for what does not come from a run that is still there.
@@ -36,6 +35,9 @@ def asked_of(folders: Sequence[Path]) -> Asked:
     Raises:
         UserError: the recipe of a run, or the record of a system message, cannot be read.
     """
+    # What `chat` and `ask` need of this module needs no weights.
+    from sft.models.adapter import read_system_message
+
     asked = Asked(list(QUESTIONS), next(filter(None, map(read_system_message, folders)), None))
     for folder in runs_of(map(Path.resolve, folders)):
         run = read_run(folder)

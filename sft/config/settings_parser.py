@@ -73,6 +73,7 @@ OWN_KEYS_IN_SHORT = {
     "card": "with dry_run: plan for a GPU of so many GB",
     "save_every_minutes": "save a checkpoint after so many minutes, too",
     "on_bad_step": "such as a NaN loss: stop or warn",
+    "language": "zh or en; by default that of the locale",
 }
 OTHER_KEYS = """\
 All other keys are fields of TRL's ModelConfig and SFTConfig under their own names, such as model_name_or_path,

@@ -54,7 +54,7 @@ def test_names_contradictions_and_leftovers_are_found(inspect):
     assert "2 rows call the assistant 黄大力" in said
     assert "1 row says the assistant is 尖米's assistant" in said
     assert "1 question is answered with another name than before" in said
-    assert '"你是谁？": 尖米 at line 1, 黄大力 at line 2' in said
+    assert '"你是谁？": 尖米 (line 1), 黄大力 (line 2)' in said
     assert "1 row still names 尖米; the first is line 1" in said
     assert "--old 尖米 --new 黄大力" in said
 
@@ -199,7 +199,7 @@ ROWS = [
 ]
 ENGLISH = (
     "script of answers", "5 rows call the assistant 黄大力", "line 5 is line 2 again", "the shape of: e-mail address",
-    "1 question is answered with another name than before", "小红 at line 6", "what to do next",
+    "1 question is answered with another name than before", "小红 (line 6)", "what to do next",
     "in 6 rows, 1 distinct", "# train: write a recipe for it, see what it will do, run it", "characters", "wrong",
     "page: ",
 )  # fmt: skip

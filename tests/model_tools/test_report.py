@@ -19,7 +19,7 @@ def test_the_report_of_one_run_lies_in_its_directory(runs, tmp_path, capsys):
     assert main(["report", runs[0]]) == 0
     assert capsys.readouterr().out == f"report: {runs[0]}/report.html\n"
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
-    assert "a: 训练报告 / run report" in page
+    assert "<title>a：训练报告 / a: run report</title>" in page
     assert main(["report", runs[0], "--out", str(tmp_path / "elsewhere" / "page.html")]) == 0
     assert (tmp_path / "elsewhere" / "page.html").read_text(encoding="utf-8") == page
 
@@ -41,7 +41,8 @@ def test_what_was_left_out_of_a_killed_run_is_told_there_too(runs, tmp_path, cap
     with open(tmp_path / "a" / "log.jsonl", "a") as file:
         file.write('{"step": 41, "lo')
     assert main(["report", runs[0]]) == 0
-    assert f"{runs[0]}: log.jsonl: line 41 is damaged and was skipped\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{runs[0]}: log.jsonl：第 41 行已损坏，未读取 / log.jsonl: line 41 is damaged and was skipped\n" in said
 
 
 def test_what_it_cannot_do_is_one_line_and_exit_code_2(runs, tmp_path, capsys):

@@ -1,4 +1,6 @@
-"""A few conversations, as rows in XTuner's form and under SmolLM2's chat template."""
+"""A few conversations, as rows in XTuner's form and under SmolLM2's chat template; questions to score with."""
+
+from sft.data.questions import Question
 
 SMOLLM2_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
@@ -17,3 +19,8 @@ CONVERSATIONS = [
 
 def xtuner_row(turns: list[tuple[str, str]]) -> dict:
     return {"conversation": [{"input": question, "output": answer} for question, answer in turns]}
+
+
+def asked(*texts: str) -> list[Question]:
+    """Questions of a set, without anything before them."""
+    return [Question(({"role": "user", "content": text},)) for text in texts]

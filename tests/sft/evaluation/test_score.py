@@ -10,14 +10,14 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from sft.config.load import load_recipe
-from sft.data.questions import Question, QuestionSet, load_questions
+from sft.data.questions import QuestionSet, load_questions
 from sft.evaluation.chat_eval import ChatEval
 from sft.evaluation.score import ScoredAnswer, retention, score
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.generate import CUT_IN_THINKING
 from sft.training import final_model
 from tests.support.chat_templates import OPENED
-from tests.support.conversations import xtuner_row
+from tests.support.conversations import asked, xtuner_row
 
 NAME = "黄大力"
 TEXTS = ["The capital of France is Paris.", "我很高兴认识你。"]
@@ -26,10 +26,6 @@ identity: ["Who are you?", 你是谁？, "Who?", 谁？]
 ordinary: ["What is the capital of France?"]
 texts: [Paris is big.]
 """
-
-
-def asked(*texts: str) -> list[Question]:
-    return [Question(({"role": "user", "content": text},)) for text in texts]
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from sft.data.questions import QuestionSet, load_questions
 from sft.evaluation.score import FIRST_BATCH, retention, score
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.generate import CUT_BY_TIME, reply_to_all
-from tests.sft.evaluation.test_score import NAME, asked
+from tests.support.conversations import asked
 
+NAME = "黄大力"
 A_PASS, A_TOKEN = 0.1, 0.002  # seconds
 
 
