@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sft.core.errors import UserError
-from sft.core.language import Text, _, joined, ngettext, shown_languages
+from sft.core.language import Text, _, joined, listed, ngettext, shown_languages
 from sft.core.verbs import add_language
 
 LOADS = "PyTorch and Transformers"
@@ -55,10 +55,10 @@ def _lines(parts: ModelParts, evidence: Evidence, findings: list[Finding]) -> li
     for number, finding in enumerate(findings, start=1):
         first, *more = finding.lines()
         lines.append((_("{number}. {what}", number=number, what=first), "bold"))
-        lines += [(Text(f"   {line.en}", f"   {line.zh}"), None) for line in more]
+        lines += [(line.indented(3), None) for line in more]
     if not findings:
         lines.append((_("nothing wrong was found"), "bold"))
-        lines.append((_("checked: {what}", what=_listed(_checked(parts, evidence))), None))
+        lines.append((_("checked: {what}", what=listed(_checked(parts, evidence))), None))
     lines += [(_("not checked: {what}", what=what), None) for what in _not_checked(parts, evidence)]
     lines += [(_changed(file), None) for file in _changed_files(evidence)]
     return lines
@@ -123,10 +123,6 @@ def _checked(parts: ModelParts, evidence: Evidence) -> list[Text]:
         (ngettext("{count:,} score", "{count:,} scores", scores), scores),
     ]
     return [part for part, was_there in checked if was_there]
-
-
-def _listed(parts: list[Text]) -> Text:
-    return Text(", ".join(part.en for part in parts), "、".join(part.zh for part in parts))
 
 
 def _not_checked(parts: ModelParts, evidence: Evidence) -> list[Text]:

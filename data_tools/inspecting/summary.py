@@ -5,13 +5,12 @@ In: a `Survey`. Out: `Section`s for a console or a page. Knows nothing about how
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
 from data_tools.inspecting.next_steps import Step, next_steps
 from data_tools.inspecting.survey import NEAR_ROWS, NEAR_SIMILARITY, Survey, percentile
-from sft.core.language import CHINESE, ENGLISH, Text, _, ngettext, same
+from sft.core.language import CHINESE, ENGLISH, Text, _, listed, ngettext, same
 from sft.core.text import Tally, one_line
 from sft.data.readers.row_file import RowFile
 
@@ -92,8 +91,8 @@ def _contents(survey: Survey) -> list[Fact]:
         Fact(_("rows"), _("{rows:,} ({bad:,} of them bad)", rows=survey.rows, bad=survey.bad.count)),
         Fact(_("turns"), same(f"{survey.turns:,}")),
         Fact(_("format"), same(formats) if formats else _("none known")),
-        Fact(_("script of answers"), _listed(scripts) if scripts else _("none")),
-        *([Fact(_("columns not used"), _listed(unused))] if unused else []),
+        Fact(_("script of answers"), listed(scripts) if scripts else _("none")),
+        *([Fact(_("columns not used"), listed(unused))] if unused else []),
     ]
 
 
@@ -332,11 +331,6 @@ def _with_places(example: str) -> Text:
         return getattr(_(" (line {line})", line=found[1]), language)
 
     return Text(*(_PLACE.sub(partial(place, language=language), example) for language in (ENGLISH, CHINESE)))
-
-
-def _listed(texts: Iterable[Text]) -> Text:
-    texts = list(texts)
-    return Text(", ".join(text.en for text in texts), "、".join(text.zh for text in texts))
 
 
 def _share(part: int, whole: int) -> str:

@@ -26,15 +26,15 @@ class Finding:
         """What is wrong, and indented below it the evidence and what to do."""
         return [
             self.wrong,
-            *map(_indented, self.evidence),
-            *([_indented(_("do: {what}", what=self.do))] if self.do else []),
+            *(text.indented() for text in self.evidence),
+            *([_("do: {what}", what=self.do).indented()] if self.do else []),
         ]
 
     def warning(self) -> list[Text]:
         """The same lines as a warning, or as a note."""
         first, *more = self.lines()
         head = _("note: {what}", what=first) if self.is_note else _("warning: {what}", what=first)
-        return [head, *(Text(f"       {line.en}", f"       {line.zh}") for line in more)]
+        return [head, *(line.indented(7) for line in more)]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, every text by language."""
@@ -59,7 +59,3 @@ class Finding:
             Text(**do) if do else None,
             content["is_note"],
         )
-
-
-def _indented(text: Text) -> Text:
-    return Text(f"  {text.en}", f"  {text.zh}")

@@ -44,6 +44,10 @@ class Text:
             return escape(getattr(self, languages[0]))
         return Markup('<span lang="zh-CN">{}</span><span class="also" lang="en">{}</span>').format(self.zh, self.en)
 
+    def indented(self, spaces: int = 2) -> "Text":
+        """With so many spaces before it."""
+        return Text(" " * spaces + self.en, " " * spaces + self.zh)
+
     def to_dict(self) -> dict[str, str]:
         """As JSON has it: the text by language."""
         return {ENGLISH: self.en, CHINESE: self.zh}
@@ -69,6 +73,12 @@ def joined(texts: Iterable[Text]) -> Text:
     """Whole sentences as one paragraph."""
     texts = list(texts)
     return Text(" ".join(text.en for text in texts), "".join(text.zh for text in texts))
+
+
+def listed(texts: Iterable[Text]) -> Text:
+    """Names one after another, as each language lists them."""
+    texts = list(texts)
+    return Text(", ".join(text.en for text in texts), "、".join(text.zh for text in texts))
 
 
 def choose_language(language: str | None) -> None:

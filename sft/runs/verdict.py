@@ -43,10 +43,13 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """As a console shows it."""
-        said = [_("verdict: {sentence}", sentence=self.sentences[0]), *map(_indented, self.sentences[1:])]
+        said = [
+            _("verdict: {sentence}", sentence=self.sentences[0]),
+            *(sentence.indented() for sentence in self.sentences[1:]),
+        ]
         if self.warnings:
             said.append(_warned_of(self.warnings))
-            said += [_indented(_indented(warning.wrong)) for warning in self.warnings]
+            said += [warning.wrong.indented(4) for warning in self.warnings]
         lines = lines_shown(said)
         for exchange in self.answers:
             lines.append(f"  {one_line(exchange.prompt)}")
@@ -249,12 +252,6 @@ def _next(run: Run, is_learned: bool | None) -> tuple[Text, str]:
 
 
 def _warned_of(warnings: list[Finding]) -> Text:
-    return _indented(
-        ngettext(
-            "Before training there was {count} warning:", "Before training there were {count} warnings:", len(warnings)
-        )
-    )
-
-
-def _indented(text: Text) -> Text:
-    return Text(f"  {text.en}", f"  {text.zh}")
+    return ngettext(
+        "Before training there was {count} warning:", "Before training there were {count} warnings:", len(warnings)
+    ).indented()

@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text as Plain
 
 from sft.core.files import atomic_write
-from sft.core.language import Text, _, lines_shown, same
+from sft.core.language import Text, _, lines_shown, listed, same
 from sft.core.page import render
 from sft.sweeps import results, scatter
 from sft.sweeps.grid import text_of
 from sft.sweeps.results import MEASURES, Row
-from sft.sweeps.summary import Choice, asked_of, choose, listed, summary
+from sft.sweeps.summary import Choice, asked_of, choose, summary
 
 PAGES = Path(__file__).parent / "pages"
 

@@ -4,10 +4,9 @@ In: rows with their results. Out: a `Choice`, and a `Text`. Knows nothing about 
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sft.core.language import Text, _, joined, ngettext, same
+from sft.core.language import Text, _, joined, listed, ngettext, same
 from sft.sweeps.results import Row, compared_by, cost_of, goodness, mean_of
 
 
@@ -197,12 +196,6 @@ def _noise(best: Row, value: str) -> tuple[float, Text]:
 
 def _shown(row: Row, value: str) -> str:
     return _percent(mean_of(row, value)) if value == "identity" else _plain(mean_of(row, value))
-
-
-def listed(texts: Iterable[Text]) -> Text:
-    """Names as a list."""
-    texts = list(texts)
-    return Text(", ".join(text.en for text in texts), "、".join(text.zh for text in texts))
 
 
 def _percent(share: float) -> str:
