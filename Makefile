@@ -6,7 +6,7 @@ MODEL := models/smollm2-135m-instruct
 
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo demo-again test test-long test-all test-faults lint clean
+.PHONY: help setup demo demo-again test test-long test-commands test-all test-faults lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,12 +26,15 @@ demo-again: .venv/ready $(MODEL)/config.json data/demo.jsonl ## train the demo a
 	$(BIN)/python -m model_tools ask work_dirs/demo data_tools/bank/held_out.yaml --name 黄大力
 
 test: .venv/ready-dev ## run the quick tests
-	$(PYTEST) -n 2 --dist worksteal -m "not long"
+	$(PYTEST) -n 2 --dist worksteal -m "not long and not commands"
 
 test-long: .venv/ready-dev ## run the long proofs: killed runs, several processes, engines
 	$(PYTEST) -n 2 --dist worksteal -m long
 
-test-all: .venv/ready-dev ## run both
+test-commands: .venv/ready-dev ## type every command of the documents that a CPU can run
+	$(PYTEST) -n 2 --dist worksteal -m commands
+
+test-all: .venv/ready-dev ## run all of them
 	$(PYTEST) -n 2 --dist worksteal
 
 test-faults: .venv/ready-dev ## run the tests with planted faults, and print their table

@@ -38,7 +38,15 @@ TYPED = "你是谁？\n/exit\n"
 ALL = sorted({command for name in ENGLISH for command in commands(read(name))})
 RUN = [command for command in ALL if not any(re.match(kind, command) for kind in NOT_RUN)]
 
-pytestmark = pytest.mark.long
+
+def typed(is_server: bool) -> list:
+    """The commands that end by themselves, or those that serve until they are stopped; those of the README are long."""
+    own = commands(read("README.md"))
+    return [
+        pytest.param(command, marks=pytest.mark.long if command in own else pytest.mark.commands)
+        for command in RUN
+        if bool(re.match(SERVERS, command)) == is_server
+    ]
 
 
 def remove_outputs(command: str, folder: Path) -> None:
@@ -55,7 +63,7 @@ def remove_outputs(command: str, folder: Path) -> None:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("command", [command for command in RUN if not re.match(SERVERS, command)])
+@pytest.mark.parametrize("command", typed(is_server=False))
 def test_a_command_does_what_it_is_shown_for(command, here):
     is_mistake = any(mistake in f"{command} " for mistake in MISTAKES)
     allowed = (2,) if is_mistake else next((codes for verb, codes in FOUND.items() if f" {verb} " in command), (0,))
@@ -68,7 +76,7 @@ def test_a_command_does_what_it_is_shown_for(command, here):
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("command", [command for command in RUN if re.match(SERVERS, command)])
+@pytest.mark.parametrize("command", typed(is_server=True))
 def test_a_server_starts_and_says_where(command, here):
     port, log = free_port(), here / "server.log"
     command = command.replace("8000", str(port)) if "8000" in command else f"{command} --port {port}"
