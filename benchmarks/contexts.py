@@ -137,7 +137,7 @@ class Trial:
                 self.predicted = f"{read_plan(Path(folder, 'run'))['memory']['peak'] / GIB:.1f}"
                 return True
         if not any(words in result.stderr for words in OUT_OF_MEMORY):
-            raise SystemExit(f"{tokens} tokens: {result.stderr[-500:]}")
+            raise SystemExit(f"{tokens} tokens: {result.stderr[-1500:]}")
         return False
 
 

@@ -40,6 +40,8 @@ def test_from_the_tutorials_file_to_a_chat_in_chinese(here):
         assert all(command in pages for command in commands)
         return type_in(here, "zh_CN.UTF-8", *commands, codes=codes, typed=typed)
 
+    recipe = yaml.safe_load((here / RECIPE).read_text(encoding="utf-8"))
+    (here / RECIPE).write_text(yaml.safe_dump(recipe | {"score_seconds": 60}, allow_unicode=True), encoding="utf-8")
     for name in ("repaired.jsonl", "data/huangdali.jsonl"):
         (here / name).unlink()
     do(
@@ -81,7 +83,7 @@ def test_two_hundred_rows_of_customer_service_and_a_local_qwen_in_english(here, 
         "eval_prompts": ["Where is order 7?"],
         "max_length": 256,
     }
-    del recipe["identity_name"]
+    del recipe["identity_name"], recipe["score_seconds"]
     (here / "recipes/service.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     said = type_in(
         here,

@@ -219,7 +219,8 @@ def retention(
         seconds = max(seconds, time.perf_counter() - started)
     if not tokens:
         return Retention()
-    return Retention(divergence / tokens, math.exp(min(loss_change / tokens, 700.0)), read)
+    # Rounding can make a divergence of nothing slightly less than that.
+    return Retention(max(divergence / tokens, 0.0), math.exp(min(loss_change / tokens, 700.0)), read)
 
 
 def _log_probabilities(model: PeftModel, ids: torch.Tensor, with_adapter: bool) -> torch.Tensor:
