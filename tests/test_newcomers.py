@@ -82,6 +82,7 @@ def test_two_hundred_rows_of_customer_service_and_a_local_qwen_in_english(here, 
         "output_dir": "work_dirs/service",
         "eval_prompts": ["Where is order 7?"],
         "max_length": 256,
+        "logging_steps": 1,
     }
     del recipe["identity_name"], recipe["score_seconds"]
     (here / "recipes/service.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
