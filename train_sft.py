@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> None:
     """Read the recipe and the command line, and train by them; a mistake is reported before the stack is imported."""
     from sft.config.settings import read_settings
-    from sft.models.model_folder import check_model_folder, require_model
 
     settings = read_settings(arguments)
     choose_language(settings.chosen.get("language"))
     if settings.dry_run and not is_main_process():
         return  # one process plans for all, without a group
+
+    from sft.models.model_folder import check_model_folder, require_model
 
     # Seconds of imports, for which a mistake in the recipe or a model that is not there need not wait.
     with_weights = not settings.chosen.get("card")
