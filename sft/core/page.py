@@ -15,6 +15,7 @@ from sft.core.language import _, html_language, ngettext
 
 PAGES = Path(__file__).parent / "pages"
 SCRIPT = (PAGES / "copy.js").read_text(encoding="utf-8")
+SCRIPT_DIGEST = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
 
 def render(name: str, folder: Path, **values: object) -> str:
@@ -28,7 +29,6 @@ def render(name: str, folder: Path, **values: object) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {"_": _, "ngettext": ngettext}
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return environment.get_template(name).render(
-        values, language=html_language(), script=Markup(SCRIPT), script_digest=digest
+        values, language=html_language(), script=Markup(SCRIPT), script_digest=SCRIPT_DIGEST
     )

@@ -17,9 +17,10 @@ from sft.data.encoding import LossRules, encode
 from sft.data.identity import gives_name, role_of_name
 from sft.data.identity_rows import quoted
 from sft.data.labels import IGNORED
-from sft.evaluation.evidence import FEW_STEPS, LEARNED, SHOWN, Evidence, generation_settings, rendered
+from sft.evaluation.evidence import FEW_STEPS, SHOWN, Evidence, generation_settings, rendered
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import end_tokens
+from sft.runs.verdict import LEARNED
 
 # What two templates must render alike to be one: a turn and several, with and without a system message.
 _QUESTION, _ANSWER = (

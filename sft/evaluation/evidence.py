@@ -27,9 +27,8 @@ from sft.data.identity_rows import IdentityRows, others
 from sft.data.questions import system_to_ask_with
 from sft.models.chat_template import ChatTemplate
 from sft.runs.run_files import RECIPE, Run
+from sft.runs.verdict import LEARNED
 
-# From this share of the identity questions answered with the name on, it counts as learned.
-LEARNED = 0.9
 # Nearly all rows: what they carry is what the model was trained with.
 NEARLY_ALL = 0.95
 # A run of fewer steps shows nothing about its other settings.

@@ -199,9 +199,9 @@ def _readouts(curves: list[Curve], across: Scale, is_share: bool) -> Iterator[Ma
         is_left = at < (LEFT + WIDTH - RIGHT) / 2
         lines = [("", f"{_('step')} {place:,.0f}")]
         for index, curve in enumerate(curves):
-            near = [y for x, y in curve.points if y is not None and left <= across(x) <= right]
-            if near:
-                lines.append((f"c{index % COLOURS}", f"{_value(near[0], is_share)}  {curve.label}"))
+            near = next((y for x, y in curve.points if y is not None and left <= across(x) <= right), None)
+            if near is not None:
+                lines.append((f"c{index % COLOURS}", f"{_value(near, is_share)}  {curve.label}"))
         side, anchor = (at + 8, "start") if is_left else (at - 8, "end")
         spans = Markup().join(
             Markup('<text class="{}" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
