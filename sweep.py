@@ -22,8 +22,9 @@ from pathlib import Path
 
 from sft.core.console import quiet_the_stack, say
 from sft.core.errors import UserError
-from sft.core.language import LANGUAGES, _, choose_language, lines_shown
+from sft.core.language import _, choose_language, lines_shown
 from sft.core.streams import guarded
+from sft.core.verbs import add_language
 from sft.sweeps import planning
 from sft.sweeps.grid import read_grid
 from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
@@ -81,7 +82,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("grid", nargs="*", metavar="key=value,value", help="any key of a recipe, with its values")
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="runs at a time (auto: one a GPU, or one on the CPU)")
     parser.add_argument("--launcher", choices=("deepspeed", "python"), default="deepspeed")
-    parser.add_argument("--language", choices=LANGUAGES, help="language of table and page (default: the locale's)")
+    add_language(parser)
     parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="run every point with N seeds")
     parser.add_argument("--optuna", type=_count, metavar="N", help="let Optuna choose N points of the grid")
     options, unknown = parser.parse_known_intermixed_args(arguments)

@@ -64,7 +64,7 @@ def add_output(parser: argparse.ArgumentParser, *names: str, **options: Any) -> 
 
 
 def add_language(parser: argparse.ArgumentParser) -> None:
-    """Add `--language`, which `dispatch` chooses before it runs the verb."""
+    """Add `--language`, which a verb's `dispatch` chooses before it runs the verb, and sweep.py itself."""
     parser.add_argument(
         "--language", choices=LANGUAGES, help="zh or en (default: that of the locale, both where it names neither)"
     )
