@@ -161,7 +161,7 @@ FORMS = [
     (stem, form) for stem, owned in OWNED.items() for form in ("own", "published") if form == "own" or owned.published
 ]
 # A command of a recipe's header, and the GiB that it says are predicted.
-COMMAND = re.compile(r"^#   (?:deepspeed|python) (train_sft\.py .*?)(?: +# ([\d.]+) GiB)?$", re.MULTILINE)
+COMMAND = re.compile(r"^#   (?:deepspeed --quiet|python) (train_sft\.py .*?)(?: +# ([\d.]+) GiB)?$", re.MULTILINE)
 KEPT = re.compile(r"kept, ([\d.]+) GiB are predicted")
 
 
