@@ -24,6 +24,8 @@ DATA, MODEL = [PYTHON, "-m", "data_tools"], [PYTHON, "-m", "model_tools"]
 DEMO, SMOLLM2 = "recipes/demo.yaml", "models/smollm2-135m-instruct"
 NOTHING = "./models/nothing"
 ASKED = ["sh", "-c", 'echo 你是谁？ | "$@"', "sh"]
+TOKENIZER = f"from transformers import AutoTokenizer; AutoTokenizer.from_pretrained('{SMOLLM2}')"
+MODEL_CODE = "from transformers import LlamaForCausalLM"
 # What is started, and the exit code that it has to end with.
 PROGRAMS: dict[tuple[str, str], tuple[list[str], int]] = {
     ("train_sft.py", "--help"): ([*OURS, "--help"], 0),
@@ -38,6 +40,11 @@ PROGRAMS: dict[tuple[str, str], tuple[list[str], int]] = {
         0,
     ),
     ("model_tools web", "a model that is not there"): ([*MODEL, "web", NOTHING, "--port", "0"], 2),
+    # What the stack takes by itself for what a dry run, a preview and a chat cannot do without.
+    ("python", "import torch"): ([PYTHON, "-c", "import torch"], 0),
+    ("python", "TRL's SFTConfig imported"): ([PYTHON, "-c", "from trl import SFTConfig"], 0),
+    ("python", "the demo's tokenizer loaded"): ([PYTHON, "-c", TOKENIZER], 0),
+    ("python", "a model's class imported"): ([PYTHON, "-c", MODEL_CODE], 0),
 }
 MISTAKES = {"an unknown key": "learning_rat: 2e-4", "a bad value": "lora_r: six"}
 # What each needs besides, so that the mistake is the only one.

@@ -43,13 +43,13 @@ SHARED_STATES = [kind._shared_state for kind in (PartialState, AcceleratorState,
 Groups = tuple[OwnKeys, ModelConfig, SFTConfig]
 
 
-def load_recipe(arguments: list[str], *, for_training: bool = True) -> Recipe:
-    """Parse `RECIPE [--key value ...]` into a checked `Recipe`; `for_training` as in `Settings`.
+def load_recipe(arguments: list[str]) -> Recipe:
+    """Parse `RECIPE [--key value ...]` into a checked `Recipe`.
 
     Raises:
         UserError: as `read_settings` and `read_recipe`.
     """
-    return read_recipe(read_settings(arguments, for_training=for_training))
+    return read_recipe(read_settings(arguments))
 
 
 def read_recipe(settings: Settings) -> Recipe:
@@ -73,14 +73,12 @@ def read_recipe(settings: Settings) -> Recipe:
 
 
 def settings_for_this_machine(settings: Settings) -> Settings:
-    """The settings with the precision of this CPU where none was chosen; as they are where nothing will be trained.
+    """The settings with the precision of this CPU where none was chosen.
 
     Raises:
         UserError: they cannot be trained on this machine or contradict each other, or DeepSpeed does not take its
             configuration; names the file, line and key.
     """
-    if not settings.for_training:
-        return settings
     chosen = settings.chosen
     if settings.deepspeed:
         try:

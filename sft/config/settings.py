@@ -27,15 +27,12 @@ COMMAND_LINE = "command line"
 class Settings:
     """The keys a person set: their values, checked and converted, and the place where each was set.
 
-    Where nothing will be trained, what only matters to the hardware (precision, DeepSpeed) is not among them, so that a
-    recipe for a GPU can be looked at on any machine. `deepspeed` is the DeepSpeed configuration, which `chosen` may
-    only name; None without one.
+    `deepspeed` is the DeepSpeed configuration, which `chosen` may only name; None without one.
     """
 
     path: Path
     chosen: dict[str, Any]
     places: dict[str, str]
-    for_training: bool
     deepspeed: dict[str, Any] | None = None
 
     @property
@@ -61,6 +58,9 @@ class Settings:
 def read_settings(arguments: list[str], *, for_training: bool = True, reads: Collection[str] = PATH_KEYS) -> Settings:
     """Read `RECIPE [--key value ...]`; `reads` are the keys whose files will be read, and so must be named and there.
 
+    Not `for_training`, what only matters to the hardware (precision, DeepSpeed) is left out, so that a recipe for a GPU
+    can be looked at on any machine.
+
     Raises:
         UserError: no recipe, an unknown, repeated or missing key, a bad value, a file that is not there or not JSON, or
             settings that contradict each other; names the file, line and key.
@@ -79,7 +79,7 @@ def read_settings(arguments: list[str], *, for_training: bool = True, reads: Col
         chosen = {key: value for key, value in chosen.items() if key not in HARDWARE_KEYS} | {"bf16": False}
     chosen["output_dir"] = chosen.get("output_dir") or f"work_dirs/{path.stem}"
     resolve_paths(chosen)
-    settings = Settings(path, chosen, places, for_training, _read_deepspeed(chosen, places))
+    settings = Settings(path, chosen, places, _read_deepspeed(chosen, places))
     refuse_what_cannot_work(chosen, settings.refuse, reads)
     if for_training and not chosen.get("card"):  # what is installed here says nothing of where that card is
         refuse_trackers(chosen.get("report_to"), settings.refuse)

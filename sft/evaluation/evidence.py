@@ -74,9 +74,8 @@ class Evidence:
 
     @property
     def score(self) -> dict:
-        """The score of the step that was kept, the last one or the best; empty where none was taken."""
-        by_step = {record["step"]: record for record in (self.run.scores if self.run else ())}
-        return by_step.get(self.run.best_step, list(by_step.values())[-1]) if by_step else {}
+        """The score of what the run kept; empty where none was taken."""
+        return (self.run.final_score if self.run else None) or {}
 
     @property
     def identity_share(self) -> float | None:

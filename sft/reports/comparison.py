@@ -54,8 +54,8 @@ def comparison_page(runs: list[Run]) -> str:
 
 def conclusion(names: list[str], runs: list[Run]) -> list[Text]:
     """Which run learned its name best and, of equals, kept most; or had the lowest loss where no name was to learn."""
-    scored = [(name, run.scores[-1]) for name, run in zip(names, runs, strict=True) if run.scores]
-    scored = [(name, score) for name, score in scored if number(score.get("identity")) is not None]
+    scores = [(name, run.final_score or {}) for name, run in zip(names, runs, strict=True)]
+    scored = [(name, score) for name, score in scores if number(score.get("identity")) is not None]
     sentences = []
     if scored:
         best = max(scored, key=lambda entry: _success(entry[1]))[1]

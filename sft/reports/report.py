@@ -95,7 +95,7 @@ def report_page(run: Run) -> str:
         charts=training_charts(run),
         score_charts=score_charts(run),
         prompts=answers_by_prompt(run),
-        scored=last_scored_answers(run),
+        scored=scored_answers(run),
         times=time_shares(run),
         card=[(label, format_value(run.card[key], key)) for key, label in CARD.items() if key in run.card],
         text=by_language,
@@ -150,7 +150,7 @@ def nan_losses(run: Run) -> list[Text]:
 
 def key_figures(run: Run) -> dict[Text, str]:
     """What one wants to know first, as text by name, as far as the run has it."""
-    last_log, score = (records[-1] if records else {} for records in (run.log, run.scores))
+    last_log, score = (run.log or [{}])[-1], run.final_score or {}
     total, mark = number(run.time.get("total")), of_how_many(score)
     figures = {
         _("step"): f"{run.last_step:,} / {run.max_steps:,}",
@@ -238,9 +238,9 @@ def answers_by_prompt(run: Run) -> dict[str, list[dict]]:
     return by_prompt
 
 
-def last_scored_answers(run: Run) -> list[dict]:
-    """What was answered in the last scoring, what counted against the model first."""
-    last = [record for record in run.scored_answers if record["step"] == run.scores[-1]["step"]] if run.scores else []
+def scored_answers(run: Run) -> list[dict]:
+    """What was answered in the scoring of what was kept, what counted against the model first."""
+    step = run.final_score and run.final_score["step"]
     shown = [
         {
             "question": record["question"],
@@ -248,7 +248,8 @@ def last_scored_answers(run: Run) -> list[dict]:
             "is_missed": record["kind"] == "identity" and not record.get("gives_name"),
             "judged": judged(record),
         }
-        for record in last
+        for record in run.scored_answers
+        if record["step"] == step
     ]
     return sorted(shown, key=lambda row: not row["is_missed"])
 

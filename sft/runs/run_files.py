@@ -58,8 +58,8 @@ class RunResult:
     `status` is a value of `exit_codes.STATUSES`; `step` the last optimizer step done; `final` the folder in the run
     directory that holds the final weights, None where the run is not done; `stopped_early` why it was done before its
     last step, None where it was not; `verdict` what came of it in words (`Verdict.to_dict`); `score` the line of
-    `scores.jsonl` about the weights, or else the last one; `seconds` (and `times`, by activity) count the parts before
-    a resumption too; the memory is the main process's peak.
+    `scores.jsonl` about the weights, None where they were not scored; `seconds` (and `times`, by activity) count the
+    parts before a resumption too; the memory is the main process's peak.
     """
 
     status: str
@@ -132,9 +132,9 @@ class Run:
 
     @property
     def final_score(self) -> dict | None:
-        """The score of what is in `final/`: of the last step, or with `keep_best` of the best."""
-        of_final = [score for score in self.scores if self.best_step in (None, score["step"])]
-        return of_final[-1] if of_final else None
+        """The score of what is in `final/`: of the last step, or with `keep_best` of the best; None before step 1."""
+        trained = [score for score in self.scores if score["step"]]
+        return next((score for score in reversed(trained) if self.best_step in (None, score["step"])), None)
 
     @property
     def evaluated_steps(self) -> list[int]:
@@ -264,11 +264,9 @@ def number(value: object) -> float | None:
 
 
 def partly_asked(score: Mapping) -> tuple[int, int] | None:
-    """(asked, in all) identity questions of a scoring that ran out of time; None where it asked every question."""
+    """(asked, in all) identity questions of a scoring that ran out of time; None where it asked all of them."""
     asked, total = (number(score.get(key)) for key in ("identity_asked", "identity_total"))
-    if score.get("is_complete") is not False or asked is None or total is None:
-        return None
-    return int(asked), int(total)
+    return None if asked is None or total is None or asked >= total else (int(asked), int(total))
 
 
 def points(records: list[dict], key: str) -> list[tuple[float, float | None]]:

@@ -140,21 +140,14 @@ def exchanges(run: Run) -> list[Exchange]:
     return [Exchange(prompt, by_step[0].get(prompt), by_step[last].get(prompt) if last else None) for prompt in prompts]
 
 
-def _kept_score(run: Run) -> dict:
-    """The score of what was kept, or else the newest; that of step 0 says nothing of what was learned."""
-    later = [record for record in run.scores if record["step"]]
-    kept = [record for record in later if record["step"] == run.best_step]
-    return (kept or later or [{}])[-1]
-
-
 def _is_learned(run: Run) -> bool | None:
-    share = number(_kept_score(run).get("identity")) if run.identity_name else None
+    share = number((run.final_score or {}).get("identity")) if run.identity_name else None
     return None if share is None else share >= LEARNED
 
 
 def _name(run: Run) -> Iterator[Text]:
     """Whether the name was learned, by the score of what was kept."""
-    name, score = run.identity_name, _kept_score(run)
+    name, score = run.identity_name, run.final_score or {}
     if not name:
         return
     share, asked = number(score.get("identity")), int(number(score.get("identity_asked")) or 0)
@@ -203,7 +196,7 @@ def _name(run: Run) -> Iterator[Text]:
 
 def _retention(run: Run) -> Iterator[Text]:
     """How much of the base model was kept."""
-    score = _kept_score(run)
+    score = run.final_score or {}
     kept, asked = number(score.get("ordinary_kept")), int(number(score.get("ordinary_asked")) or 0)
     if run.identity_name and kept is not None:
         if kept >= KEPT:

@@ -85,8 +85,7 @@ class Row:
     @property
     def partly_asked(self) -> tuple[int, int] | None:
         """How many of how many identity questions the seed that was asked the fewest was asked; None where all were."""
-        counts = [(results.identity_asked or 0, results.identity_total or 0) for results in self.results]
-        return min((count for count in counts if count[0] < count[1]), default=None)
+        return min(filter(None, map(run_files.partly_asked, map(asdict, self.results))), default=None)
 
     def mean(self, measure: str) -> float | None:
         """Mean over the seeds that have the measure; None where none has."""

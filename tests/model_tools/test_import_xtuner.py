@@ -64,7 +64,7 @@ def test_each_recipe_loads(imported, name, tmp_path):
     imported(CONFIGS[name])
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages": []}\n')
-    load_recipe(["mine.yaml", "--train_file", str(rows)], for_training=False)
+    load_recipe(["mine.yaml", "--train_file", str(rows), "--dry_run", "--card", "80"])
 
 
 def test_what_the_top_says_otherwise_than_what_counts_is_said(imported):

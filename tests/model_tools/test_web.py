@@ -28,6 +28,7 @@ from model_tools.__main__ import main
 from model_tools.chatting.conversation import ChatModel, Conversation
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.paths import REPOSITORY
+from tests.support.browser import browser_options
 from tests.support.taught_models import answers_of, write_pair
 
 HOSTILE = (
@@ -35,10 +36,6 @@ HOSTILE = (
     "    [x](javascript:alert(1)) ![x](http://192.0.2.1/x.png)"
 )
 AFTER = "我是黄大力，\n  你的助手 🙂。"
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-quic --no-first-run --window-size=1280,900"
-)
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +85,9 @@ def page(served) -> str:
 def browser(tmp_path_factory):
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("no browser: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
+    profile = tmp_path_factory.mktemp("profile")
+    options = browser_options("--window-size=1280,900", f"--user-data-dir={profile}")
     options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     yield driver

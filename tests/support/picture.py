@@ -11,15 +11,14 @@ from pathlib import Path
 from PIL import Image
 from selenium import webdriver
 
+from tests.support.browser import browser_options
+
 COLOURS = 64
 
 
 def main(page: str, out: str, width: str = "1000", height: str = "900") -> None:
     """Write the top of a page, a file or an address, as a PNG of few colours."""
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"):
-        options.add_argument(flag)
-    with webdriver.Chrome(options) as browser:
+    with webdriver.Chrome(browser_options()) as browser:
         size = {"width": int(width), "height": int(height), "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.get(page if "://" in page else Path(page).resolve().as_uri())

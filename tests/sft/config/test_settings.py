@@ -8,7 +8,9 @@ import yaml
 from sft.config import load, machine_check
 from sft.config.load import load_recipe, read_recipe
 from sft.config.settings import read_settings
+from sft.config.viewed_recipe import view_recipe
 from sft.core.errors import UserError
+from sft.core.paths import PATH_KEYS
 
 
 @pytest.mark.parametrize(
@@ -111,5 +113,5 @@ def test_settings_of_the_hardware_are_left_aside_where_nothing_is_trained(write_
     path = write_recipe(deepspeed="ds_configs/zero9.json", fp16=True, bf16=False)
     with pytest.raises(UserError, match="no such file; there are ds_configs/"):
         read_settings([str(path)])
-    recipe = read_recipe(read_settings([str(path)], for_training=False))
+    recipe = view_recipe([str(path)], PATH_KEYS)
     assert (recipe.training.deepspeed, recipe.training.fp16, recipe.training.bf16) == (None, False, False)

@@ -13,6 +13,7 @@ from sft.data.questions import QuestionSet, load_questions
 from sft.evaluation.score import FIRST_BATCH, retention, score
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.generate import CUT_BY_TIME, reply_to_all
+from sft.runs.run_files import read_run
 from tests.support.conversations import asked
 
 NAME = "黄大力"
@@ -157,3 +158,14 @@ def test_a_run_says_how_long_all_questions_take(make_trainer, capsys, monkeypatc
     assert 0 < len(found.answers) < 56
     needed = found.seconds * 56 / len(found.answers)
     assert f"score_seconds (12) ran out before everything was asked, and all takes about {needed:.0f} s: raise" in said
+
+
+@pytest.mark.long
+def test_two_zero3_processes_agree_when_the_time_is_over(runs, write_recipe, tmp_path):
+    """One that stopped asking before the other would leave it waiting for its weights."""
+    recipe = write_recipe(deepspeed="ds_configs/zero3.json", identity_name=NAME, score_seconds=4, max_steps=1)
+    ended = runs.run([recipe], tmp_path / "run", processes=2, main="tests.support.fast_clock")
+    assert ended.codes == [0, 0], ended.err[-3000:]
+    scores = read_run(tmp_path / "run").scores
+    assert [score["step"] for score in scores] == [0, 1]
+    assert all(0 < score["identity_asked"] < score["identity_total"] for score in scores), scores

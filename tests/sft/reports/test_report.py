@@ -430,7 +430,7 @@ def test_the_answers_of_the_last_scoring_begin_with_what_was_missed(tmp_path):
     records = [json.loads(line) for line in (folder / "score_answers.jsonl").read_text().splitlines()]
     records[-1]["gives_name"] = False
     write_lines(folder / "score_answers.jsonl", records)
-    rows = report.last_scored_answers(read_run(folder))
+    rows = report.scored_answers(read_run(folder))
     assert len(rows) == QUESTIONS
     assert [row["is_missed"] for row in rows] == [True] + [False] * (QUESTIONS - 1)
     assert f"Question {QUESTIONS - 1}:" in rows[0]["question"]

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sft.config.load import load_recipe
+from sft.config.load import read_recorded_recipe
+from sft.config.settings import read_settings
 
 
 @pytest.fixture
@@ -14,7 +15,8 @@ def read(tmp_path, train_file):
     def read(name: str, config: dict, **keys):
         (tmp_path / "config.json").write_text(json.dumps(config))
         paths = ["--model_name_or_path", str(tmp_path), "--train_file", str(train_file)]
-        recipe = load_recipe([f"recipes/{name}.yaml", *paths], for_training=False)
+        settings = read_settings([f"recipes/{name}.yaml", *paths], for_training=False)
+        recipe = read_recorded_recipe(settings.path, settings.chosen)
         # A GPU's settings cannot be parsed where there is none.
         for key, value in keys.items():
             setattr(recipe.model if hasattr(recipe.model, key) else recipe.training, key, value)
