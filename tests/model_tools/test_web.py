@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -28,7 +26,7 @@ from model_tools.__main__ import main
 from model_tools.chatting.conversation import ChatModel, Conversation
 from model_tools.checkpoints.model_folder import resolve_model
 from sft.core.paths import REPOSITORY
-from tests.support.browser import browser_options
+from tests.support.browser import has_browser, open_browser
 from tests.support.taught_models import answers_of, write_pair
 
 HOSTILE = (
@@ -83,15 +81,11 @@ def page(served) -> str:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+    if not has_browser():
         pytest.skip("no browser: apt-get install chromium chromium-driver")
     profile = tmp_path_factory.mktemp("profile")
-    options = browser_options("--window-size=1280,900", f"--user-data-dir={profile}")
-    options.binary_location = shutil.which("chromium")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with open_browser("--window-size=1280,900", f"--user-data-dir={profile}") as browser:
+        yield browser
 
 
 def visit(browser, address: str) -> None:

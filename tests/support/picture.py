@@ -9,16 +9,15 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from selenium import webdriver
 
-from tests.support.browser import browser_options
+from tests.support.browser import open_browser
 
 COLOURS = 64
 
 
 def main(page: str, out: str, width: str = "1000", height: str = "900") -> None:
     """Write the top of a page, a file or an address, as a PNG of few colours."""
-    with webdriver.Chrome(browser_options()) as browser:
+    with open_browser() as browser:
         size = {"width": int(width), "height": int(height), "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.get(page if "://" in page else Path(page).resolve().as_uri())
