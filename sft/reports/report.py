@@ -127,9 +127,9 @@ def incomplete_scorings(run: Run) -> list[Text]:
     ]
 
 
-def of_how_many(record: Mapping[str, Any]) -> str:
-    """Such as " (18/32)": how many of the identity questions a score is of, where it is not of all; "" where it is."""
-    counts = partly_asked(record)
+def of_how_many(record: Mapping[str, Any], kind: str = "identity") -> str:
+    """Such as " (18/32)": how many of the questions of a kind a share is of, where it is not of all; "" where it is."""
+    counts = partly_asked(record, kind)
     return f" ({counts[0]:,}/{counts[1]:,})" if counts else ""
 
 
@@ -159,7 +159,7 @@ def key_figures(run: Run) -> dict[Text, str]:
         IDENTITY: _plain(score.get("identity"), ".0%", mark),
         _("only its assistant"): _plain(score.get("assistant_of") or None, ".0%", mark),
         _("an old name"): _plain(score.get("old_name"), ".0%", mark),
-        ORDINARY: _plain(score.get("ordinary_kept"), ".0%", mark),
+        ORDINARY: _plain(score.get("ordinary_kept"), ".0%", of_how_many(score, "ordinary")),
         _("divergence, nats a token"): _plain(score.get("divergence"), ".3f"),
         PERPLEXITY: _plain(score.get("perplexity_ratio"), ".3f"),
         _("tokens trained"): _plain(last_log.get("tokens"), ",.0f"),

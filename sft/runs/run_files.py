@@ -263,9 +263,9 @@ def number(value: object) -> float | None:
     return None
 
 
-def partly_asked(score: Mapping) -> tuple[int, int] | None:
-    """(asked, in all) identity questions of a scoring that ran out of time; None where it asked all of them."""
-    asked, total = (number(score.get(key)) for key in ("identity_asked", "identity_total"))
+def partly_asked(score: Mapping, kind: str = "identity") -> tuple[int, int] | None:
+    """(asked, in all) questions of a kind, identity or ordinary, in a scoring; None where it asked all of them."""
+    asked, total = (number(score.get(key)) for key in (f"{kind}_asked", f"{kind}_total"))
     return None if asked is None or total is None or asked >= total else (int(asked), int(total))
 
 

@@ -41,6 +41,11 @@ class Results:
     assistant_of: float | None = None
     identity_total: int | None = None
 
+    @property
+    def partly_asked(self) -> tuple[int, int] | None:
+        """How many of how many identity questions were asked; None where all were."""
+        return run_files.partly_asked(asdict(self))
+
 
 MEASURES = tuple(Results.__dataclass_fields__)
 
@@ -85,7 +90,7 @@ class Row:
     @property
     def partly_asked(self) -> tuple[int, int] | None:
         """How many of how many identity questions the seed that was asked the fewest was asked; None where all were."""
-        return min(filter(None, map(run_files.partly_asked, map(asdict, self.results))), default=None)
+        return min(filter(None, (results.partly_asked for results in self.results)), default=None)
 
     def mean(self, measure: str) -> float | None:
         """Mean over the seeds that have the measure; None where none has."""

@@ -124,8 +124,8 @@ def lock_folder(folder: Path) -> Iterator[int]:
 
 def _line(results: Results) -> str:
     """What a point came to, as one line."""
-    is_partly = results.identity_total and (results.identity_asked or 0) < results.identity_total
-    asked = f"{results.identity_asked} of {results.identity_total} asked" if is_partly else results.identity_asked
+    partly = results.partly_asked
+    asked = f"{partly[0]} of {partly[1]} asked" if partly else results.identity_asked
     parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {asked}"]
     if results.assistant_of:
         parts.append(f"only the name's assistant {results.assistant_of:.0%}")

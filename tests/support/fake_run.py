@@ -36,6 +36,13 @@ def write_run(folder: Path, steps: int = 40, evaluations: int = 4, prompts=PROMP
     return folder
 
 
+def change_last_score(folder: Path, **keys) -> Path:
+    """Change what the last line of a run's `scores.jsonl` says; returns the folder."""
+    records = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    write_lines(folder / "scores.jsonl", [*records[:-1], records[-1] | keys])
+    return folder
+
+
 def write_lines(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
 

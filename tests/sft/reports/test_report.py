@@ -21,7 +21,7 @@ from sft.runs.run_files import RunResult, read_run, write_result
 from sft.training import final_model
 from sft.training.progress import ProgressLog
 from tests.support.conversations import xtuner_row
-from tests.support.fake_run import NAME, PROMPTS, QUESTIONS, write_lines, write_run
+from tests.support.fake_run import NAME, PROMPTS, QUESTIONS, change_last_score, write_lines, write_run
 from tests.support.launching import SCRIPT, launch
 
 HOSTILE = (
@@ -434,6 +434,31 @@ def test_the_answers_of_the_last_scoring_begin_with_what_was_missed(tmp_path):
     assert len(rows) == QUESTIONS
     assert [row["is_missed"] for row in rows] == [True] + [False] * (QUESTIONS - 1)
     assert f"Question {QUESTIONS - 1}:" in rows[0]["question"]
+
+
+def test_a_share_of_fewer_questions_says_of_how_many(tmp_path):
+    asked = {"identity_asked": 18, "identity_total": 32, "ordinary_asked": 13, "ordinary_total": 24}
+    folder = change_last_score(write_run(tmp_path / "part", steps=8), is_complete=False, **asked)
+    run, whole = read_run(folder), read_run(write_run(tmp_path / "whole"))
+    figures = {label.en: value for label, value in report.key_figures(run).items()}
+    assert figures["identity"] == "100% (18/32)"
+    assert figures["an old name"] == "0% (18/32)"
+    assert figures["ordinary answers kept"] == "95% (13/24)"
+    assert "at these steps: 8 (18/32)." in report.report_page(run)
+    assert "Not every question was asked in part: its shares are" in comparison.comparison_page([run, whole])
+    assert "Not every question" not in comparison.comparison_page([whole, whole])
+
+
+def test_of_a_run_that_kept_its_best_figures_and_answers_are_of_that(tmp_path):
+    folder = write_run(tmp_path / "run", steps=8, keep_best="identity")
+    (folder / "checkpoint-8").mkdir()
+    (folder / "checkpoint-8" / "trainer_state.json").write_text('{"best_global_step": 4}')
+    run, whole = read_run(folder), read_run(write_run(tmp_path / "whole"))
+    figures = {label.en: value for label, value in report.key_figures(run).items()}
+    assert (figures["step"], figures["identity"]) == ("8 / 8", "50%")
+    assert all(row["is_missed"] for row in report.scored_answers(run))
+    assert "Answers scored at step 4:" in report.report_page(run)
+    assert "learned best in whole:" in comparison.comparison_page([run, whole])
 
 
 def test_answers_that_only_say_whose_assistant_it_is_are_shown_where_there_are_any(tmp_path):

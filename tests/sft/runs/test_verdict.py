@@ -1,7 +1,5 @@
 """A run ends with what came of it in words, in both languages, by its files alone, whatever state it is in."""
 
-import json
-
 import pytest
 
 from model_tools.__main__ import main
@@ -9,7 +7,7 @@ from sft.core.finding import Finding
 from sft.core.language import _, choose_language, same
 from sft.runs.run_files import RunResult, read_run, write_json, write_result
 from sft.runs.verdict import verdict_on
-from tests.support.fake_run import NAME, PROMPTS, write_lines, write_run
+from tests.support.fake_run import NAME, PROMPTS, change_last_score, write_run
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +16,6 @@ def no_locale(monkeypatch):
     monkeypatch.delenv("LANGUAGE", raising=False)
     yield
     choose_language(None)
-
-
-def scored(folder, **last):
-    """Change the last score of a run."""
-    records = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-    write_lines(folder / "scores.jsonl", [*records[:-1], records[-1] | last])
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -37,7 +28,7 @@ def scored(folder, **last):
     ],
 )
 def test_the_first_sentence_says_whether_the_name_was_learned(tmp_path, share, is_learned, sentence, next_verb):
-    folder = scored(write_run(tmp_path / "run"), identity=share)
+    folder = change_last_score(write_run(tmp_path / "run"), identity=share)
     verdict = verdict_on(read_run(folder))
     assert verdict.is_learned is is_learned
     assert verdict.sentences[0].en.startswith(sentence)
@@ -45,7 +36,9 @@ def test_the_first_sentence_says_whether_the_name_was_learned(tmp_path, share, i
 
 
 def test_a_scoring_that_ran_out_of_time_says_of_how_many_questions_its_share_is(tmp_path):
-    folder = scored(write_run(tmp_path / "run"), identity=0.0, identity_asked=18, identity_total=32, is_complete=False)
+    folder = change_last_score(
+        write_run(tmp_path / "run"), identity=0.0, identity_asked=18, identity_total=32, is_complete=False
+    )
     said = [text.en for text in verdict_on(read_run(folder)).sentences]
     assert said[:2] == [
         f"The name {NAME} was not learned: 0% of 18 identity questions are answered with it.",
@@ -55,13 +48,17 @@ def test_a_scoring_that_ran_out_of_time_says_of_how_many_questions_its_share_is(
 
 def test_where_the_rows_share_a_system_message_both_shares_are_given(tmp_path):
     shares = {"system_message": "你是黄大力。", "with_system": 1.0, "without_system": 0.25}
-    said = [text.en for text in verdict_on(read_run(scored(write_run(tmp_path / "run"), **shares))).sentences]
+    said = [
+        text.en for text in verdict_on(read_run(change_last_score(write_run(tmp_path / "run"), **shares))).sentences
+    ]
     assert "With the system message of the training rows, 100% give it; without, 25%: 你是黄大力。" in said
 
 
 def test_what_was_kept_and_what_is_still_wrong_is_said(tmp_path):
     traits = {"identity": 0.7, "assistant_of": 0.2, "old_name": 0.1, "ordinary_kept": 0.5}
-    text = " ".join(s.en for s in verdict_on(read_run(scored(write_run(tmp_path / "run"), **traits))).sentences)
+    text = " ".join(
+        s.en for s in verdict_on(read_run(change_last_score(write_run(tmp_path / "run"), **traits))).sentences
+    )
     assert "Before training it was 0%." in text
     assert f"In 20% of the answers the model only says that it is {NAME}'s assistant." in text
     assert "In 10% of the answers it still gives an old name." in text
@@ -70,7 +67,7 @@ def test_what_was_kept_and_what_is_still_wrong_is_said(tmp_path):
 
 
 def test_the_score_of_the_best_checkpoint_is_the_one_that_counts(tmp_path):
-    folder = scored(write_run(tmp_path / "run", keep_best="identity"), identity=0.1)
+    folder = change_last_score(write_run(tmp_path / "run", keep_best="identity"), identity=0.1)
     (folder / "checkpoint-40").mkdir()
     write_json(folder / "checkpoint-40" / "trainer_state.json", {"best_global_step": 30})
     verdict = verdict_on(read_run(folder))
