@@ -92,7 +92,8 @@ COLUMNS = (
         _("The time of the whole run, loading and scoring included."),
     ),
 )
-SHARES = ("identity", "assistant_of", "ordinary_kept")
+# The shares, and the kind of questions that each is of.
+SHARES = {"identity": "identity", "assistant_of": "identity", "ordinary_kept": "ordinary"}
 STATUSES = {
     "waiting": _("waiting"),
     "finished": _("finished"),
@@ -165,18 +166,17 @@ def _cell(row: Row, column: Column) -> str:
     return column.show(mean) + (f" ± {column.show(spread)}" if spread else "")
 
 
-def _is_marked(row: Row, column: Column) -> bool:
-    """Whether the cell is a share of some questions only."""
-    return column.measure in SHARES and row.mean(column.measure) is not None and row.partly_asked is not None
+def _partly_asked(row: Row, column: Column) -> tuple[int, int] | None:
+    """(asked, in all) questions of a cell that is a share of some of them; None for any other."""
+    if column.measure not in SHARES or row.mean(column.measure) is None:
+        return None
+    return row.partly_asked(SHARES[column.measure])
 
 
 def _console_cell(row: Row, column: Column) -> str:
     """The cell, with as little beside a share of some questions as a narrow column has room for."""
-    cell = _cell(row, column)
-    if not (row.partly_asked and _is_marked(row, column)):
-        return cell
-    asked, total = row.partly_asked
-    return f"{cell} ({asked}/{total})"
+    cell, partly = _cell(row, column), _partly_asked(row, column)
+    return f"{cell} ({partly[0]}/{partly[1]})" if partly else cell
 
 
 def _csv(rows: list[Row]) -> str:
@@ -221,13 +221,13 @@ def _page(title: str, command: str, rows: list[Row]) -> str:
         size=scatter,
         is_scored=value == "identity",
         is_seeded=any(len(row.outcomes) > 1 for row in rows),
-        is_partly_asked=any(row.partly_asked for row in rows),
+        is_partly_asked=any(row.partly_asked() for row in rows),
     )
 
 
 def _cells(row: Row, columns: list[Column]) -> list[tuple[str, Text | None]]:
     """Each cell, and how many questions were asked where that belongs beside it."""
-    return [(_cell(row, column), asked_of(row) if _is_marked(row, column) else None) for column in columns]
+    return [(_cell(row, column), asked_of(_partly_asked(row, column))) for column in columns]
 
 
 def _remark(row: Row, choice: Choice | None, front: set[int]) -> Text:
@@ -250,7 +250,7 @@ def _chart(rows: list[Row], front: set[int], cost: str, value: str) -> scatter.S
 
 def _label(row: Row) -> str:
     """The row's number, with a star where its share is of some questions only."""
-    return f"{row.number}*" if row.partly_asked else str(row.number)
+    return f"{row.number}*" if row.partly_asked() else str(row.number)
 
 
 def _plain(number: float | None) -> str:

@@ -40,11 +40,12 @@ class Results:
     minutes: float
     assistant_of: float | None = None
     identity_total: int | None = None
+    ordinary_asked: int | None = None
+    ordinary_total: int | None = None
 
-    @property
-    def partly_asked(self) -> tuple[int, int] | None:
-        """How many of how many identity questions were asked; None where all were."""
-        return run_files.partly_asked(asdict(self))
+    def partly_asked(self, kind: str = "identity") -> tuple[int, int] | None:
+        """How many of how many questions of a kind were asked; None where all were."""
+        return run_files.partly_asked(asdict(self), kind)
 
 
 MEASURES = tuple(Results.__dataclass_fields__)
@@ -87,10 +88,9 @@ class Row:
         """What went wrong with the first seed that failed; empty where none did."""
         return next((outcome.problem for outcome in self.outcomes if outcome.problem), "")
 
-    @property
-    def partly_asked(self) -> tuple[int, int] | None:
-        """How many of how many identity questions the seed that was asked the fewest was asked; None where all were."""
-        return min(filter(None, (results.partly_asked for results in self.results)), default=None)
+    def partly_asked(self, kind: str = "identity") -> tuple[int, int] | None:
+        """How many of how many questions of a kind the seed asked the fewest was asked; None where all were."""
+        return min(filter(None, (results.partly_asked(kind) for results in self.results)), default=None)
 
     def mean(self, measure: str) -> float | None:
         """Mean over the seeds that have the measure; None where none has."""
@@ -120,7 +120,7 @@ def read_results(folder: Path) -> Results:
     numbers = [loss for loss in last if loss is not None]
     score = run.result.score or {}
     measures = ["identity", "identity_asked", "identity_total", "assistant_of"]
-    measures += ["ordinary_kept", "divergence", "perplexity_ratio"]
+    measures += ["ordinary_kept", "ordinary_asked", "ordinary_total", "divergence", "perplexity_ratio"]
     return Results(
         final_loss=statistics.fmean(numbers) if numbers and len(numbers) == len(last) else None,
         **{key: score.get(key) for key in measures},

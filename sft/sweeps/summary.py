@@ -47,12 +47,9 @@ def summary(rows: list[Row]) -> Text:
     return joined([*said, *_partly_asked(rows)])
 
 
-def asked_of(row: Row) -> Text | None:
-    """Such as "18 of 32 asked", where a seed was not asked every identity question."""
-    if not row.partly_asked:
-        return None
-    asked, total = row.partly_asked
-    return _("{asked} of {total} asked", asked=asked, total=total)
+def asked_of(partly: tuple[int, int] | None) -> Text | None:
+    """Such as "18 of 32 asked"; None where all were."""
+    return _("{asked} of {total} asked", asked=partly[0], total=partly[1]) if partly else None
 
 
 def share_error(share: float, asked: int) -> float:
@@ -157,7 +154,9 @@ def _what_is_kept(choice: Choice) -> list[Text]:
 
 def _partly_asked(rows: list[Row]) -> list[Text]:
     """A sentence that names the points whose scoring ended before every question was asked."""
-    marked = [_("{point} ({asked})", point=row.name, asked=asked) for row in rows if (asked := asked_of(row))]
+    marked = [
+        _("{point} ({asked})", point=row.name, asked=asked) for row in rows if (asked := asked_of(row.partly_asked()))
+    ]
     if not marked:
         return []
     return [_("Not every identity question was asked, so these shares are uncertain: {points}.", points=listed(marked))]

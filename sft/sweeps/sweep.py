@@ -124,7 +124,7 @@ def lock_folder(folder: Path) -> Iterator[int]:
 
 def _line(results: Results) -> str:
     """What a point came to, as one line."""
-    partly = results.partly_asked
+    partly = results.partly_asked()
     asked = f"{partly[0]} of {partly[1]} asked" if partly else results.identity_asked
     parts = [] if results.identity is None else [f"identity {results.identity:.0%} of {asked}"]
     if results.assistant_of:

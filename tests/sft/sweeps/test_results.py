@@ -65,8 +65,8 @@ def test_it_is_known_where_scoring_did_not_ask_every_question(run_directory):
     assert (outcome.results.identity_asked, outcome.results.identity_total) == (18, 32)
     whole = Outcome("finished", results(identity=1.0, identity_asked=32, identity_total=32))
     old = Outcome("finished", results(identity=1.0, identity_asked=32))
-    assert row(1, 8, outcomes=[*outcomes, whole]).partly_asked == (18, 32)
-    assert row(1, 8, outcomes=[whole, old]).partly_asked is None
+    assert row(1, 8, outcomes=[*outcomes, whole]).partly_asked() == (18, 32)
+    assert row(1, 8, outcomes=[whole, old]).partly_asked() is None
 
 
 def test_where_nothing_was_scored_there_is_no_score(run_directory):

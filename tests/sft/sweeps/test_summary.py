@@ -100,7 +100,7 @@ def test_a_share_of_some_questions_is_marked_where_it_is_named():
         row(1, 8, {"identity": 0.0, "identity_asked": 18, "identity_total": 32}),
         row(2, 16, {"identity": 0.0, "identity_asked": 32, "identity_total": 32}),
     ]
-    assert [asked_of(each) for each in rows] == [Text("18 of 32 asked", "只问了 18/32 题"), None]
+    assert [asked_of(each.partly_asked()) for each in rows] == [Text("18 of 32 asked", "只问了 18/32 题"), None]
     assert summary(rows).en.endswith(
         "Not every identity question was asked, so these shares are uncertain: lora_r=8 (18 of 32 asked)."
     )
