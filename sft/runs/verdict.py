@@ -41,15 +41,20 @@ class Verdict:
     advice: Text
     next_command: str
 
+    @property
+    def warned_of(self) -> list[Finding]:
+        """The warnings that are more than notes."""
+        return [warning for warning in self.warnings if not warning.is_note]
+
     def lines(self) -> list[str]:
         """As a console shows it."""
         said = [
             _("verdict: {sentence}", sentence=self.sentences[0]),
             *(sentence.indented() for sentence in self.sentences[1:]),
         ]
-        if self.warnings:
-            said.append(_warned_of(self.warnings))
-            said += [warning.wrong.indented(4) for warning in self.warnings]
+        if self.warned_of:
+            said.append(_warned_of(self.warned_of))
+            said += [warning.wrong.indented(4) for warning in self.warned_of]
         lines = lines_shown(said)
         for exchange in self.answers:
             lines.append(f"  {one_line(exchange.prompt)}")
@@ -65,7 +70,7 @@ class Verdict:
         return {
             "is_learned": self.is_learned,
             "sentences": [sentence.en for sentence in self.sentences],
-            "warnings": [warning.wrong.en for warning in self.warnings],
+            "warnings": [warning.wrong.en for warning in self.warned_of],
             "answers": [vars(exchange) for exchange in self.answers],
             "next": self.next_command,
         }

@@ -106,13 +106,15 @@ def test_warnings_that_plan_json_no_longer_has_whole_are_skipped(tmp_path, damag
 def test_the_console_has_each_language_whole_and_the_answers_once(tmp_path, capsys):
     folder = write_run(tmp_path / "run")
     warning = Finding(_("The loss was NaN"), [], same("x"))
-    write_json(folder / "plan.json", {"warnings": [warning.to_dict()]})
+    note = Finding(_("No run learned its name."), [], is_note=True)
+    write_json(folder / "plan.json", {"warnings": [warning.to_dict(), note.to_dict()]})
     assert main(["verdict", str(folder)]) == 0
     said = capsys.readouterr().out
     assert said.index("结论：") < said.index("verdict: ") < said.index(PROMPTS[0]) < said.index("下一步：")
     assert said.count("我是黄大力，很高兴认识你。") == len(PROMPTS)
     assert "训练前有 1 条警告：" in said
     assert "Before training there was 1 warning:\n    The loss was NaN\n" in said
+    assert "No run learned" not in said  # a note, which only the report repeats
 
 
 @pytest.mark.parametrize(("language", "has", "lacks"), [("zh", "学会了", "learned"), ("en", "learned", "学会了")])
