@@ -28,8 +28,8 @@ class OwnKeys:
     columns: dict[str, str] | None = field(
         default=None,
         metadata={
-            "help": "What columns of other names hold, in every data file that says nothing else, such as "
-            "{question: 用户, answer: 客服}; also context, system, history, messages, tools."
+            "help": "Which column holds what, where a data file names them otherwise and sets no columns itself, such "
+            "as {question: 用户, answer: 客服}; also context, system, history, messages, tools."
         },
     )
     chat_template_kwargs: dict[str, Any] | None = field(
@@ -49,8 +49,8 @@ class OwnKeys:
     split_turns: bool = field(
         default=True,
         metadata={
-            "help": "Where the chat template shows an answer otherwise once others follow it (without its thinking, "
-            "say), train each answer of a row as a sample of its own, as it will be asked for."
+            "help": "Train each answer of a row as a sample of its own where the chat template shows earlier answers "
+            "otherwise than the last (without their thinking, for example), so that it is trained as it is asked for."
         },
     )
     truncation: str = field(
