@@ -72,7 +72,7 @@ def conclusion(names: list[str], runs: list[Run]) -> list[Text]:
             sentences.append(_("No run learned its name."))
         if part := [name for name, score in scored if report.of_how_many(score)]:
             sentences.append(
-                _("Not every question was asked in {runs}: its shares are of fewer questions.", runs=", ".join(part))
+                _("Not every question was asked in {runs}: those shares are of fewer questions.", runs=", ".join(part))
             )
         return sentences
     losses = [(loss, name) for name, run in zip(names, runs, strict=True) if (loss := _last_loss(run)) is not None]

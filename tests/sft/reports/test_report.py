@@ -445,7 +445,7 @@ def test_a_share_of_fewer_questions_says_of_how_many(tmp_path):
     assert figures["an old name"] == "0% (18/32)"
     assert figures["ordinary answers kept"] == "95% (13/24)"
     assert "at these steps: 8 (18/32)." in report.report_page(run)
-    assert "Not every question was asked in part: its shares are" in comparison.comparison_page([run, whole])
+    assert "Not every question was asked in part: those shares are" in comparison.comparison_page([run, whole])
     assert "Not every question" not in comparison.comparison_page([whole, whole])
 
 
