@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -257,8 +258,15 @@ def test_a_tokenizer_json_alone_gives_its_ids(tmp_path, capsys, template, adds_s
 def test_what_is_stopped_leaves_nothing_that_the_next_does_not_remove(taught, tmp_path, by):
     out = tmp_path / "out" / "x.gguf"
     command = [sys.executable, "-m", "model_tools", "gguf", taught, out, "--type", "q4_k_m"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob("out/.x.gguf.partial.*")):
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Where the tests themselves run in the background, SIGINT is ignored by whatever they start.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    while not list(tmp_path.glob("out/.x.gguf.partial.*/between.gguf")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.kill(process.pid, by)
