@@ -31,14 +31,14 @@ test: .venv/ready-dev ## run the quick tests
 test-long: .venv/ready-dev ## run the long proofs: killed runs, several processes, engines
 	$(PYTEST) -n 2 --dist worksteal -m long
 
-test-commands: .venv/ready-dev ## type every command of the documents that a CPU can run
+test-commands: .venv/ready-dev ## type every command of the documents that a CPU can run, and two newcomers' first minutes
 	$(PYTEST) -n 2 --dist worksteal -m commands
 
 test-all: .venv/ready-dev ## run all of them
 	$(PYTEST) -n 2 --dist worksteal
 
-test-faults: .venv/ready-dev ## run the tests with planted faults, and print their table
-	$(PYTEST) tests/faults
+test-faults: .venv/ready-dev ## run the tests with planted faults, at more moments, and print their table
+	MOMENTS=20 $(PYTEST) tests/faults
 
 lint: .venv/ready-dev ## check style and types
 	$(BIN)/ruff check .

@@ -40,10 +40,9 @@ RUN = [command for command in ALL if not any(re.match(kind, command) for kind in
 
 
 def typed(is_server: bool) -> list:
-    """The commands that end by themselves, or those that serve until they are stopped; those of the README are long."""
-    own = commands(read("README.md"))
+    """The commands that end by themselves, or those that serve until they are stopped."""
     return [
-        pytest.param(command, marks=pytest.mark.long if command in own else pytest.mark.commands)
+        pytest.param(command, marks=pytest.mark.commands)
         for command in RUN
         if bool(re.match(SERVERS, command)) == is_server
     ]

@@ -17,7 +17,7 @@ CHINESE = re.compile("[一-鿿]")
 RECIPE = "recipes/huangdali.yaml"
 RUN = "work_dirs/huangdali"
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.commands
 
 
 def type_in(folder: Path, locale: str, *commands: str, codes: tuple[int, ...] = (0,), typed: str = "") -> str:

@@ -5,10 +5,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +14,11 @@ import pytest
 
 from sft.core.paths import REPOSITORY
 from tests.support.forked_runs import Ended
+from tests.support.moments import MOMENTS
 
 pytestmark = pytest.mark.long
 
-MOMENTS, LONGEST = 20, 15.0
+LONGEST = 15.0
 KINDS = (signal.SIGTERM, signal.SIGKILL)
 PATIENCE = 600  # of a start that hangs; the longest that does not has an op to build, on a machine that is busy
 
@@ -78,20 +77,8 @@ def kill_and_start_again(
 
 
 def test_whenever_a_start_is_killed_the_next_one_works(runs, recipe, tmp_path, outcome):
-    chance, one_at_a_time = random.Random(0), threading.Lock()
+    chance = random.Random(0)
     moments = [(chance.uniform(0, LONGEST), KINDS[number % 2]) for number in range(MOMENTS)]
-
-    def start_quickly(*arguments, **keys) -> Ended:
-        with one_at_a_time:
-            return runs.run(*arguments, **keys)
-
-    def half(of_two: int) -> str:
-        # Pairs of moments, so that each half has both signals.
-        own = [moment for number, moment in enumerate(moments) if number // 2 % 2 == of_two]
-        return kill_and_start_again(recipe, tmp_path / str(of_two), own, start_quickly)
-
-    # One after the other on each core, which begin with no op built.
-    with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(half, range(2)))
-    assert all(text.count("DeepSpeed compiles a small C++ op, deepspeed_shm_comm;") == 1 for text in said)
+    said = kill_and_start_again(recipe, tmp_path, moments, runs.run)  # begins with no op built
+    assert said.count("DeepSpeed compiles a small C++ op, deepspeed_shm_comm;") == 1
     outcome(f"a start killed at {MOMENTS} moments, SIGTERM and SIGKILL", "the next start trains")
