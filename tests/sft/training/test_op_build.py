@@ -23,15 +23,10 @@ print("loaded", ShareMemCommBuilder().load().__file__)
 """
 
 
-@pytest.fixture(scope="module")
-def extensions(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("extensions")
-
-
 @pytest.fixture
-def home(extensions, monkeypatch) -> Path:
-    """Where the op lies; the first test that loads it builds it there."""
-    monkeypatch.setenv(op_build.ROOT, str(extensions))
+def home(tmp_path, monkeypatch) -> Path:
+    """Where the op lies, once it is built."""
+    monkeypatch.setenv(op_build.ROOT, str(tmp_path))
     return op_build.folder()
 
 
@@ -52,8 +47,9 @@ def load(**environment) -> str:
 
 
 @pytest.mark.long
-def test_torchs_lock_of_a_killed_process_stops_nobody_built_or_not(home, extensions):
-    for folder in (extensions / OP, home / OP):
+def test_torchs_lock_of_a_killed_process_stops_nobody_and_a_living_one_is_waited_for(home, tmp_path):
+    """One test, for what it needs takes a minute of two cores to build."""
+    for folder in (tmp_path / OP, home / OP):
         folder.mkdir(parents=True)
         (folder / "lock").touch()
     said = load()
@@ -62,10 +58,6 @@ def test_torchs_lock_of_a_killed_process_stops_nobody_built_or_not(home, extensi
     assert load() == f"loaded {home / OP / OP}.so\n"
     assert sorted(path.name for path in home.iterdir()) == [OP, f"{OP}.lock"]
 
-
-@pytest.mark.long
-def test_whoever_waits_for_a_living_process_says_so_and_goes_on_when_it_ends(home):
-    load()
     (home / OP).rename(home / "elsewhere")
     with (home / f"{OP}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,7 +71,7 @@ def test_whoever_waits_for_a_living_process_says_so_and_goes_on_when_it_ends(hom
 
 @pytest.mark.long
 def test_what_cannot_be_loaded_is_built_again_and_what_a_killed_process_left_is_swept_out(home):
-    load()
+    (home / OP).mkdir(parents=True)
     (home / OP / f"{OP}.so").write_bytes(b"")
     (home / f".{OP}.killed").mkdir()
     assert "compiles" in load()
