@@ -39,15 +39,6 @@ ALL = sorted({command for name in ENGLISH for command in commands(read(name))})
 RUN = [command for command in ALL if not any(re.match(kind, command) for kind in NOT_RUN)]
 
 
-def typed(is_server: bool) -> list:
-    """The commands that end by themselves, or those that serve until they are stopped."""
-    return [
-        pytest.param(command, marks=pytest.mark.commands)
-        for command in RUN
-        if bool(re.match(SERVERS, command)) == is_server
-    ]
-
-
 def remove_outputs(command: str, folder: Path) -> None:
     """What a verb is to write must not be there."""
     if not (match := re.search(r"python -m (data_tools|model_tools) (\S+) (.*)", command)):
@@ -62,7 +53,8 @@ def remove_outputs(command: str, folder: Path) -> None:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("command", typed(is_server=False))
+@pytest.mark.commands
+@pytest.mark.parametrize("command", [command for command in RUN if not re.match(SERVERS, command)])
 def test_a_command_does_what_it_is_shown_for(command, here):
     is_mistake = any(mistake in f"{command} " for mistake in MISTAKES)
     allowed = (2,) if is_mistake else next((codes for verb, codes in FOUND.items() if f" {verb} " in command), (0,))
@@ -75,7 +67,8 @@ def test_a_command_does_what_it_is_shown_for(command, here):
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("command", typed(is_server=True))
+@pytest.mark.commands
+@pytest.mark.parametrize("command", [command for command in RUN if re.match(SERVERS, command)])
 def test_a_server_starts_and_says_where(command, here):
     port, log = free_port(), here / "server.log"
     command = command.replace("8000", str(port)) if "8000" in command else f"{command} --port {port}"

@@ -21,6 +21,7 @@ from sft.core.paths import REPOSITORY
 from sft.sweeps.grid import PlannedPoint
 from sft.sweeps.runner import Interruption, PointRun, make_slots, run_all
 from sft.sweeps.sweep import lock_folder
+from tests.support.launching import hear_interrupts
 
 QUESTIONS = """
 identity: ["Who are you?", 你是谁？]
@@ -61,8 +62,7 @@ class Bench:
         return subprocess.Popen(
             [sys.executable, SCRIPT, *arguments], cwd=self.folder, env=kept | ours, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            # A shell's `&` has it ignored, which all its children inherit.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_interrupts,
         )  # fmt: skip
 
     def sweep(self, *arguments: str) -> "Ended":

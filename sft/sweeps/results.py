@@ -45,7 +45,7 @@ class Results:
 
     def partly_asked(self, kind: str = "identity") -> tuple[int, int] | None:
         """How many of how many questions of a kind were asked; None where all were."""
-        return run_files.partly_asked(asdict(self), kind)
+        return run_files.partly_asked(vars(self), kind)
 
 
 MEASURES = tuple(Results.__dataclass_fields__)

@@ -12,6 +12,7 @@ from sft.core.paths import REPOSITORY
 from sft.runs import checkpoints
 from sft.runs.run_files import read_result
 from tests.support.forked_runs import Kill, result
+from tests.support.launching import hear_interrupts
 
 ZERO2 = ["--deepspeed", "ds_configs/zero2.json"]
 # By then training goes on: the files of a run's beginning are some twenty touches.
@@ -99,8 +100,7 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing_saved(write_recipe, t
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # A shell's `&` has it ignored, which all its children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_interrupts,
     )
     folder = tmp_path / "run"
     deadline = time.monotonic() + 120

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from sft.core.paths import REPOSITORY
-from tests.support.forked_runs import Ended
+from tests.support.forked_runs import Runs
 from tests.support.moments import MOMENTS
 
 pytestmark = pytest.mark.long
@@ -50,12 +49,9 @@ def train(recipe: Path, output: Path, extensions: Path) -> str:
     return said
 
 
-def kill_and_start_again(
-    recipe: Path, folder: Path, moments: list[tuple[float, signal.Signals]], start_quickly: Callable[..., Ended]
-) -> str:
+def kill_and_start_again(runs: Runs, recipe: Path, folder: Path, moments: list[tuple[float, signal.Signals]]) -> str:
     """Kill starts; after each, another one trains. The first and the last of those import the stack as well."""
     extensions = folder / "extensions"
-    quick = {"environment": {"TORCH_EXTENSIONS_DIR": str(extensions)}}
     said = ""
     for number, (seconds, kind) in enumerate(moments):
         output = folder / f"run-{number}"
@@ -67,7 +63,8 @@ def kill_and_start_again(
             os.killpg(killed.pid, signal.SIGKILL)
         killed.communicate()
         if 0 < number < len(moments) - 1:
-            came = start_quickly([recipe, *flags(output)], output, **quick).out
+            environment = {"TORCH_EXTENSIONS_DIR": str(extensions)}
+            came = runs.run([recipe, *flags(output)], output, environment=environment).out
         else:
             came = train(recipe, output, extensions)
         print(f"{kind.name} after {seconds:.1f} s; the next start trains: {'done: ' in came}", flush=True)
@@ -79,6 +76,6 @@ def kill_and_start_again(
 def test_whenever_a_start_is_killed_the_next_one_works(runs, recipe, tmp_path, outcome):
     chance = random.Random(0)
     moments = [(chance.uniform(0, LONGEST), KINDS[number % 2]) for number in range(MOMENTS)]
-    said = kill_and_start_again(recipe, tmp_path, moments, runs.run)  # begins with no op built
+    said = kill_and_start_again(runs, recipe, tmp_path, moments)  # begins with no op built
     assert said.count("DeepSpeed compiles a small C++ op, deepspeed_shm_comm;") == 1
     outcome(f"a start killed at {MOMENTS} moments, SIGTERM and SIGKILL", "the next start trains")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import openai
@@ -26,6 +25,7 @@ from sft.core.paths import REPOSITORY
 from sft.models.internlm2_tokenizer import CHAT_TEMPLATE, build_tokenizer
 from tests.support.chat_templates import INST
 from tests.support.conversations import SMOLLM2_TEMPLATE
+from tests.support.launching import hear_interrupts
 from tests.support.ollama import read_modelfile, render
 from tests.support.serving import serving
 from tests.support.taught_models import AFTER, teach
@@ -263,8 +263,7 @@ def test_what_is_stopped_leaves_nothing_that_the_next_does_not_remove(taught, tm
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Where the tests themselves run in the background, SIGINT is ignored by whatever they start.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_interrupts,
     )
     while not list(tmp_path.glob("out/.x.gguf.partial.*/between.gguf")):
         assert process.poll() is None, process.stderr.read()

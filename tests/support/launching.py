@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,11 @@ def launch(*command, cwd=None, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=500
     )
+
+
+def hear_interrupts() -> None:
+    """For `preexec_fn`: let SIGINT end a program. A shell's `&` has it ignored, which all its children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port() -> int:
