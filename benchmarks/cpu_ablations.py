@@ -37,7 +37,7 @@ class Changed(Here):
 
 def without(part: str) -> str:
     """Lines that switch off one of the trainer's ways to spare the CPU."""
-    return f"sft.training.trainer.{part} = lambda model: None"
+    return f"sft.training.trainer.{part} = lambda model: False"
 
 
 ABLATIONS = (

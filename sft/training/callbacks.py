@@ -17,6 +17,8 @@ from sft.core.console import say
 from sft.core.errors import RunFailed, UserError
 from sft.core.text import counted
 from sft.models.model_state import preserve_state
+from sft.training import packed_attention
+from sft.training.needed_tokens import NeededTokens, changes_logits
 from sft.training.packed_attention import attend_over_packs
 
 LOG_COUNTERS = "between_logs_{rank}.json"
@@ -94,9 +96,12 @@ class CheckPackIsolation(TrainerCallback):
     An architecture that does not hand positions down to its attention cannot attend sample by sample: it gets masks.
     """
 
-    def __init__(self, base: PreTrainedModel, after: Callable[[], None]):
-        """`base` is the model without PEFT's wrapper; `after` is called once the forward passes are done."""
-        self.base, self.after = base, after
+    def __init__(self, base: PreTrainedModel, after: Callable[[], None], collate: Callable[[list], dict]):
+        """`base` is the model without PEFT's wrapper; `after` is called once the forward passes are done.
+
+        `collate` makes batches: where it names needed tokens, these are proved to be enough, or all are computed.
+        """
+        self.base, self.after, self.collate = base, after, collate
 
     def on_train_begin(self, args, state, control, model=None, **_):
         """Compare two packs, and once more with masks where the first comparison fails.
@@ -108,6 +113,9 @@ class CheckPackIsolation(TrainerCallback):
         leak = packs_leak(model, vocabulary)
         if leak and attend_over_packs(self.base):
             leak = packs_leak(model, vocabulary)
+        if isinstance(self.collate, NeededTokens):
+            attends_by_sample = self.base.config._attn_implementation == packed_attention.NAME
+            self.collate.is_used = attends_by_sample and not changes_logits(model, self.base, self.collate)
         self.after()
         if leak:
             raise UserError(

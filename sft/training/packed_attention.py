@@ -7,7 +7,6 @@ for sequences of varying length, a CPU by one call a sample. Knows nothing about
 
 import inspect
 from contextlib import nullcontext
-from itertools import pairwise
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -29,10 +28,15 @@ LEAST_CAPABILITY, LARGEST_HEAD = (8, 0), 256
 GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
-def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends by SDPA do so sample by sample; every other pass, generation too, stays as it was."""
-    if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(NAME)
+def use_packed_attention(model: PreTrainedModel) -> bool:
+    """Let a model that attends by SDPA do so sample by sample; every other pass, generation too, stays as it was.
+
+    Returns whether it is such a model.
+    """
+    if model.config._attn_implementation != "sdpa":
+        return False
+    model.set_attn_implementation(NAME)
+    return True
 
 
 def attend_over_packs(model: PreTrainedModel) -> bool:
@@ -95,29 +99,49 @@ def sample_mask(
 
 
 def sample_attention(
-    module, query, key, value, attention_mask, position_ids=None, cu_seq_lens_q=None, max_length_q=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    position_ids=None,
+    cu_seq_lens_q=None,
+    max_length_q=None,
+    computed_tokens=None,
+    state_places=None,
+    **kwargs,
 ):
     """SDPA over `(batch, heads, tokens, size)`; where `position_ids` `(1, tokens)` restart, a new sample begins.
 
     `cu_seq_lens_q` `(samples + 1,)` and `max_length_q`, as TRL's collator makes them, say the same without a wait for
-    the device.
+    the device. Where a pack's needed tokens alone are computed (`sft.training.needed_tokens`), all its tokens take part
+    here, each with its states among the computed.
     """
     is_pack = attention_mask is None and len(query) == 1 and query.shape[2] == key.shape[2]
     if not is_pack or position_ids is None or len(position_ids) != 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, position_ids=position_ids, **kwargs)
+    if state_places is not None:
+        whole = (states.index_select(2, state_places) for states in (query, key, value))
+        output = _attend(module, *whole, cu_seq_lens_q, max_length_q, **kwargs)
+        return output.index_select(1, computed_tokens), None
     bounds = _bounds(position_ids) if cu_seq_lens_q is None else cu_seq_lens_q
+    return _attend(module, query, key, value, bounds, max_length_q, **kwargs), None
+
+
+def _attend(module, query, key, value, bounds, max_length_q, **kwargs):
+    """SDPA within `bounds`, `(1, tokens, heads, size)`."""
     if _suits_the_kernel(module, query, value, **kwargs):
-        longest = int(bounds.diff().max()) if max_length_q is None else max_length_q
+        longest = max_length_q or int(bounds.diff().max())
         states = (heads[0].transpose(0, 1) for heads in (query, key, value))
         options = {"scale": kwargs.get("scaling"), "window_size": (-1, 0)} | GROUPED
-        return varlen_attn(*states, bounds, bounds, longest, longest, **options)[None], None
+        return varlen_attn(*states, bounds, bounds, longest, longest, **options)[None]
+    lengths = bounds.diff().tolist()
     parts = []
-    for start, end in pairwise(bounds.tolist()):
-        sample = (states[:, :, start:end] for states in (query, key, value))
-        is_short = end - start <= SHORT and query.dtype != torch.float32 and not query.is_cuda
+    for sample in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True):
+        is_short = sample[0].shape[2] <= SHORT and query.dtype != torch.float32 and not query.is_cuda
         with sdpa_kernel(SDPBackend.MATH) if is_short else nullcontext():
             parts.append(sdpa_attention_forward(module, *sample, None, **kwargs)[0])
-    return torch.cat(parts, dim=1), None
+    return torch.cat(parts, dim=1)
 
 
 def _suits_the_kernel(module, query, value, dropout=0.0, is_causal=None, **_) -> bool:

@@ -46,6 +46,7 @@ from sft.training.cpu import use_masked_lm_head
 from sft.training.gpu import CountSkippedSteps, suggest_changes, suggestion_lines, usable_bytes
 from sft.training.health import Health, peak_learning_rate
 from sft.training.memory import peak_memory
+from sft.training.needed_tokens import NeededTokens, compute_needed_tokens, computes_needed_tokens
 from sft.training.packed_attention import attends_by_sample, use_packed_attention
 from sft.training.strategy import fuses_lora, holds_adapter_in_float32
 
@@ -95,8 +96,10 @@ class RecipeTrainer(SFTTrainer):
         tokens that carry no loss; and hold the adapter in float32."""
         if self.args.device.type == "cpu":
             use_masked_lm_head(self.base)
-        if attends_by_sample(self.args):
-            use_packed_attention(self.base)
+        by_sample = attends_by_sample(self.args) and use_packed_attention(self.base)
+        if by_sample and computes_needed_tokens(self.args, self.model, on_gpu=self.args.device.type != "cpu"):
+            compute_needed_tokens(self.base)
+            self.data_collator = NeededTokens(self.data_collator)
         plugin = self.args.deepspeed_plugin
         zero_stage = plugin.zero_stage if plugin else None
         if fuses_lora(self.recipe.model, zero_stage, is_fsdp=self.is_fsdp_enabled):
@@ -108,7 +111,7 @@ class RecipeTrainer(SFTTrainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         if keeps_packed_samples_apart(self.args):
-            self.add_callback(CheckPackIsolation(self.base, self.forget_zero3_trace))
+            self.add_callback(CheckPackIsolation(self.base, self.forget_zero3_trace, self.data_collator))
         if self.args.fp16:
             self.add_callback(CountSkippedSteps(self))
         if patience := self.recipe.run.early_stopping_patience:
