@@ -7,7 +7,6 @@ takes no longer than it may by more than a forward pass.
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -20,11 +19,13 @@ from sft.data.identity import OWN, OWNER, mentions, role_of_name
 from sft.data.questions import Question, QuestionSet
 from sft.evaluation.deadline import Deadline
 from sft.models.generate import CUT_BY_TIME, CUT_IN_THINKING, Reply, reply_to_all, room_for
-from sft.models.model_state import preserve_state
+from sft.models.model_state import is_in_parts, preserve_state
+from sft.models.unpacked_weights import weights_unpacked
+from sft.training.cpu import can_mask_head
 
 # Questions in one batch: a GPU takes hardly longer for all of them than for one. On a CPU the first batch is a small
 # one, whose pace says how large the next may be.
-BATCH, BATCH_ON_A_GPU, FIRST_BATCH = 16, 64, 8
+BATCH, BATCH_ON_A_GPU, FIRST_BATCH = 32, 64, 8
 ANSWER_TOKENS = 48
 # Of the seconds of a scoring, the most that reading the texts may take; answers get the rest.
 TEXTS_SHARE = 0.25
@@ -152,16 +153,19 @@ def score(
     name: str,
     old_names: list[str],
     max_seconds: float = math.inf,
+    base_states: dict[str, torch.Tensor] | None = None,
 ) -> Score:
     """Read the texts and ask the questions in batches, for at most `max_seconds` and what one forward pass takes.
 
+    `base_states`, which it fills, spare the next scoring of this adapter what the base model makes of the texts.
     A text or a batch for which there seems to be no time is not begun. Answers that the end of the time cuts are not
     counted, and neither are the others of their batch: those that end early are more often those that give the name.
     """
     started = time.perf_counter()
-    retained = retention(model, tokenizer, questions.texts, max_seconds * TEXTS_SHARE)
-    left = max_seconds - (time.perf_counter() - started)
-    answers = _ask(model, tokenizer, questions, name, old_names, Deadline(model, left))
+    with weights_unpacked(model):
+        retained = retention(model, tokenizer, questions.texts, max_seconds * TEXTS_SHARE, base_states)
+        left = max_seconds - (time.perf_counter() - started)
+        answers = _ask(model, tokenizer, questions, name, old_names, Deadline(model, left))
     has_read_all = retained.texts_read == len(questions.texts) or not isinstance(model, PeftModel)
     whole = [answer for answer in answers if not answer.cut_in_thinking]
     about_identity = [answer for answer in whole if answer.kind == "identity"]
@@ -200,10 +204,15 @@ def retention(
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
     max_seconds: float = math.inf,
+    base_states: dict[str, torch.Tensor] | None = None,
 ) -> Retention:
-    """KL(tuned || base) in nats a token and the perplexity ratio over the texts, or those that there is time for."""
+    """KL(tuned || base) in nats a token and the perplexity ratio over the texts, or those that there is time for.
+
+    `base_states` are the base model's last hidden states of texts, of which only the head is computed again.
+    """
     if not texts or not isinstance(model, PeftModel):
         return Retention()
+    states = {} if base_states is None else base_states
     deadline, seconds = Deadline(model, max_seconds), 0.0
     divergence, loss_change, tokens, read = 0.0, 0.0, 0, 0
     for text in texts:
@@ -211,7 +220,9 @@ def retention(
             break
         started = time.perf_counter()
         ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)
-        tuned, base = (_log_probabilities(model, ids, with_adapter) for with_adapter in (True, False))
+        tuned = _log_probabilities(model, ids)
+        with model.disable_adapter():
+            base = _log_probabilities(model, ids, states, text)
         divergence += (tuned.exp() * (tuned - base)).sum().item()
         following = ids[0, 1:, None]
         loss_change += (base.gather(1, following) - tuned.gather(1, following)).sum().item()
@@ -223,11 +234,22 @@ def retention(
     return Retention(max(divergence / tokens, 0.0), math.exp(min(loss_change / tokens, 700.0)), read)
 
 
-def _log_probabilities(model: PeftModel, ids: torch.Tensor, with_adapter: bool) -> torch.Tensor:
-    """Of the next token after each but the last, `(tokens - 1, vocabulary)` in float32."""
-    with preserve_state(model), nullcontext() if with_adapter else model.disable_adapter():
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-    return logits.float().log_softmax(-1)
+def _log_probabilities(
+    model: PeftModel, ids: torch.Tensor, known: dict[str, torch.Tensor] | None = None, text: str = ""
+) -> torch.Tensor:
+    """Of the next token after each but the last, `(tokens - 1, vocabulary)` in float32.
+
+    `known` holds the last hidden states of texts, and gets those of `text`, where the head is all that comes after.
+    """
+    base: Any = model.get_base_model()
+    with preserve_state(model):
+        if known is None or is_in_parts(model) or not can_mask_head(base):
+            logits = model(input_ids=ids, use_cache=False).logits
+        else:
+            if text not in known:
+                known[text] = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            logits = base.get_output_embeddings()(known[text])
+    return logits[0, :-1].float().log_softmax(-1)
 
 
 def _ask(

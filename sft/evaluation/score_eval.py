@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+import torch
 from accelerate.utils import broadcast_object_list
 
 from sft.core.console import say, waiting
@@ -38,6 +39,7 @@ class ScoreEval(Evaluation):
         self.questions = load_questions(self.run.score_file, trainer.asked_system)
         self.folder = trainer.run_directory
         self.latest: Score | None = None
+        self._base_states: dict[str, torch.Tensor] = {}
         self._reached = 0
         self._seconds = 0.0
         self._started = time.perf_counter()
@@ -62,6 +64,7 @@ class ScoreEval(Evaluation):
                         cast(str, self.run.identity_name),
                         [*OLD_NAMES, *self.run.identity_old_names],
                         self.run.score_seconds,
+                        self._base_states,
                     )
                 ]
         # Every process must decide the same below.

@@ -7,10 +7,12 @@ nothing about training.
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
@@ -19,6 +21,7 @@ from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
 from sft.models.model_state import is_in_parts, preserve_state
 from sft.models.thinking import Thinking, find_thinking
+from sft.models.unpacked_weights import weights_unpacked
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,6 +30,21 @@ if TYPE_CHECKING:
 CUT_IN_THINKING = "max_new_tokens, while thinking"
 # Where the `max_time` of the whole batch cut it.
 CUT_BY_TIME = "max_time"
+# After so many tokens, a batch goes on without the answers that have ended.
+PART = 16
+# Settings that count from where an answer began, or look at all rows together.
+OF_THE_WHOLE = (
+    "min_length",
+    "min_new_tokens",
+    "stop_strings",
+    "exponential_decay_length_penalty",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "watermarking_config",
+    "cache_implementation",
+    "prompt_lookup_num_tokens",
+)
 # Tokens that a model that may think is given for it, on top of those for its answer.
 THINKING_ROOM = 512
 
@@ -55,16 +73,48 @@ def reply_to_all(
     texts = template.render(conversations, generation_prompt=True)
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
-    with preserve_state(model):
-        output = model.generate(  # type: ignore[operator]  # mixed in when a model class is made
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            generation_config=settings,
-            synced_gpus=is_in_parts(model),
+    with preserve_state(model), weights_unpacked(model):
+        answers = _generate(
+            model, batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device), settings
         )
-    answers = output[:, batch["input_ids"].shape[1] :].tolist()
     thinking = find_thinking(template)
     return [_reply(template, thinking, tokens, settings) for tokens in answers]
+
+
+def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: GenerationConfig) -> list[list[int]]:
+    """The new tokens of each row of left-padded conversations `(rows, tokens)`.
+
+    Where each row's next token follows from the row alone, rows that have ended are left out every `PART` tokens.
+    """
+    started = time.perf_counter()
+    part = copy.deepcopy(settings)
+    part.return_dict_in_generate = True
+    is_whole = settings.do_sample or any(getattr(settings, key) for key in OF_THE_WHOLE)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    answers: list[list[int]] = [[] for _ in rows]
+    cache = None
+    while len(rows):
+        left = settings.max_new_tokens - len(answers[rows[0]])
+        part.max_new_tokens = left if is_whole else min(left, PART)
+        if settings.max_time is not None:
+            part.max_time = settings.max_time - (time.perf_counter() - started)
+        output = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=part,
+            synced_gpus=is_in_parts(model),
+        )
+        new = output.sequences[:, tokens.shape[1] :]
+        for row, added in zip(rows.tolist(), new.tolist(), strict=True):
+            answers[row] += added
+        if new.shape[1] < part.max_new_tokens or part.max_new_tokens == left:
+            break
+        goes_on = ~torch.isin(new, torch.tensor(settings.eos_token_id, device=new.device)).any(1)
+        rows, tokens, cache = rows[goes_on], output.sequences[goes_on], output.past_key_values
+        mask = torch.cat([mask, torch.ones_like(new)], dim=1)[goes_on]
+        cache.batch_select_indices(goes_on.nonzero()[:, 0])
+    return answers
 
 
 def generation_config(

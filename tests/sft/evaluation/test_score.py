@@ -124,8 +124,13 @@ def test_divergence_and_perplexity_are_those_of_the_definition(run, tokenizer, t
             for kind, values in logits.items():
                 losses[kind] += torch.nn.functional.cross_entropy(values, ids[0, 1:], reduction="none").tolist()
     means = {kind: sum(values) / len(values) for kind, values in losses.items()}
-    divergence, ratio, read = retention(tuned, tokenizer, TEXTS)
+    states: dict[str, torch.Tensor] = {}
+    divergence, ratio, read = retention(tuned, tokenizer, TEXTS, base_states=states)
     assert read == len(TEXTS)
+    passes = []
+    tuned.get_base_model().model.register_forward_pre_hook(lambda *_: passes.append(1))
+    assert retention(tuned, tokenizer, TEXTS, base_states=states) == (divergence, ratio, read)
+    assert len(passes) == len(TEXTS)  # of the tuned model; the base model's are known
     assert divergence == pytest.approx(sum(divergences) / len(divergences), rel=1e-4)
     assert ratio == pytest.approx(math.exp(means["tuned"] - means["base"]), rel=1e-4)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 from sft.data.questions import QuestionSet, load_questions
-from sft.evaluation.score import FIRST_BATCH, retention, score
+from sft.evaluation.score import BATCH, FIRST_BATCH, retention, score
 from sft.evaluation.score_eval import ScoreEval
 from sft.models.generate import CUT_BY_TIME, reply_to_all
 from sft.runs.run_files import read_run
@@ -100,7 +100,7 @@ def test_of_a_batch_that_is_cut_nothing_is_counted(model, tokenizer, clock, monk
 
     monkeypatch.setattr("sft.evaluation.score.reply_to_all", reply_slower_each_time)
     found = score(model, tokenizer, load_questions(), NAME, [], 60)
-    assert [len(batch) for batch in batches] == [FIRST_BATCH, 16]
+    assert [len(batch) for batch in batches] == [FIRST_BATCH, BATCH]
     assert CUT_BY_TIME in {reply.stop_reason for reply in batches[1]}
     assert len(found.answers) == FIRST_BATCH
     assert found.seconds <= 60 + clock.longest

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sft.models import generate
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import CUT_IN_THINKING, THINKING_ROOM, Reply, reply_to_all, room_for
 from tests.support.chat_templates import CLOSED_BY_NAME, THINKING, with_controls
@@ -82,3 +83,38 @@ def test_a_model_that_does_not_think_says_all_it_says(speaker):
     said = reply(model, tokenizer)
     assert (said.text, said.answer, said.stop_reason) == ("I am 黄大力.", "I am 黄大力.", "end of turn")
     assert reply(model, tokenizer, tokens=2).stop_reason == "max_new_tokens"
+
+
+def test_a_batch_goes_on_without_the_answers_that_have_ended_and_says_the_same(tiny_model, tokenizer, monkeypatch):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    questions = [turns(text) for text in ("Who are you?", "1 2 3 4", "黄大力", "Why?", "a b", "I am", "?", "Who")]
+    prompt = tokenizer(ChatTemplate(tokenizer).prompt(questions[0]), add_special_tokens=False, return_tensors="pt")
+    # What this model of random weights says sixth, no matter what, ends an answer.
+    model.generation_config.eos_token_id = model.generate(**prompt, max_new_tokens=6, do_sample=False)[0, -1].item()
+    settings = {"max_new_tokens": 24, "do_sample": False}
+    rows = []
+    model.model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr(generate, "PART", 100)
+    whole = reply_to_all(model, tokenizer, questions, settings)
+    assert set(rows) == {8}
+    assert {said.stop_reason for said in whole} == {"end of turn", "max_new_tokens"}
+    rows.clear()
+    monkeypatch.setattr(generate, "PART", 3)
+    assert reply_to_all(model, tokenizer, questions, settings) == whole
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 8
+    assert rows[-1] < 8
+
+
+def test_where_answers_are_drawn_or_count_from_their_beginning_none_is_left_out(speaker, monkeypatch):
+    model, tokenizer = speaker(CHATML, "I am 黄大力.<|im_end|>\n")
+    monkeypatch.setattr(generate, "PART", 3)
+    said = reply_to_all(model, tokenizer, [QUESTION], {"max_new_tokens": 30, "min_new_tokens": 25, "do_sample": False})
+    assert said[0].tokens >= 25
+    drawn = []
+    for part in (3, 100):
+        monkeypatch.setattr(generate, "PART", part)
+        torch.manual_seed(1)
+        settings = {"max_new_tokens": 30, "do_sample": True, "temperature": 2.0}
+        drawn.append(reply_to_all(model, tokenizer, [QUESTION, turns("1 2 3 4")], settings))
+    assert drawn[0] == drawn[1]
