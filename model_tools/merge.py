@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_folder, refuse_full_disk, refuse_occupied
+from sft.core.imports import importing
 from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
@@ -65,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{path}: holds no adapter: give a run directory or an adapter folder")
         folders.append((path, found, weight))
 
-    from model_tools.merging import verify
-    from model_tools.merging.adapter import Adapter
+    with importing():
+        from model_tools.merging import verify
+        from model_tools.merging.adapter import Adapter
 
     adapters: list[Adapter] = []
     for path, folder, weight in folders:

@@ -22,8 +22,8 @@ from transformers.core_model_loading import (
 class Layout:
     """How the files of one folder are laid out; `groups` maps stored names that belong together to parameters.
 
-    `sources` maps each parameter to the stored names it is made of. A stored tensor that the model has no use for is in
-    no group.
+    `sources` maps each parameter to the stored names it is made of, `renamed` each stored tensor that is a parameter as
+    it stands to that one's name. A stored tensor that the model has no use for is in no group.
     """
 
     def __init__(self, model: PreTrainedModel, stored: dict[str, torch.Tensor]):
@@ -32,17 +32,21 @@ class Layout:
         transforms = get_model_conversion_mapping(model)
         self._renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
         self._converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
-        together = defaultdict(list)
+        together, converted = defaultdict(list), set()
         for name in stored:
-            target, _ = self._target(name)
+            target, pattern = self._target(name)
             if target:
                 together[target].append(name)
+            if pattern:
+                converted.add(name)
         # What `save_pretrained` would undo is what loading has used.
         model._weight_conversions = [transform for transform in transforms if transform.was_used()]
         self.groups: dict[tuple[str, ...], tuple[str, ...]] = {}
         for names in together.values():
             self.groups[tuple(names)] = tuple(self.to_parameters({name: stored[name] for name in names}))
         self.sources = {made: names for names, all_made in self.groups.items() for made in all_made}
+        alone = {names[0]: made[0] for names, made in self.groups.items() if len(names) == len(made) == 1}
+        self.renamed = {name: made for name, made in alone.items() if name not in converted}
 
     def to_parameters(self, stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters that whole groups of stored tensors come to."""

@@ -6,8 +6,9 @@ whatever the model's size. Arithmetic is in float32 and rounded once.
 
 import ctypes
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -16,13 +17,16 @@ from transformers import PreTrainedModel
 
 from model_tools.merging.adapter import Adapter
 from model_tools.merging.layout import Layout
-from model_tools.merging.tuned_modules import TunedModules
+from model_tools.merging.tuned_modules import PlainLora, TunedModules
 from model_tools.merging.weight_writer import WeightWriter
 from sft.core.errors import UserError
 from sft.models.weight_files import WeightFiles, meta_tensors
 
-M_MMAP_THRESHOLD = -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+MERGED_AT_ONCE = 1 << 18  # numbers, few enough to stay in the processor's cache from their reading to their rounding
+GIVEN_BACK, KEPT_FREE = 1 << 22, 1 << 25  # bytes: more than a part of a tensor takes, and what the parts in use take
 Tensors = dict[str, torch.Tensor]
+Part = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class MergedWeights:
         # From here on the model's modules are PEFT's, under other names.
         self._tuned = TunedModules(model, adapters)
         self._home = self._layout.sources
+        self._product = torch.empty(0)
         ties = [self._tie(*pair) for pair in model.all_tied_weights_keys.items()]
         # A parameter tied to another is usually in no file; it is read from where the other lies.
         self._source = {name: name for name in self._home} | {
@@ -77,11 +82,18 @@ class MergedWeights:
         """
         _give_freed_memory_back()
         with WeightWriter(folder, self.shapes, max_shard_size) as writer:
-            for unit in tqdm(self.units, desc="merging", unit="layer", disable=None):
+            units = tqdm(self.units, desc="merging", unit="layer", disable=None)
+            for unit, following in zip_longest(units, self.units[1:]):
+                for name in following.stored if following else ():
+                    self._files.read_ahead(name)
                 for name, content in self._contents(unit, device):
                     writer.write(name, content)
 
-    def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, torch.Tensor | Iterator[bytes]]]:
+    def _contents(self, unit: MergeUnit, device: str) -> Iterator[tuple[str, torch.Tensor | Iterable[Part]]]:
+        if plain := self._plain(unit, device):
+            weight, added = plain
+            yield self._name(weight), self._plainly_merged(weight, added)
+            unit = MergeUnit(tuple(name for name in unit.stored if name != weight), ())
         if unit.modules:
             yield from self._merged(unit, device).items()
         elif self._as_parameters:
@@ -93,6 +105,44 @@ class MergedWeights:
                 wanted = self.shapes[name].dtype
                 is_same = wanted == self._files.tensors[name].dtype
                 yield name, self._files.chunks(name) if is_same else _rounded(name, self._files.read(name), wanted)
+
+    def _plain(self, unit: MergeUnit, device: str) -> tuple[str, PlainLora] | None:
+        """The one stored tensor of a unit that changes, and what plain LoRA adds to it; None where there is more to do.
+
+        Other tensors of the unit, such as a bias, stay as they are.
+        """
+        if device != "cpu" or len(unit.modules) != 1:
+            return None
+        renamed, changed = self._layout.renamed, f"{unit.modules[0]}.weight"
+        weight = next((name for name in unit.stored if renamed.get(name) == changed), None)
+        is_shared = changed in map(self._source.get, self._added)
+        if weight is None or is_shared or not renamed.keys() >= set(unit.stored):
+            return None
+        added = self._tuned.take_plain(unit.modules[0])
+        return (weight, added) if added else None
+
+    def _plainly_merged(self, name: str, added: PlainLora) -> Iterator[Part]:
+        """The bytes of what PEFT's merge makes of a weight, to the last bit, part by part.
+
+        With a whole weight each step would take new memory, which costs more time than the arithmetic. Only the product
+        is computed whole: of a part of it the sums could be added up in another order.
+        """
+        stored, wanted = self._files.tensors[name], self.shapes[self._name(name)].dtype
+        if len(self._product) < stored.elements:
+            self._product = torch.empty(stored.elements)
+        product = self._product[: stored.elements]
+        torch.mm(added.left, added.right, out=product.view(stored.shape))
+        first = 0
+        for delta in product.split(MERGED_AT_ONCE):
+            part = torch.empty(len(delta), dtype=stored.dtype)
+            self._files.read_part(name, first, part)
+            first += len(delta)
+            merged = part.float().add_(delta.mul_(added.scale))
+            yield _rounded(name, merged, wanted).view(torch.uint8).numpy().data
+
+    def _name(self, stored: str) -> str:
+        """What a stored tensor that is a parameter as it stands is called where it is written."""
+        return self._layout.renamed[stored] if self._as_parameters else stored
 
     def _merged(self, unit: MergeUnit, device: str) -> Tensors:
         """Every tensor of one unit as it is to be stored, merged in float32 and rounded."""
@@ -175,11 +225,13 @@ class MergedWeights:
 def _give_freed_memory_back() -> None:
     """Let large blocks return to the system when they are freed; glibc would keep as much as the whole model.
 
+    Small ones it keeps for the next part: new memory costs more time than what is computed in it.
     Source: mallopt(3), M_MMAP_THRESHOLD: the threshold grows with every block freed until a program sets it.
     """
     c_library = ctypes.CDLL(None)
     if hasattr(c_library, "mallopt"):
-        c_library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        c_library.mallopt(M_MMAP_THRESHOLD, GIVEN_BACK)
+        c_library.mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def _rounded(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -8,10 +8,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 import transformers
 from peft import PeftConfig, PeftModel
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -47,6 +49,15 @@ def without_weights(config: PreTrainedConfig, adapters: list[Adapter]) -> PreTra
                 f"{named or type(config).__name__}: Transformers has no such model: merge it with PEFT itself"
             )
         return getattr(transformers, named)._from_config(config)
+
+
+@dataclass(frozen=True)
+class PlainLora:
+    """What the plainest LoRA adds to a weight `(out, in)`: `scale` times `left @ right`, `(out, r)` and `(r, in)`."""
+
+    left: torch.Tensor
+    right: torch.Tensor
+    scale: float
 
 
 class TunedModules:
@@ -89,11 +100,30 @@ class TunedModules:
         Raises:
             UserError: PEFT cannot merge it.
         """
-        module = self._modules.pop(name)
-        self._model.set_submodule(name, torch.nn.Identity())
+        module = self._take(name)
         _fill(module, {full.removeprefix(f"{name}."): value for full, value in parameters.items()})
         merged = self._merged(name, module.to(device=device, dtype=torch.float32))
         return {f"{name}.{leaf}": value for leaf, value in merged.state_dict().items()}
+
+    def take_plain(self, name: str) -> PlainLora | None:
+        """What one module's only adapter adds to its weight and to nothing else; None if it is not as plain as that.
+
+        Like `merge`, it gives what the module held of the adapter away.
+        """
+        module = self._modules[name]
+        if type(module) is not LoraLinear or type(module.base_layer) is not torch.nn.Linear or len(self._names) > 1:
+            return None
+        (adapter,), bias = self._names, module.base_layer.bias
+        brings = not _is_hollow(module.base_layer.weight) or (bias is not None and not _is_hollow(bias))
+        if brings or module.lora_variant or module.lora_bias[adapter] or module.fan_in_fan_out:
+            return None
+        self._take(name)
+        left, right = (factor[adapter].weight.detach().float() for factor in (module.lora_B, module.lora_A))
+        return PlainLora(left, right, module.scaling[adapter])
+
+    def _take(self, name: str) -> torch.nn.Module:
+        self._model.set_submodule(name, torch.nn.Identity())
+        return self._modules.pop(name)
 
     def _merged(self, name: str, module: torch.nn.Module) -> torch.nn.Module:
         try:

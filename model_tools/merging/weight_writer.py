@@ -1,12 +1,16 @@
 """Writes a model's weights as safetensors shards, tensor by tensor in any order; no shard ever lies in memory whole.
 
-In: names, types and shapes, all known before. Out: the files that Transformers loads. The format is written by hand
-because its library writes a file only from tensors that are all in memory.
+In: names, types and shapes, all known before. Out: the files that Transformers loads. A thread writes them, and brings
+them to the disk, while the next tensors are computed. The format is written by hand because its library writes a file
+only from tensors that are all in memory.
 Source: https://github.com/huggingface/safetensors#format
 """
 
 import json
+import os
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +22,8 @@ from sft.models.weight_files import IN_SAFETENSORS, LENGTH_BYTES, dtype_name
 
 ALIGNMENT = 8
 SHARD_PATTERN = "model{suffix}.safetensors"
+MOST_WAITING = 1 << 25  # bytes that may wait to be written: enough to keep the disk busy
+SYNCED_AT_ONCE = 1 << 26  # bytes
 
 
 class WeightWriter:
@@ -39,14 +45,26 @@ class WeightWriter:
         self._files: dict[str, BinaryIO] = {}
         # Of each tensor: its file, its first byte in it, and how many bytes it takes.
         self._places: dict[str, tuple[BinaryIO, int, int]] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._bytes_waiting = 0
+        self._bytes_unsynced = 0
 
     def write(self, name: str, content: torch.Tensor | Iterable[bytes | memoryview]) -> None:
-        """Write one tensor: its values, or its bytes part by part."""
+        """Write one tensor: its values, or its bytes part by part, none of which may change afterwards.
+
+        Raises:
+            OSError: this tensor, or one before it, cannot be written.
+        """
         file, start, expected = self._places[name]
-        file.seek(start)
         if isinstance(content, torch.Tensor):
             content = [content.contiguous().flatten().view(torch.uint8).cpu().numpy().data]
-        written = sum(file.write(part) for part in content)
+        written = 0
+        for part in content:
+            self._waiting.append((self._thread.submit(self._write_part, file, start + written, part), len(part)))
+            written += len(part)
+            self._bytes_waiting += len(part)
+            self._wait(MOST_WAITING)
         if written != expected:
             raise ValueError(f"{name}: {written:,} bytes were written where {expected:,} belong")
         self.unwritten.discard(name)
@@ -59,8 +77,29 @@ class WeightWriter:
 
     def __exit__(self, kind, *_) -> None:
         with self._open:
-            if kind is None:
-                self._finish()
+            try:
+                if kind is None:
+                    self._wait(0)
+                    self._finish()
+            finally:
+                self._thread.shutdown(cancel_futures=True)
+
+    def _wait(self, most: int) -> None:
+        """Wait until no more than so many bytes are still to be written; what went wrong is raised here."""
+        while self._bytes_waiting > most:
+            future, size = self._waiting.popleft()
+            future.result()
+            self._bytes_waiting -= size
+
+    def _write_part(self, file: BinaryIO, start: int, part: bytes | memoryview) -> None:
+        file.seek(start)
+        file.write(part)
+        self._bytes_unsynced += len(part)
+        if self._bytes_unsynced >= SYNCED_AT_ONCE:
+            # All of it has to be on the disk in the end; what is brought there now is not waited for then.
+            file.flush()
+            os.fsync(file.fileno())
+            self._bytes_unsynced = 0
 
     def _finish(self) -> None:
         """See that every tensor was written, and write the index of the shards."""

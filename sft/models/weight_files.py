@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ DTYPES = {
 }  # fmt: skip
 IN_SAFETENSORS = {torch_name: name for name, (torch_name, _) in DTYPES.items()}
 BYTES = dict(DTYPES.values())
-COPIED_AT_ONCE = 1 << 24
+COPIED_AT_ONCE = 1 << 19
 LENGTH_BYTES = 8  # of a safetensors header's length, which stands before it
 SAMPLE = 4096
 # What the hub's library raises of a damaged header, which it does not check: that it is an object is taken for granted.
@@ -166,14 +167,37 @@ class WeightFiles:
         import torch
 
         stored = self.tensors[name]
+        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        self.read_part(name, 0, tensor.view(-1))
+        return tensor
+
+    def read_part(self, name: str, first: int, part: torch.Tensor) -> None:
+        """Fill `part`, `(numbers,)` of the stored type, with the numbers of one tensor from `first` on.
+
+        Raises:
+            UserError: the file is shorter than when this object was made.
+        """
+        import torch
+
+        stored = self.tensors[name]
         if stored.start is None:
-            return self._shard(stored.file)[name].clone()
-        buffer = bytearray(stored.bytes)
+            part.copy_(self._shard(stored.file)[name].flatten()[first : first + len(part)])
+            return
+        unread = part.view(torch.uint8).numpy().data
         with open(stored.file, "rb", buffering=0) as file:
-            file.seek(stored.start)
-            file.readinto(buffer)
-        flat = torch.frombuffer(buffer, dtype=stored.dtype) if buffer else torch.empty(0, dtype=stored.dtype)
-        return flat.view(stored.shape)
+            file.seek(stored.start + first * part.itemsize)
+            # One call fills no more than 2 GiB.
+            while unread and (count := file.readinto(unread)):
+                unread = unread[count:]
+        if unread:
+            raise _cut_short(stored.file)
+
+    def read_ahead(self, name: str) -> None:
+        """Have the system read one tensor from the disk while something else is done, where it can."""
+        stored = self.tensors[name]
+        if stored.start is not None and hasattr(os, "posix_fadvise"):
+            with open(stored.file, "rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), stored.start, stored.bytes, os.POSIX_FADV_WILLNEED)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The bytes of one tensor, a few at a time; a large embedding never lies in memory whole."""
@@ -187,6 +211,8 @@ class WeightFiles:
             file.seek(stored.start)
             while unread:
                 part = file.read(min(unread, COPIED_AT_ONCE))
+                if not part:
+                    raise _cut_short(stored.file)
                 unread -= len(part)
                 yield part
 
@@ -285,6 +311,10 @@ def _unpickled_tensors(file: Path) -> dict[str, torch.Tensor]:
     content = restricted_pickle.load_data(file)
     content = content if isinstance(content, dict) else {}
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _cut_short(file: Path) -> UserError:
+    return UserError(f"{file}: was cut short while it was read: {AGAIN}")
 
 
 def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:

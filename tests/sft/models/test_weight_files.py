@@ -46,6 +46,26 @@ def test_tensors_are_read_one_by_one_as_they_were_written(tmp_path, ending, shar
         assert (files.tensors[name].shape, files.tensors[name].bytes) == (tuple(value.shape), value.nbytes)
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_part_of_a_tensor_is_read_from_where_it_lies(tmp_path, ending):
+    files, part = WeightFiles(write(tmp_path / "model", ending, 1)), torch.empty(700, dtype=torch.bfloat16)
+    files.read_ahead("b.weight")
+    files.read_part("b.weight", 2900, part)
+    assert torch.equal(part, WEIGHTS["b.weight"].flatten()[2900:3600])
+
+
+@pytest.mark.parametrize(
+    "read", [WeightFiles.read, lambda files, name: list(files.chunks(name))], ids=["read", "chunks"]
+)
+def test_a_file_that_is_cut_short_while_it_is_read_is_reported(tmp_path, read):
+    files = WeightFiles(write(tmp_path / "model", "safetensors", 1))
+    os.truncate(tmp_path / "model" / "model.safetensors", files.tensors["b.weight"].start + 100)
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: was cut short while it was read: copy or download it again"
+    ):
+        read(files, "b.weight")
+
+
 def test_the_fingerprint_is_of_the_weights_and_not_of_their_files(tmp_path):
     kinds = [("safetensors", 1), ("safetensors", 2), ("bin", 1), ("bin", 2)]
     folders = [write(tmp_path / f"{ending}{shards}", ending, shards) for ending, shards in kinds]
