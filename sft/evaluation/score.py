@@ -18,15 +18,22 @@ from sft.core.text import counted
 from sft.data.identity import OWN, OWNER, mentions, role_of_name
 from sft.data.questions import Question, QuestionSet
 from sft.evaluation.deadline import Deadline
-from sft.models.generate import CUT_BY_TIME, CUT_IN_THINKING, Reply, reply_to_all, room_for
+from sft.models.generate import (
+    ANSWER_TOKENS,
+    BATCH,
+    BATCH_ON_A_GPU,
+    CUT_BY_TIME,
+    CUT_IN_THINKING,
+    Reply,
+    reply_to_all,
+    room_for,
+)
 from sft.models.model_state import is_in_parts, preserve_state
 from sft.models.unpacked_weights import weights_unpacked
 from sft.training.cpu import can_mask_head
 
-# Questions in one batch: a GPU takes hardly longer for all of them than for one. On a CPU the first batch is a small
-# one, whose pace says how large the next may be.
-BATCH, BATCH_ON_A_GPU, FIRST_BATCH = 32, 64, 8
-ANSWER_TOKENS = 48
+# On a CPU the first batch is a small one, whose pace says how large the next may be.
+FIRST_BATCH = 8
 # Of the seconds of a scoring, the most that reading the texts may take; answers get the rest.
 TEXTS_SHARE = 0.25
 

@@ -26,6 +26,9 @@ from sft.models.unpacked_weights import weights_unpacked
 if TYPE_CHECKING:
     from peft import PeftModel
 
+# Questions of a scoring that are answered together, on a CPU and on a GPU, which takes hardly longer for all of them
+# than for one; and tokens of an answer.
+BATCH, BATCH_ON_A_GPU, ANSWER_TOKENS = 32, 64, 48
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"
 # Where the `max_time` of the whole batch cut it.

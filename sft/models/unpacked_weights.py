@@ -26,7 +26,9 @@ def weights_unpacked(model: nn.Module) -> Iterator[None]:
     """
     layers = [module for module in model.modules() if type(module) is bitsandbytes.nn.Linear4bit]
     is_done = any(hasattr(layer, "unpacked") for layer in layers)
-    if is_done or not layers or layers[0].weight.device.type != "cpu" or bytes_unpacked(layers) > HELD_AT_MOST:
+    states = [cast(bitsandbytes.nn.Params4bit, layer.weight).quant_state for layer in layers]
+    size = sum(state.shape.numel() * state.dtype.itemsize for state in states)
+    if is_done or not layers or layers[0].weight.device.type != "cpu" or size > HELD_AT_MOST:
         yield
         return
     for layer in layers:
@@ -38,12 +40,6 @@ def weights_unpacked(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             del vars(layer)["unpacked"], vars(layer)["forward"]
-
-
-def bytes_unpacked(layers: list[bitsandbytes.nn.Linear4bit]) -> int:
-    """Bytes of these layers' weights out of 4 bits."""
-    states = [cast(bitsandbytes.nn.Params4bit, layer.weight).quant_state for layer in layers]
-    return sum(state.shape.numel() * state.dtype.itemsize for state in states)
 
 
 def _forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,9 @@ from trl import SFTConfig
 from sft.config.parallelism import processes_a_sequence
 from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.data.dataset_card import DatasetCard
+from sft.models.generate import ANSWER_TOKENS, BATCH, BATCH_ON_A_GPU
 from sft.models.meta_model import MetaModel
+from sft.models.unpacked_weights import HELD_AT_MOST
 from sft.training import strategy
 from sft.training.cpu import HEAD_TILE, can_mask_head
 from sft.training.packed_attention import attends_by_sample, needs_no_mask
@@ -42,6 +44,9 @@ SUPERVISED_TILES = 4
 # What half precision takes on a CPU besides, as measured, not derived: oneDNN's kernels, and for its products about as
 # much again as is kept for the backward pass.
 HALF_ON_CPU = GIB // 8
+# sft/evaluation/score.py: tokens of a question with its system message, and of the longest text; of the latter's logits
+# there are at once both models' log-probabilities, what they are made of, and two steps of what is summed.
+ASKED_TOKENS, TEXT_TOKENS, TEXT_TENSORS = 64, 128, 6
 # float32 numbers that an optimizer keeps for each weight; all others keep Adam's two.
 STATES = {"sgd": 0, "adafactor": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "ademamix": 3}
 # trl/models/activation_offloading.py, `max_fwd_stash_size`: so many kept tensors are still on the GPU while they are
@@ -59,11 +64,12 @@ class Memory:
     training: int
     activations: int
     logits: int
+    scoring: int
 
     @property
     def peak(self) -> int:
         """Bytes of all parts."""
-        return self.process + self.weights + self.training + self.activations + self.logits
+        return self.process + self.weights + self.training + self.activations + self.logits + self.scoring
 
     def line(self) -> str:
         """Such as "8.9 GiB of GPU memory a process: ..."."""
@@ -74,6 +80,8 @@ class Memory:
             "activations": self.activations,
             "logits": self.logits,
         }
+        if self.scoring:
+            parts["evaluations beyond that"] = self.scoring
         shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
         return f"{self.peak / GIB:.1f} GiB of {'GPU memory' if self.on_gpu else 'RAM'} a process: {shown}"
 
@@ -88,8 +96,8 @@ def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: Me
     the next. There it came within 13% of the resident memory of 20 steps of a 135M model in nine settings, in 4
     bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
 
-    Not counted: evaluation prompts and scores, which on a CPU made the demo's peak, a third above the prediction; a
-    custom optimizer's own buffers; logits under label smoothing.
+    Of evaluation prompts and scores what does not fit into what a step has freed is counted. Not counted: a custom
+    optimizer's own buffers; logits under label smoothing.
 
     Raises:
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
@@ -99,27 +107,30 @@ def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: Me
     weights, training = _weights(recipe, model), _training(recipe, model, on_gpu)
     kept, one_layer = _activations(recipe, card, model, on_gpu)
     forward, backward = _logits(recipe, card, model, on_gpu)
+    scoring = _scoring(recipe, model, on_gpu)
     if not on_gpu:
         # What was read of each quantised tensor is freed among those that stay.
         read = sum(weight.parameters for weight in model.weights) * model.stored_dtype.itemsize
+        activations = kept + one_layer + (HALF_ON_CPU + kept if strategy.half_precision(recipe.training) else 0)
         return Memory(
             on_gpu=False,
             process=psutil.Process().memory_info().rss,
             weights=weights + read,
             training=training.held + training.gradients + training.step + training.saving,
-            activations=kept + one_layer + (HALF_ON_CPU + kept if strategy.half_precision(recipe.training) else 0),
+            activations=activations,
             logits=forward + backward,
+            scoring=max(scoring - activations - forward - backward, 0),
         )
     # One weight at a time is taken out of 4 or 8 bits for the gradient that goes through it; `MatMul4Bit.backward`.
     dequantised = max((weight.parameters for weight in model.weights if weight.is_quantised), default=0)
     taken_out = dequantised * strategy.compute_dtype(recipe.training, model.dtype).itemsize
     moments = [
-        (training.held, kept, backward),
-        (training.held + training.gradients, kept + one_layer + taken_out, 0),
-        (training.held + training.gradients + training.step, 0, 0),
+        (training.held, kept, backward, 0),
+        (training.held + training.gradients, kept + one_layer + taken_out, 0, 0),
+        (training.held + training.gradients + training.step, 0, 0, 0),
+        (training.held, 0, 0, scoring),
     ]
-    held, activations, logits = max(moments, key=sum)
-    return Memory(True, CUDA_CONTEXT, weights, held, activations, logits)
+    return Memory(True, CUDA_CONTEXT, weights, *max(moments, key=sum))
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,22 @@ def _logits(recipe: Recipe, card: DatasetCard, model: MetaModel, on_gpu: bool) -
         rows = min(supervised, HEAD_TILE)
         return rows * model.text_config.vocab_size * (SUPERVISED_TILES * FLOAT32 + 2 * size), gradient
     return round(tile * FLOAT32 * FORWARD_TILES), round(tile * FLOAT32 * BACKWARD_TILES) + gradient
+
+
+def _scoring(recipe: Recipe, model: MetaModel, on_gpu: bool) -> int:
+    """Bytes that evaluation prompts and scores take: weights out of 4 bits, a batch's cache, the logits of a text."""
+    run, config = recipe.run, model.text_config
+    rows = (BATCH_ON_A_GPU if on_gpu else BATCH) if run.identity_name else len(run.eval_prompts or ())
+    if not rows:
+        return 0
+    dtype = strategy.compute_dtype(recipe.training, model.dtype)
+    unpacked = sum(weight.parameters for weight in model.weights if weight.is_quantised) * dtype.itemsize
+    held = 0 if on_gpu or not recipe.model.load_in_4bit or unpacked > HELD_AT_MOST else unpacked
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cache = rows * (ASKED_TOKENS + ANSWER_TOKENS) * config.num_hidden_layers * 2 * heads * size * dtype.itemsize
+    logits = TEXT_TOKENS * config.vocab_size * FLOAT32 * TEXT_TENSORS if run.identity_name else 0
+    return held + cache + logits
 
 
 def batch_shape(training: SFTConfig, card: DatasetCard) -> tuple[int, int]:

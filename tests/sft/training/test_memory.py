@@ -20,6 +20,8 @@ FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16", "bf16": True}
 # `--eval_prompts_steps 0 --max_steps 20` and the keys given here.
 BEFORE = 590
 SILENT = {"save_strategy": "no"}
+UNASKED = {"identity_name": "", "eval_prompts": []}
+PARTS = ("process", "weights", "training", "activations", "logits", "scoring")
 MEASURED = [
     (FLOAT32 | ZERO2 | SILENT, 2002),
     (FLOAT32 | SILENT, 1737),
@@ -42,7 +44,7 @@ MEASURED = [
 
 @pytest.mark.parametrize(("keys", "measured"), MEASURED)
 def test_the_peak_of_a_cpu_process_is_near_what_was_measured(read, keys, measured):
-    predicted = predict_memory(read("demo", SMOLLM2, **keys), CARD, on_gpu=False)
+    predicted = predict_memory(read("demo", SMOLLM2, **{"identity_name": ""} | keys), CARD, on_gpu=False)
     mib = BEFORE + (predicted.peak - predicted.process) / 2**20
     assert mib == pytest.approx(measured, rel=0.13)
 
@@ -71,7 +73,7 @@ def test_only_packs_and_padded_batches_need_a_mask(read):
     card = replace(CARD, longest_sample=256)
     packed, alone, padded = (
         predict_memory(
-            read("demo", SMOLLM2, load_in_4bit=False, packing=packing, per_device_train_batch_size=batch),
+            read("demo", SMOLLM2, **UNASKED, load_in_4bit=False, packing=packing, per_device_train_batch_size=batch),
             card,
             on_gpu=True,
         ).activations
@@ -100,8 +102,7 @@ def test_the_parts_add_up_and_the_process_is_measured_only_on_a_cpu(read):
     recipe = read("demo", SMOLLM2)
     on_cpu, on_gpu = (predict_memory(recipe, CARD, on_gpu=on_gpu) for on_gpu in (False, True))
     for predicted in (on_cpu, on_gpu):
-        parts = (predicted.process, predicted.weights, predicted.training, predicted.activations, predicted.logits)
-        assert predicted.peak == sum(parts)
+        assert predicted.peak == sum(getattr(predicted, part) for part in PARTS)
     assert on_gpu.process == memory.CUDA_CONTEXT != on_cpu.process
     assert "GiB of RAM a process: the process so far" in on_cpu.line()
     assert "GiB of GPU memory a process: CUDA itself 0.75" in on_gpu.line()
