@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     check_model_folder(settings.model, with_weights=with_weights)
     require_model(settings.model, settings.model_revision, with_weights=with_weights)
     say("loading PyTorch, Transformers and TRL")
-    with importing(compiled=not settings.dry_run):
+    with importing():
         from sft.config.load import read_recipe
         from sft.training import launch, stack_errors
 

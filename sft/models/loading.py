@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
-from sft.models import hub, internlm2_tokenizer
+from sft.models import hub
 from sft.models.adapter import scale_line
 from sft.models.chat_template import KWARGS
 from sft.models.model_folder import require_model
@@ -88,7 +88,7 @@ def _internlm2_tokenizer(folder: str, revision: str, *, is_published: bool) -> P
     config, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
     if config.get("model_type") != "internlm2":
         return None
-    from sft.models import internlm2  # imports what only a model needs
+    from sft.models import internlm2, internlm2_tokenizer  # import what only a model needs, and protobuf
 
     internlm2.register_with_transformers()
     path = cached_file(folder, "tokenizer.model", **lookup) if is_published else None
@@ -135,6 +135,9 @@ def _quantization(settings: ModelConfig) -> BitsAndBytesConfig | None:
         return None
     from trl import get_quantization_config  # imports PEFT and bitsandbytes, which no other model needs
 
+    from sft.models.nf4 import quantise_faster
+
+    quantise_faster()
     return get_quantization_config(settings)
 
 

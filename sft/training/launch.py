@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import other as accelerate_unwrapping
 
 from sft.config.load import build_recipe, settings_for_this_machine
 from sft.config.recipe import Recipe
 from sft.config.settings import Settings
 from sft.core.console import is_main_process
 from sft.core.errors import UserError
-from sft.training import op_build
+from sft.core.imports import importing
 
 # A layer's products have some dozen shapes, forward and backward.
 KERNELS_OF_A_STEP = "64"
@@ -38,8 +39,9 @@ def start(settings: Settings) -> Recipe:
     settings = settings_for_this_machine(settings)  # before anything is compiled or opened
     limit_cpu_threads()
     keep_few_kernels()
+    leave_deepspeed_out()
     if settings.deepspeed:
-        prepare_for_deepspeed()
+        prepare_for_deepspeed(settings.deepspeed)
     recipe = build_recipe(settings)
     if settings.deepspeed:
         join_deepspeed_group(recipe.training.ddp_timeout_delta)
@@ -61,7 +63,15 @@ def keep_few_kernels() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_OF_A_STEP)
 
 
-def prepare_for_deepspeed() -> None:
+def leave_deepspeed_out() -> None:
+    """Keep accelerate from importing DeepSpeed, more than a second, to see that it has wrapped no model.
+
+    Where nothing else has imported it, it has not.
+    """
+    accelerate_unwrapping.is_deepspeed_available = lambda: "deepspeed" in sys.modules
+
+
+def prepare_for_deepspeed(config: dict[str, Any]) -> None:
     """Set what DeepSpeed and its compiler expect in the environment, and load the op through which CPU processes talk.
 
     Called before anything asks for a process group. Plain `python` becomes a group of one, so that a recipe
@@ -78,6 +88,13 @@ def prepare_for_deepspeed() -> None:
         os.environ["PATH"] = os.pathsep.join([tools, os.environ.get("PATH", "")])
 
     import deepspeed
+
+    from sft.training import op_build
+
+    if "optimizer" not in config:
+        # Whatever the optimizer is, DeepSpeed asks whether it is Muon, whose module has torch's compiler imported.
+        with importing():
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     op_build.build_ops_aside()
     builder = deepspeed.accelerator.get_accelerator().create_op_builder("ShareMemCommBuilder")

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from importlib import metadata
 
 import pytest
 
@@ -9,13 +10,18 @@ from sft.core.imports import COMPILER_SWITCH, importing
 
 
 @pytest.mark.parametrize("before", [None, "0"])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_collecting_and_compiling_rest_while_importing_and_come_back(monkeypatch, before, compiled):
+def test_collecting_and_compiling_rest_while_importing_and_come_back(monkeypatch, before):
     monkeypatch.delenv(COMPILER_SWITCH, raising=False)
     if before is not None:
         monkeypatch.setenv(COMPILER_SWITCH, before)
-    with importing(compiled=compiled):
+    with importing():
         assert not gc.isenabled()
-        assert os.environ.get(COMPILER_SWITCH) == (before if compiled else "1")
+        assert os.environ.get(COMPILER_SWITCH) == "1"
     assert gc.isenabled()
     assert os.environ.get(COMPILER_SWITCH) == before
+
+
+def test_what_is_installed_is_looked_up_once():
+    with importing():
+        assert metadata.packages_distributions() is metadata.packages_distributions()
+    assert metadata.packages_distributions() is not metadata.packages_distributions()

@@ -1,12 +1,14 @@
 """What a process takes of its machine, and what the main process decides for all."""
 
 import os
+import sys
 
 import pytest
 import torch
+from accelerate.utils import extract_model_from_parallel
 
 from sft.core.errors import UserError
-from sft.training.launch import broadcast_from_main, limit_cpu_threads
+from sft.training.launch import broadcast_from_main, leave_deepspeed_out, limit_cpu_threads
 
 NEEDS_A_CPU = pytest.mark.skipif(torch.accelerator.is_available(), reason="threads are left alone beside a GPU")
 
@@ -47,3 +49,11 @@ def test_without_a_process_group_a_process_decides_for_itself():
 
     with pytest.raises(UserError, match="lora_r: 0: too low"):
         broadcast_from_main(refuse)
+
+
+def test_without_deepspeed_no_model_is_looked_for_in_its_wrapper(monkeypatch):
+    leave_deepspeed_out()
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    model = torch.nn.Identity()
+    assert extract_model_from_parallel(model) is model
+    assert "deepspeed" not in sys.modules
