@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tests.support.launching import BIN, free_port
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -92,6 +94,11 @@ class Cluster:
         for daemon in reversed(self._daemons):
             daemon.terminate()
             daemon.wait(timeout=60)
+        # Steps that have not ended by then outlive the daemons.
+        for process in psutil.process_iter(["environ"]):
+            conf = (process.info["environ"] or {}).get("SLURM_CONF")
+            if conf == self.environment["SLURM_CONF"] and process.pid != os.getpid():
+                process.kill()
 
     def submit(self, *options: object) -> str:
         """Submit by `sbatch`; returns the job's number."""
