@@ -3,9 +3,9 @@
     deepspeed --quiet train_sft.py recipes/demo.yaml
     deepspeed --quiet --num_accelerators 2 train_sft.py recipes/demo.yaml --lora_r 32      # any key of the recipe
 
-`python`, `torchrun` and `accelerate launch` start it just as well. Exit codes: 0 done; 2 a mistake in the recipe, the
-data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it. Each is explained
-in one line.
+`python`, `torchrun`, `accelerate launch` and Slurm's `srun` start it just as well. Exit codes: 0 done; 2 a mistake in
+the recipe, the data or the machine; 3 the run failed; 75 stopped by a signal and saved: the same command resumes it.
+Each is explained in one line.
 """
 
 import sys
@@ -18,6 +18,7 @@ from sft.core.console import is_main_process, quiet_the_stack, say, waiting
 from sft.core.exit_codes import exit_code, exit_now
 from sft.core.imports import importing
 from sft.core.language import choose_language, lines_shown
+from sft.core.slurm import take_place
 from sft.core.streams import guard
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> None:
     """Read the recipe and the command line, and train by them; a mistake is reported before the stack is imported."""
     from sft.config.settings import read_settings
 
+    take_place()
     settings = read_settings(arguments)
     choose_language(settings.chosen.get("language"))
     if settings.dry_run and not is_main_process():

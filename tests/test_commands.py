@@ -24,6 +24,7 @@ NOT_RUN = {
     r"python -m pytest tests/gpu|torchrun --nproc_per_node 8": "needs GPUs",
     r"python -m benchmarks": "takes minutes to hours, and other programs to compare with",
     r"deepspeed --hostfile|torchrun --nnodes": "needs several machines",
+    r"sbatch |srun ": "needs Slurm's daemons: tests/faults/test_slurm.py starts some",
     r"python -m model_tools export-llama work_dirs": "needs a run that trained the whole model",
     r"source |export |mkdir ": "concerns the shell alone",
 }

@@ -1,7 +1,7 @@
 """Starts a run in this process: its place among others, its tools, its environment, and its recipe in them.
 
 In: settings. Out: the recipe, built in the process group of the run. Works the same under `deepspeed`, `torchrun`,
-`accelerate launch` and plain `python`. Knows nothing about models or data.
+`accelerate launch`, Slurm's `srun` and plain `python`. Knows nothing about models or data.
 """
 
 import io

@@ -21,7 +21,7 @@ VERBS = {"data_tools": DATA_VERBS, "model_tools": verbs_of(MODEL_MODULES)}
 # What a line of code begins with that a person types.
 PROGRAM = re.compile(
     r"(?:\S*/)?(?:accelerate|cp|deepspeed|docker|echo|export|lmdeploy|make|mkdir|modelscope|ollama|pip|pip-audit|python3?"
-    r"|source|sudo|tensorboard|torchrun|transformers|uv|vllm|wsl) "
+    r"|sbatch|source|srun|sudo|tensorboard|torchrun|transformers|uv|vllm|wsl) "
 )
 
 
