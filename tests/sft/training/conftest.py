@@ -19,7 +19,8 @@ def read(tmp_path, train_file):
         recipe = read_recorded_recipe(settings.path, settings.chosen)
         # A GPU's settings cannot be parsed where there is none.
         for key, value in keys.items():
-            setattr(recipe.model if hasattr(recipe.model, key) else recipe.training, key, value)
+            parts = (recipe.model, recipe.training, recipe.run)
+            setattr(next(part for part in parts if hasattr(part, key)), key, value)
         return recipe
 
     return read
