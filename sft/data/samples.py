@@ -22,6 +22,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy
@@ -39,7 +40,7 @@ from sft.data.identity_rows import RowFacts, SoughtNames
 from sft.data.readers.row_file import RowFile
 from sft.data.rows import canonical, columns, formats, json_line, row_shapes
 from sft.data.rows.json_line import named
-from sft.models import chat_template
+from sft.models import chat_template, own_words, word_tokens
 from sft.models.chat_template import ChatTemplate
 
 # Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
@@ -169,7 +170,8 @@ class ShardWriter:
                     for (line, row), control, samples in zip(batch, controls, self._samples(batch), strict=True)
                     for sample in samples
                 ]
-                columns = [[record[name] for record in records] for name in SCHEMA.names]
+                columns: dict[str, Any] = {name: [record[name] for record in records] for name in SCHEMA.names}
+                columns |= {name: _lists(columns[name]) for name in ("input_ids", "labels")}
                 stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
 
     def _samples(self, rows: list[tuple[int, dict]]) -> list[list[Sample]]:
@@ -180,6 +182,12 @@ class ShardWriter:
                 raise UserError(f"{self.file.path}:{rows[0][0]}: {problem}") from None
             # One by one, for the first of them that cannot be encoded.
             return [sample for row in rows for sample in self._samples([row])]
+
+
+def _lists(arrays: list[numpy.ndarray]) -> pyarrow.ListArray:
+    """One list of tokens a sample."""
+    ends = numpy.cumsum([0, *map(len, arrays)], dtype=numpy.int32)
+    return pyarrow.ListArray.from_arrays(ends, numpy.concatenate(arrays))
 
 
 def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
@@ -291,6 +299,8 @@ def _key(template: ChatTemplate, rules: LossRules) -> str:
         row_shapes,
         formats,
         chat_template,
+        own_words,
+        word_tokens,
         answer_spans,
         labels,
         encoding,
