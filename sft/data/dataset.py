@@ -125,7 +125,7 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
         rows = range(len(starts))
         taken: Sequence[int] = rows
         if file.weight != 1:
-            taken = numpy.sort(numpy.array(draw(rows, file.weight, dice), dtype=int))  # type: ignore[assignment]
+            taken = _drawn(len(starts), file.weight, dice)  # type: ignore[assignment]
         parts.append(samples.select(_samples_of(starts, taken, len(samples))))
         files.append(
             {
@@ -137,6 +137,22 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
             | {"weight": file.weight, "taken": len(taken), "samples": len(parts[-1])}
         )
     return concatenate_datasets(parts), files
+
+
+def _drawn(rows: int, weight: float, dice: random.Random) -> numpy.ndarray:
+    """The rows that are drawn, in their order, kept for the next start: of ten million rows they take ten seconds."""
+    key = hashlib.sha256(repr((rows, weight, dice.getstate())).encode()).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-draws" / f"{key}.npz"
+    if not path.exists():
+        taken = numpy.sort(numpy.array(draw(range(rows), weight, dice), dtype=int))
+        with atomic_write(path) as file:
+            # How the dice lie afterwards, for what is drawn next.
+            numpy.savez(file, taken=taken, dice=numpy.array(dice.getstate()[1]))
+        return taken
+    with numpy.load(path) as kept:
+        version, _, gauss = dice.getstate()
+        dice.setstate((version, tuple(kept["dice"].tolist()), gauss))
+        return kept["taken"]
 
 
 def loss_rules(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LossRules:

@@ -43,10 +43,12 @@ from sft.data.rows.json_line import named
 from sft.models import chat_template, own_words, word_tokens
 from sft.models.chat_template import ChatTemplate
 
-# Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
-# memory; large enough that 100 GB are no more files than a process may map (65,530 on Linux).
-SHARD_BYTES = 2 << 20
-ROWS_AT_ONCE = 250
+# Small enough that a file worth several processes has several shards. Each one is opened at every start and taken along
+# by whatever is done to the table, so that a file of many has larger ones, up to what is no load on memory where each
+# process has one: 100 GB are 6,000 files, of which a process may map 65,530 on Linux.
+SHARD_BYTES, MOST_BYTES_OF_A_SHARD = 2 << 20, 16 << 20
+MANY_SHARDS = 512
+ROWS_AT_ONCE = 1000
 DEFAULT_RULES = LossRules()
 TOKENS = pyarrow.list_(pyarrow.int32())
 # A row's samples stand one after the other under its line. `control` is the first of the model's control tokens that a
@@ -194,7 +196,7 @@ def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
     """The names of a file's shards, in order, as they are done."""
     shards = _shards(writer.file)
     # Other processes take a moment to start, which a file of one shard would not win back.
-    processes = min(processes, math.ceil(writer.file.size() / SHARD_BYTES))
+    processes = min(processes, math.ceil(writer.file.size() / shard_bytes(writer.file)))
     return _in_parallel(writer, shards, processes) if processes > 1 else map(writer.write, shards)
 
 
@@ -254,14 +256,23 @@ def _write_in_worker(lines: Lines) -> str:
     return _worker.write(lines)
 
 
+def shard_bytes(file: RowFile) -> int:
+    """Bytes of a shard; doubled where a file would have too many, so that one that grows keeps most of its own."""
+    size = SHARD_BYTES
+    while size < MOST_BYTES_OF_A_SHARD and file.size() > MANY_SHARDS * size:
+        size *= 2
+    return size
+
+
 def _shards(file: RowFile) -> Iterator[Lines]:
-    """The file's lines, about `SHARD_BYTES` at a time, whatever the number of processes."""
+    """The file's lines, about `shard_bytes` at a time, whatever the number of processes."""
+    most = shard_bytes(file)
     shard, size = [], 0
     try:
         for number, raw in file.lines():
             shard.append((number, raw))
             size += len(raw)
-            if size >= SHARD_BYTES:
+            if size >= most:
                 yield shard
                 shard, size = [], 0
     except UserError:

@@ -22,7 +22,7 @@ from transformers.utils.chat_template_utils import (
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
-from sft.models.own_words import Frame, Marked, NotFound, Place, Rendered, frame_key, frame_of
+from sft.models.own_words import Frame, HasMark, Marked, NotFound, Place, Rendered, frame_key, frame_of
 from sft.models.word_tokens import TextReader
 
 KWARGS = "chat_template_kwargs"
@@ -173,6 +173,8 @@ class ChatTemplate:
     def _found(self, marked: Marked, text: str, marked_text: str) -> Rendered:
         try:
             return marked.find(text, marked_text)
+        except HasMark as problem:
+            raise UserError(str(problem)) from None
         except NotFound as problem:
             raise UserError(
                 f"{self.tokenizer.name_or_path}: its chat template {problem}, so that {problem.shown!r} cannot be "

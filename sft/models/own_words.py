@@ -11,8 +11,6 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from sft.core.errors import UserError
-
 # A character before and one after a message's own words, of Unicode's last private-use plane, show where they went.
 FIRST_MARK = 0x100000
 MARK = re.compile("([\U00100000-\U0010fffd])")
@@ -21,6 +19,10 @@ START_OF_THINKING, END_OF_THINKING = "<think>", "</think>"
 PLAIN = {"role", "content"}
 
 Place = tuple[int, int]
+
+
+class HasMark(Exception):
+    """A message has a mark of its own."""
 
 
 class NotFound(Exception):
@@ -106,7 +108,7 @@ class Marked:
 
         Raises:
             NotFound: the template makes something else of them because of the marks, or writes one twice.
-            UserError: a message has such a mark of its own.
+            HasMark: a message has such a mark of its own.
         """
         pieces = MARK.split(marked_text)
         words, found = pieces[::2], pieces[1::2]
@@ -169,7 +171,7 @@ def _around(places: list[Place]) -> Place | None:
 
 def _refuse_marks(messages: list[dict]) -> None:
     if held := MARK.search(json.dumps(messages, ensure_ascii=False)):
-        raise UserError(
+        raise HasMark(
             f"U+{ord(held[0]):X}, a private-use character, stands in a message, and answers are found by such: take it "
             "out"
         )
