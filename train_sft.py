@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
 
 def train(recipe: "Recipe") -> None:
     """Plan the run of a recipe and, unless that is all it asks for, carry it out."""
+    from sft.data.counts import largest_token
     from sft.data.dataset import load_dataset, load_held_out
     from sft.evaluation.diagnosis import warnings_before_training
     from sft.models.loading import load_tokenizer
@@ -96,7 +97,7 @@ def train(recipe: "Recipe") -> None:
     say("\n".join(card.lines()))
 
     plan = broadcast_from_main(lambda: make_plan(recipe, card))
-    check_tokens(packs, plan.vocabulary, model.model_name_or_path)
+    check_tokens(largest_token(packs), plan.vocabulary, model.model_name_or_path)
     say("\n".join(plan.lines()))
     warnings = broadcast_from_main(
         lambda: [

@@ -165,7 +165,7 @@ def table(measured: dict[str, Measured], task: Task) -> list[str]:
     tokenizer = load_tokenizer(recipe["model_name_or_path"])
     rows = [{"messages": messages} for messages in task.conversations]
     samples = [sample for row in encode(ChatTemplate(tokenizer), rows, LossRules()) for sample in row]
-    supervised = sum(len(sample.labels) - sample.labels.count(IGNORED) for sample in samples)
+    supervised = sum(int((sample.labels != IGNORED).sum()) for sample in samples)
     peak = matmul_rate(task.device, getattr(torch, recipe["dtype"]), MATRIX[task.device])
     lengths = [len(sample.input_ids) for sample in samples]
     tokens = sum(lengths)

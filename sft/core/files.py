@@ -331,18 +331,26 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_hash(path: str | Path) -> str:
-    """`file_hash`, taken once a process for as long as the file was not touched."""
+def content_hash(path: str | Path, kept_in: Path | None = None) -> str:
+    """`file_hash`, taken once a process for as long as the file was not touched; with a folder to keep it in, once."""
     now = os.stat(path)
     # The clock that stamps files is coarse: two changes within a moment may carry one time.
     if time.time_ns() - now.st_ctime_ns < UNSETTLED_NS:
         return file_hash(path)
-    return _known_hash(os.path.abspath(path), now.st_dev, now.st_ino, now.st_size, now.st_ctime_ns)
+    return _known_hash(os.path.abspath(path), kept_in, now.st_dev, now.st_ino, now.st_size, now.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=1024)
-def _known_hash(path: str, *stamp: int) -> str:
-    return file_hash(path)
+def _known_hash(path: str, kept_in: Path | None, *stamp: int) -> str:
+    if kept_in is None:
+        return file_hash(path)
+    kept = kept_in / ("-".join(map(str, stamp)) + ".sha256")
+    if kept.exists():
+        return kept.read_text()
+    digest = file_hash(path)
+    with atomic_write(kept) as file:
+        file.write(digest.encode())
+    return digest
 
 
 def exclusive_lock(path: Path) -> BinaryIO | None:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sft.core.errors import UserError
-from sft.models.chat_template import ChatTemplate, Rendered
+from sft.models.chat_template import ChatTemplate
+from sft.models.own_words import Rendered
 
 
 @dataclass

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.errors import UserError
 from sft.core.files import atomic_write
 from sft.core.text import counted
+from sft.data.counts import a_row, supervised_tokens
+from sft.data.counts import lengths as lengths_of
 from sft.data.dataset_card import DatasetCard
 from sft.data.encoding import LossRules
 from sft.data.identity_files import read_identity_rows, sought_names
@@ -40,8 +42,6 @@ from sft.models.hub import require_data_set
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-ROWS_AT_ONCE = 1000
 
 
 def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, DatasetCard]:
@@ -57,7 +57,7 @@ def load_dataset(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Da
     for file in recipe.train_files:
         require_data_set(file.path)
     rows, files = mixed_rows(recipe, tokenizer)
-    lengths = _lengths(rows)
+    lengths = lengths_of(rows)
     control = _seen(rows, files, "control")
     if recipe.run.control_tokens == "refuse" and control[0]:
         raise UserError(
@@ -84,7 +84,7 @@ def load_held_out(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset
         recipe.training.dataset_num_proc,
         rules=loss_rules(recipe, tokenizer),
     )
-    samples = _fit(recipe, rows, _lengths(rows), [{"path": path, "samples": len(rows)}])
+    samples = _fit(recipe, rows, lengths_of(rows), [{"path": path, "samples": len(rows)}])
     return _sequences(recipe, samples, "bfd")
 
 
@@ -123,7 +123,9 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
         samples = tokenise(source, tokenizer, recipe.training.dataset_num_proc, names, rules)
         starts = _row_starts(samples)
         rows = range(len(starts))
-        taken = sorted(draw(rows, file.weight, dice)) if file.weight != 1 else rows
+        taken: Sequence[int] = rows
+        if file.weight != 1:
+            taken = _drawn(len(starts), file.weight, dice)  # type: ignore[assignment]
         parts.append(samples.select(_samples_of(starts, taken, len(samples))))
         files.append(
             {
@@ -137,6 +139,22 @@ def mixed_rows(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Data
     return concatenate_datasets(parts), files
 
 
+def _drawn(rows: int, weight: float, dice: random.Random) -> numpy.ndarray:
+    """The rows that are drawn, in their order, kept for the next start: of ten million rows they take ten seconds."""
+    key = hashlib.sha256(repr((rows, weight, dice.getstate())).encode()).hexdigest()[:32]
+    path = Path(datasets.config.HF_DATASETS_CACHE) / "sft-draws" / f"{key}.npz"
+    if not path.exists():
+        taken = numpy.sort(numpy.array(draw(range(rows), weight, dice), dtype=int))
+        with atomic_write(path) as file:
+            # How the dice lie afterwards, for what is drawn next.
+            numpy.savez(file, taken=taken, dice=numpy.array(dice.getstate()[1]))
+        return taken
+    with numpy.load(path) as kept:
+        version, _, gauss = dice.getstate()
+        dice.setstate((version, tuple(kept["dice"].tolist()), gauss))
+        return kept["taken"]
+
+
 def loss_rules(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LossRules:
     """Where loss falls by a recipe; a template that a person marked and named is taken as it is marked."""
     by_marks = bool(recipe.training.chat_template_path) and ChatTemplate(tokenizer).has_marks
@@ -145,16 +163,17 @@ def loss_rules(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> LossRules:
 
 def _row_starts(samples: Dataset) -> numpy.ndarray:
     """The first sample of each row, `(rows,)`."""
-    lines = numpy.concatenate([column.to_numpy() for column in _batches(samples, "line")])
-    return numpy.flatnonzero(numpy.diff(lines, prepend=0))
+    return numpy.flatnonzero(numpy.diff(a_row(samples, "line", pyarrow.Array.to_numpy), prepend=0))
 
 
 def _samples_of(starts: numpy.ndarray, rows: Sequence[int], samples: int) -> Sequence[int]:
     """The samples of some rows, in their order."""
-    if len(starts) == samples:
-        return rows
-    ends = numpy.append(starts[1:], samples)
-    return [sample for row in rows for sample in range(starts[row], ends[row])]
+    if len(starts) == samples or isinstance(rows, range):
+        return range(samples) if isinstance(rows, range) else rows
+    counts = numpy.diff(starts, append=samples)[rows]
+    # Of each row's samples the first, and how far each of the others is from it.
+    within = numpy.arange(counts.sum()) - numpy.repeat(numpy.cumsum(counts) - counts, counts)
+    return numpy.repeat(starts[rows], counts) + within  # type: ignore[return-value]
 
 
 def _sequences(recipe: Recipe, samples: Dataset, packing_strategy: str) -> Dataset:
@@ -190,21 +209,16 @@ def _fit(recipe: Recipe, rows: Dataset, lengths: numpy.ndarray, files: list[dict
 
 def _seen(samples: Dataset, files: list[dict], column: str) -> tuple[int, str]:
     """How many samples have something in a column of texts, and the first as `file:line: text`."""
-    count, first, start = 0, None, 0
-    for texts in _batches(samples, column):
-        held = compute.not_equal(texts, "").to_numpy()
-        count += int(held.sum())
-        if first is None and held.any():
-            first = start + int(held.argmax())
-        start += len(held)
-    if first is None:
+    held = a_row(samples, column, lambda texts: compute.not_equal(texts, "").to_numpy(zero_copy_only=False))
+    if not held.any():
         return 0, ""
-    return count, f"{file_of(files, first)}:{samples[first]['line']}: {samples[first][column]}"
+    first = int(held.argmax())
+    return int(held.sum()), f"{file_of(files, first)}:{samples[first]['line']}: {samples[first][column]}"
 
 
 def _total(samples: Dataset, column: str) -> int:
     """The sum of a column of counts."""
-    return sum(compute.sum(counts).as_py() or 0 for counts in _batches(samples, column))
+    return int(a_row(samples, column, pyarrow.Array.to_numpy).sum())
 
 
 def file_of(files: list[dict], sample: int) -> str:
@@ -238,7 +252,7 @@ def _card(
     control: tuple[int, str],
 ) -> DatasetCard:
     training = recipe.training
-    limit, used = training.max_length, _lengths(sequences)
+    limit, used = training.max_length, lengths_of(sequences)
     supervised = supervised_tokens(rows)
     a_process = training.per_device_train_batch_size * training.gradient_accumulation_steps
     per_epoch, total = count_steps(len(sequences), recipe)
@@ -307,27 +321,6 @@ def count_repeated(sequences: int, training: TrainingArguments) -> int:
     if processes == 1 or training.dataloader_drop_last:
         return 0
     return math.ceil(math.ceil(sequences / size) / processes) * processes * size - sequences
-
-
-def supervised_tokens(dataset: Dataset) -> int:
-    """How many tokens of the dataset carry loss."""
-    batches = (compute.list_flatten(labels) for labels in _batches(dataset, "labels"))
-    return sum(compute.sum(compute.not_equal(labels, IGNORED)).as_py() or 0 for labels in batches)
-
-
-def _lengths(dataset: Dataset) -> numpy.ndarray:
-    """Tokens of each row, `(rows,)`."""
-    lengths, start = numpy.empty(len(dataset), dtype=numpy.int64), 0
-    for rows in _batches(dataset, "input_ids"):
-        lengths[start : start + len(rows)] = compute.list_value_length(rows)
-        start += len(rows)
-    return lengths
-
-
-def _batches(dataset: Dataset, column: str) -> Iterator[pyarrow.ChunkedArray]:
-    """A column, some rows at a time."""
-    for table in dataset.select_columns(column).with_format("arrow").iter(ROWS_AT_ONCE):
-        yield table[column]
 
 
 def _padding_share(lengths: numpy.ndarray, training) -> float:

@@ -7,14 +7,15 @@ Knows nothing about files, samples' lengths or packs.
 import itertools
 from dataclasses import dataclass
 
-from tokenizers import Encoding
-from transformers import PreTrainedTokenizerBase
+import numpy
 
 from sft.core.errors import UserError
 from sft.data.answer_spans import Span, Spans, View, find_answers
 from sft.data.labels import IGNORED, label_ranges
 from sft.data.rows.canonical import texts_of
-from sft.models.chat_template import END_OF_THINKING, ChatTemplate
+from sft.models.chat_template import ChatTemplate
+from sft.models.own_words import END_OF_THINKING
+from sft.models.word_tokens import TextTokens
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class LossRules:
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation as tokens; and of what its template did: answers that it did not end, words it left out."""
+    """One conversation as tokens, arrays of int32; of what its template did: answers not ended, words left out."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: numpy.ndarray
+    labels: numpy.ndarray
     answers: int = 0
     answers_without_end: int = 0
     answers_asked_otherwise: int = 0
@@ -58,7 +59,9 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
         texts = find_answers(template, flat)
     in_order = iter(texts)
     of_rows = [_merged(list(itertools.islice(in_order, len(of_row)))) for of_row in views]
-    return _tokenised(template.tokenizer, of_rows, everything=rules.loss_on == "everything")
+    tokens = iter(template.text_reader.read([sample.text for of_row in of_rows for sample in of_row]))
+    everything = rules.loss_on == "everything"
+    return [[_sample(next(tokens), sample, everything) for sample in of_row] for of_row in of_rows]
 
 
 def control_token(template: ChatTemplate, messages: list[dict]) -> str:
@@ -131,27 +134,12 @@ def _merged(views: list[Spans]) -> list[Spans]:
     return merged
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, rows: list[list[Spans]], *, everything: bool) -> list[list[Sample]]:
-    encodings = iter(_encodings(tokenizer, [sample.text for row in rows for sample in row]))
-    return [[_sample(next(encodings), sample, everything) for sample in row] for row in rows]
-
-
-def _encodings(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Encoding]:
-    """Those that calling the tokenizer makes, without its lists of everything that is in them."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-    return backend.encode_batch(texts, add_special_tokens=False)
-
-
-def _sample(encoding: Encoding, spans: Spans, everything: bool) -> Sample:
-    ids = encoding.ids
-    labels = ids if everything else label_ranges(encoding, ids, ((span.start, span.stop) for span in spans.spans))
-    if labels.count(IGNORED) == len(labels):
+def _sample(tokens: TextTokens, spans: Spans, everything: bool) -> Sample:
+    labels = tokens.ids if everything else label_ranges(tokens, ((span.start, span.stop) for span in spans.spans))
+    if (labels == IGNORED).all():
         raise UserError("no supervised token: the chat template marks no word of its answers")
     return Sample(
-        ids,
+        tokens.ids,
         labels,
         answers=len(spans.spans),
         answers_without_end=sum(not span.has_end for span in spans.spans),

@@ -22,6 +22,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy
@@ -39,13 +40,15 @@ from sft.data.identity_rows import RowFacts, SoughtNames
 from sft.data.readers.row_file import RowFile
 from sft.data.rows import canonical, columns, formats, json_line, row_shapes
 from sft.data.rows.json_line import named
-from sft.models import chat_template
+from sft.models import chat_template, own_words, word_tokens
 from sft.models.chat_template import ChatTemplate
 
-# Small enough that a file worth several processes has several shards, and that a shard in each process is no load on
-# memory; large enough that 100 GB are no more files than a process may map (65,530 on Linux).
-SHARD_BYTES = 2 << 20
-ROWS_AT_ONCE = 250
+# Small enough that a file worth several processes has several shards. Each one is opened at every start and taken along
+# by whatever is done to the table, so that a file of many has larger ones, up to what is no load on memory where each
+# process has one: 100 GB are 6,000 files, of which a process may map 65,530 on Linux.
+SHARD_BYTES, MOST_BYTES_OF_A_SHARD = 2 << 20, 16 << 20
+MANY_SHARDS = 512
+ROWS_AT_ONCE = 1000
 DEFAULT_RULES = LossRules()
 TOKENS = pyarrow.list_(pyarrow.int32())
 # A row's samples stand one after the other under its line. `control` is the first of the model's control tokens that a
@@ -169,7 +172,8 @@ class ShardWriter:
                     for (line, row), control, samples in zip(batch, controls, self._samples(batch), strict=True)
                     for sample in samples
                 ]
-                columns = [[record[name] for record in records] for name in SCHEMA.names]
+                columns: dict[str, Any] = {name: [record[name] for record in records] for name in SCHEMA.names}
+                columns |= {name: _lists(columns[name]) for name in ("input_ids", "labels")}
                 stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
 
     def _samples(self, rows: list[tuple[int, dict]]) -> list[list[Sample]]:
@@ -182,11 +186,17 @@ class ShardWriter:
             return [sample for row in rows for sample in self._samples([row])]
 
 
+def _lists(arrays: list[numpy.ndarray]) -> pyarrow.ListArray:
+    """One list of tokens a sample."""
+    ends = numpy.cumsum([0, *map(len, arrays)], dtype=numpy.int32)
+    return pyarrow.ListArray.from_arrays(ends, numpy.concatenate(arrays))
+
+
 def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
     """The names of a file's shards, in order, as they are done."""
     shards = _shards(writer.file)
     # Other processes take a moment to start, which a file of one shard would not win back.
-    processes = min(processes, math.ceil(writer.file.size() / SHARD_BYTES))
+    processes = min(processes, math.ceil(writer.file.size() / shard_bytes(writer.file)))
     return _in_parallel(writer, shards, processes) if processes > 1 else map(writer.write, shards)
 
 
@@ -246,14 +256,23 @@ def _write_in_worker(lines: Lines) -> str:
     return _worker.write(lines)
 
 
+def shard_bytes(file: RowFile) -> int:
+    """Bytes of a shard; doubled where a file would have too many, so that one that grows keeps most of its own."""
+    size = SHARD_BYTES
+    while size < MOST_BYTES_OF_A_SHARD and file.size() > MANY_SHARDS * size:
+        size *= 2
+    return size
+
+
 def _shards(file: RowFile) -> Iterator[Lines]:
-    """The file's lines, about `SHARD_BYTES` at a time, whatever the number of processes."""
+    """The file's lines, about `shard_bytes` at a time, whatever the number of processes."""
+    most = shard_bytes(file)
     shard, size = [], 0
     try:
         for number, raw in file.lines():
             shard.append((number, raw))
             size += len(raw)
-            if size >= SHARD_BYTES:
+            if size >= most:
                 yield shard
                 shard, size = [], 0
     except UserError:
@@ -291,6 +310,8 @@ def _key(template: ChatTemplate, rules: LossRules) -> str:
         row_shapes,
         formats,
         chat_template,
+        own_words,
+        word_tokens,
         answer_spans,
         labels,
         encoding,

@@ -208,7 +208,7 @@ def _supervised_answer(evidence: Evidence) -> list[int] | None:
         [[sample]] = encode(ChatTemplate(evidence.tokenizer), [{"messages": messages}], rules)
     except UserError:
         return None
-    return [label for label in sample.labels if label != IGNORED]
+    return [label for label in sample.labels.tolist() if label != IGNORED]
 
 
 def _ends(evidence: Evidence) -> set[int]:

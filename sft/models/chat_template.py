@@ -6,11 +6,9 @@ is learned from what it renders. Knows nothing about loss.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from typing import Any, TypeVar
@@ -24,36 +22,17 @@ from transformers.utils.chat_template_utils import (
 
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
+from sft.models.own_words import Frame, HasMark, Marked, NotFound, Place, Rendered, frame_key, frame_of
+from sft.models.word_tokens import TextReader
 
 KWARGS = "chat_template_kwargs"
-# A character before and one after a message's own words, of Unicode's last private-use plane, show where they went.
-FIRST_MARK = 0x100000
-MARK = re.compile("([\U00100000-\U0010fffd])")
-START_OF_THINKING, END_OF_THINKING = "<think>", "</think>"
-
+# Conversations of so many different orders of roles are remembered.
+MOST_FRAMES = 1000
 # What templates are tried with.
 QUESTION, ANSWER = {"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}
 _CALL = {"type": "function", "function": {"name": "look", "arguments": {}}}
 
-Place = tuple[int, int]
 Items = TypeVar("Items", str, list[str])
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text, and of each message where the parts of its own words lie; None where one is not there."""
-
-    text: str
-    places: list[dict[str, Place | None]]
-
-    @cached_property
-    def words(self) -> list[Place | None]:
-        """From the first to the last of each message's own words; None where none of them is in the text."""
-        return [_around(list(filter(None, places.values()))) for places in self.places]
-
-    def missing(self, number: int) -> list[str]:
-        """The parts of a message that the template left out."""
-        return [part for part, place in self.places[number].items() if place is None]
 
 
 class ChatTemplate:
@@ -169,40 +148,49 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses a conversation, or changes its words so that they cannot be found.
         """
-        marked, names = zip(*map(_marked, conversations), strict=True)
         texts = self.render(conversations, tools, generation_prompt=generation_prompt)
-        marked_texts, _ = self._render_directly(marked, tools, add_generation_prompt=generation_prompt)
-        return [
-            self._rendered(text, marked_text, messages, parts)
-            for text, marked_text, messages, parts in zip(texts, marked_texts, conversations, names, strict=True)
+        # Of tools that a template writes, nobody knows where they end.
+        known = self._frames if tools is None else {}
+        keys = [frame_key(messages, generation_prompt) for messages in conversations]
+        found = [
+            known[key].locate(text, messages) if key in known else None
+            for key, text, messages in zip(keys, texts, conversations, strict=True)
         ]
+        if rest := [number for number, rendered in enumerate(found) if rendered is None]:
+            marked = [Marked(conversations[number]) for number in rest]
+            told = [one.messages for one in marked]
+            marked_texts, _ = self._render_directly(told, tools, add_generation_prompt=generation_prompt)
+            for number, one, marked_text in zip(rest, marked, marked_texts, strict=True):
+                found[number] = self._found(one, texts[number], marked_text)
+                if (
+                    (key := keys[number])
+                    and len(known) < MOST_FRAMES
+                    and (frame := frame_of(marked_text, conversations[number]))
+                ):
+                    known[key] = frame
+        return found  # type: ignore[return-value]
 
-    def _rendered(self, text: str, marked_text: str, messages: list[dict], parts: list[tuple[int, str]]) -> Rendered:
-        pieces = MARK.split(marked_text)
-        words, found = pieces[::2], pieces[1::2]
-        if "".join(words) != text:
-            _refuse_marks(messages)
-            raise self._not_found(messages[-1], "changes it")
-        marks: dict[int, int] = {}
-        for mark, position in zip(map(ord, found), itertools.accumulate(map(len, words)), strict=False):
-            if mark in marks:
-                number, part = parts[(mark - FIRST_MARK) // 2]
-                if part == "content" and messages[number]["role"] != "system":
-                    raise self._not_found(messages[number], "writes it twice")
-            else:
-                marks[mark] = position
-        places: list[dict[str, Place | None]] = [{} for _ in messages]
-        for opens, (number, part) in zip(itertools.count(FIRST_MARK, 2), parts, strict=False):
-            is_whole = opens in marks and opens + 1 in marks
-            places[number][part] = (marks[opens], marks[opens + 1]) if is_whole else None
-        return Rendered(text, places)
+    def _found(self, marked: Marked, text: str, marked_text: str) -> Rendered:
+        try:
+            return marked.find(text, marked_text)
+        except HasMark as problem:
+            raise UserError(str(problem)) from None
+        except NotFound as problem:
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: its chat template {problem}, so that {problem.shown!r} cannot be "
+                "found in its text: put {% generation %} ... {% endgeneration %} around the answer and its end-of-turn "
+                "token in a copy, and name that with chat_template_path"
+            ) from None
 
-    def _not_found(self, message: dict, reason: str) -> UserError:
-        return UserError(
-            f"{self.tokenizer.name_or_path}: its chat template {reason}, so that {message['content'][:40]!r} cannot be "
-            "found in its text: put {% generation %} ... {% endgeneration %} around the answer and its end-of-turn "
-            "token in a copy, and name that with chat_template_path"
-        )
+    @cached_property
+    def text_reader(self) -> TextReader:
+        """What tokenises the texts."""
+        return TextReader(self.tokenizer)
+
+    @cached_property
+    def _frames(self) -> dict[tuple, Frame]:
+        """What stands around the words of conversations of certain roles, as far as it was seen."""
+        return {}
 
     @cached_property
     def question(self) -> Rendered:
@@ -411,62 +399,3 @@ def common_start(one: Items, other: Items) -> Items:
     pairs = zip(one, other, strict=False)
     length = next((index for index, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(one), len(other)))
     return one[:length]
-
-
-class _Marker:
-    """Puts marks around the parts of messages; `parts` says by their numbers of which message and which part."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[int, str]] = []
-
-    def mark(self, number: int, message: dict) -> dict:
-        """A message with marks around its words, within the blanks that a template may strip."""
-        marked = dict(message)
-        content = message["content"]
-        if message["role"] == "assistant":
-            if reasoning := message.get("reasoning_content"):
-                marked["reasoning_content"] = self._around(number, "reasoning_content", reasoning)
-            thinking, end, content = content.rpartition(END_OF_THINKING)
-            before, start, thinking = thinking.rpartition(START_OF_THINKING)
-            marked["content"] = f"{before}{start}{self._around(number, 'thinking', thinking)}{end}"
-            calls = enumerate(message.get("tool_calls") or ())
-            if named := [self._around_name(number, index, call) for index, call in calls]:
-                marked["tool_calls"] = named
-        else:
-            marked["content"] = ""
-        marked["content"] += self._around(number, "content", content)
-        return marked
-
-    def _around(self, number: int, part: str, text: str) -> str:
-        words = text.strip()
-        if not words:
-            return text
-        opens = FIRST_MARK + 2 * len(self.parts)
-        self.parts.append((number, part))
-        before, _, after = text.partition(words)
-        return f"{before}{chr(opens)}{words}{chr(opens + 1)}{after}"
-
-    def _around_name(self, number: int, index: int, call: dict) -> dict:
-        function = call.get("function", call)
-        named = function | {"name": self._around(number, f"tool_calls[{index}]", function["name"])}
-        return call | {"function": named} if "function" in call else named
-
-
-def _around(places: list[Place]) -> Place | None:
-    """From the start of the first place to the end of the last."""
-    if len(places) < 2:
-        return places[0] if places else None
-    return min(start for start, _ in places), max(end for _, end in places)
-
-
-def _refuse_marks(messages: list[dict]) -> None:
-    if held := MARK.search(json.dumps(messages, ensure_ascii=False)):
-        raise UserError(
-            f"U+{ord(held[0]):X}, a private-use character, stands in a message, and answers are found by such: take it "
-            "out"
-        )
-
-
-def _marked(messages: list[dict]) -> tuple[list[dict], list[tuple[int, str]]]:
-    marker = _Marker()
-    return [marker.mark(number, message) for number, message in enumerate(messages)], marker.parts

@@ -6,14 +6,10 @@ imports no torch and knows nothing about recipes.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sft.core.errors import UserError
 from sft.models import hub
 from sft.models.weight_files import WeightFiles
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 # What a fast tokenizer is read from, or built from.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -76,15 +72,12 @@ def lack_of_cache(model: str, revision: str, *, with_weights: bool = True) -> st
     return None
 
 
-def check_tokens(packs: "Dataset", vocabulary: int, model: str) -> None:
-    """See that the model has a row for every token of the data.
+def check_tokens(largest: int, vocabulary: int, model: str) -> None:
+    """See that the model has a row for the largest token of the data.
 
     Raises:
         UserError: the tokenizer gives tokens that the model does not know.
     """
-    import pyarrow.compute as compute
-
-    largest = compute.max(compute.list_flatten(packs.with_format("arrow")[:]["input_ids"])).as_py()
     if largest >= vocabulary:
         raise UserError(
             f"{model}: its tokenizer gives token {largest:,}, and its weights end at {vocabulary - 1:,}: they are not "

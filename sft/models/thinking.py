@@ -7,7 +7,8 @@ after its thinking. Knows nothing about generation.
 from dataclasses import dataclass
 
 from sft.core.errors import UserError
-from sft.models.chat_template import ANSWER, END_OF_THINKING, QUESTION, START_OF_THINKING, ChatTemplate, common_start
+from sft.models.chat_template import ANSWER, QUESTION, ChatTemplate, common_start
+from sft.models.own_words import END_OF_THINKING, START_OF_THINKING
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from sft.core.clock import clock
 from sft.core.console import waiting
 from sft.core.errors import RunFailed, UserError
 from sft.core.text import one_line_message
-from sft.data.dataset import supervised_tokens
+from sft.data.counts import supervised_tokens
 from sft.data.dataset_card import DatasetCard
 from sft.data.labels import IGNORED
 from sft.data.questions import system_to_ask_with

@@ -57,7 +57,7 @@ def samples_of(tokenizer, conversations: list[list[dict]], rules: LossRules = AN
     """(ids, labels) of every sample of the conversations."""
     rows = [{"messages": messages} for messages in conversations]
     encoded = encode(ChatTemplate(tokenizer), rows, rules)
-    return [(sample.input_ids, sample.labels) for row in encoded for sample in row]
+    return [(sample.input_ids.tolist(), sample.labels.tolist()) for row in encoded for sample in row]
 
 
 def supervised_runs(tokenizer, ids: list[int], labels: list[int]) -> list[str]:

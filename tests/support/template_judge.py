@@ -80,7 +80,7 @@ def judge(tokenizer, messages: list[dict]) -> tuple[bool, bool]:
         trained, answers = answers[: len(runs)], answers[len(runs) :]
         expected = [expected_run(tokenizer, seen, answer, text) for answer in trained]
         has_ends &= all(has_end for _, has_end in expected)
-        is_exact &= sample.input_ids == ids
+        is_exact &= sample.input_ids.tolist() == ids
         # A token that begins before what is expected, and reaches into it, carries loss with it.
         is_exact &= len(runs) == len(expected) and all(
             run.endswith(text_expected) and len(run) - len(text_expected) < 3

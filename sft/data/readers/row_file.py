@@ -30,6 +30,8 @@ from sft.data.rows.json_line import BadLine, BadRow, json_line, named, parse_lin
 
 # So much of a file is looked at to see what it is.
 HEAD = 1 << 20
+# To read a file of so many bytes whole at every start, only to see that it is the same, takes longer than a moment.
+LARGE = 1 << 28
 JSON_LINES, JSON_ARRAY, JSON_OBJECTS, PARQUET, CSV, DATA_SET = (
     "JSON lines", "a JSON array", "JSON objects over several lines", "Parquet", "CSV", "a data set",
 )  # fmt: skip
@@ -114,7 +116,7 @@ class RowFile:
         """
         if self.kind != DATA_SET:
             with files.reading(self.path):
-                digest = files.content_hash(self.path)
+                digest = files.content_hash(self.path, _kept_hashes() if self.size() >= LARGE else None)
         elif os.path.isdir(self.path):
             held = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
             digest = _hash([[str(path.relative_to(self.path)), files.content_hash(path)] for path in held])
@@ -235,6 +237,13 @@ def _head(file: BinaryIO) -> bytes:
         if not head:
             raise
     return head
+
+
+def _kept_hashes() -> Path:
+    """Where the hashes of large files are kept, beside what is made of them."""
+    from datasets import config  # which no data verb needs
+
+    return Path(config.HF_DATASETS_CACHE) / "sft-hashes"
 
 
 def _stamp(file: BinaryIO) -> tuple[int, ...]:

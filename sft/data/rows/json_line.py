@@ -62,7 +62,7 @@ def parse_line(raw: bytes) -> object:
 def json_line(row: object) -> bytes:
     """The row as a line of a JSONL file; text that UTF-8 cannot hold stays escaped."""
     try:
-        return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"
+        return _encode(row).encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row).encode("utf-8") + b"\n"
 
@@ -75,7 +75,8 @@ def ended(line: bytes) -> bytes:
 def parse_json(text: str) -> object:
     """The JSON value of a text; a repeated key is an error, since JSON would keep only the last."""
     try:
-        return json.loads(text, object_pairs_hook=_refuse_repeated_keys)
+        # Only `loads` says of a byte order mark what it is.
+        return json.loads(text) if text.startswith("\ufeff") else _decode(text)
     except json.JSONDecodeError as problem:
         why, _ = fault_of(problem)
         raise NotJson(why if ": " in why else f"{why}: one JSON object to a line") from None
@@ -140,3 +141,8 @@ def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict:
         repeated = next(name for name in names if names.count(name) > 1)
         raise BadRow(f'the key "{named([repeated])}" stands twice in one object: keep one')
     return row
+
+
+# Made once: `json.loads` and `json.dumps` make one a call where they are not used as they come.
+_decode = json.JSONDecoder(object_pairs_hook=_refuse_repeated_keys).decode
+_encode = json.JSONEncoder(ensure_ascii=False).encode

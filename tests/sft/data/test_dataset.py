@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler
 
 from sft.config.load import load_recipe
 from sft.core.errors import RunFailed, UserError
+from sft.data import dataset
 from sft.data.dataset import IGNORED, count_repeated, count_steps, file_of, load_dataset, mark_supervised
 from sft.data.rows.formats import read_rows
 from sft.evaluation.diagnosis import warnings_before_training
@@ -287,6 +288,16 @@ def test_several_files_are_taken_by_weight_and_the_card_accounts_for_each(load, 
     assert [(file["rows"], file["taken"]) for file in card.files] == [(10, 10), (10, 3)]
     assert any("3 of 10 rows (weight 0.3)" in line for line in card.lines())
     assert load(train_file=files, packing=False)[0]["input_ids"] == sequences["input_ids"]
+
+
+def test_rows_that_were_drawn_before_are_drawn_again_whatever_is_drawn_after_them(load, two_files, monkeypatch):
+    mixed = [{"path": str(two_files / "b.jsonl"), "weight": 0.3}, {"path": str(two_files / "a.jsonl"), "weight": 0.5}]
+    first, _ = load(train_file=mixed, packing=False)
+    monkeypatch.setattr(dataset, "draw", None)
+    again, _ = load(train_file=mixed, packing=False)
+    assert again[:] == first[:]
+    with pytest.raises(TypeError):
+        load(train_file=mixed, packing=False, seed=7)
 
 
 def test_a_weight_of_two_takes_every_row_twice(load, two_files):

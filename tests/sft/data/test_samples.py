@@ -201,3 +201,14 @@ def test_a_process_that_is_killed_ends_the_run_with_what_to_do(tokenizer, tmp_pa
         (set(psutil.Process().children()) - before).pop().kill()
         with pytest.raises(UserError, match="set dataset_num_proc lower and start again"):
             run.result()
+
+
+def test_a_file_of_many_shards_has_larger_ones_and_the_same_samples(tokenizer, tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.jsonl", VARIED * 40)
+    small = tokenise(RowFile(path), tokenizer, 1)
+    monkeypatch.setattr(samples, "MANY_SHARDS", 4)
+    monkeypatch.setattr(samples, "MOST_BYTES_OF_A_SHARD", 16_000)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "other")
+    large = tokenise(RowFile(path), tokenizer, 1)
+    assert large[:] == small[:]
+    assert 2 < len(shards(tmp_path / "other")) < len(shards(tmp_path / "cache")) / 2

@@ -54,7 +54,7 @@ def test_an_answer_of_any_kind_carries_loss_where_a_plain_word_does(judged, toke
         plain, told = CONVERSATIONS[0], turns("Qonezz", answer)
         template = ChatTemplate(copy)
         [[word], [sample]] = encode(template, [{"messages": plain}, {"messages": told}], LossRules())
-        assert sample.input_ids == copy.apply_chat_template(told, return_dict=False)
+        assert sample.input_ids.tolist() == copy.apply_chat_template(told, return_dict=False)
         [run_of_word] = supervised_runs(copy, word.input_ids, word.labels)
         [run] = supervised_runs(copy, sample.input_ids, sample.labels)
         before, after = run_of_word.split("Aonezz")

@@ -146,7 +146,7 @@ def test_a_call_of_a_tool_carries_loss_and_its_result_does_not(with_template):
     [[first, second]] = runs(copy, messages, tools=tools)
     assert first == '<call>{"name": "look", "arguments": {"at": "here"}}</call><|eot|>'
     assert (
-        encode(ChatTemplate(copy), [{"messages": messages, "tools": tools}], LossRules())[0][0].input_ids
+        encode(ChatTemplate(copy), [{"messages": messages, "tools": tools}], LossRules())[0][0].input_ids.tolist()
         == copy.apply_chat_template(messages, tools=tools, return_dict=False)
     )  # fmt: skip
 
