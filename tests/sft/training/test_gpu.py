@@ -27,8 +27,8 @@ CARDS = [
     (8, [RECOMPUTE, OFFLOAD], [OFFLOAD]),
     pytest.param(
         6.25,
-        [RECOMPUTE, OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
-        [OFFLOAD, IN_RAM, {"max_length": 1024}, {"max_length": 512}, {"lora_r": 32, "lora_alpha": 8}],
+        [RECOMPUTE, OFFLOAD, IN_RAM, {"max_length": 1024}, {"lora_r": 32, "lora_alpha": 8}],
+        [OFFLOAD, IN_RAM, {"max_length": 1024}, {"lora_r": 32, "lora_alpha": 8}],
         marks=pytest.mark.long,
     ),
 ]
