@@ -15,7 +15,7 @@ from sft.data.labels import IGNORED, label_ranges
 from sft.data.rows.canonical import texts_of
 from sft.models.chat_template import ChatTemplate
 from sft.models.own_words import END_OF_THINKING
-from sft.models.word_tokens import TextTokens
+from sft.models.text_tokens import TextTokens, tokens_of_texts
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def encode(template: ChatTemplate, rows: list[dict], rules: LossRules) -> list[l
         texts = find_answers(template, flat)
     in_order = iter(texts)
     of_rows = [_merged(list(itertools.islice(in_order, len(of_row)))) for of_row in views]
-    tokens = iter(template.text_reader.read([sample.text for of_row in of_rows for sample in of_row]))
+    tokens = iter(tokens_of_texts(template.tokenizer, [sample.text for of_row in of_rows for sample in of_row]))
     everything = rules.loss_on == "everything"
     return [[_sample(next(tokens), sample, everything) for sample in of_row] for of_row in of_rows]
 

@@ -10,7 +10,7 @@ import numpy
 from transformers import PreTrainedTokenizerBase
 
 from sft.data.dataset_card import SUPERVISED_CLOSES, SUPERVISED_OPENS
-from sft.models.word_tokens import TextTokens
+from sft.models.text_tokens import TextTokens
 
 # The label that the loss functions of torch and Transformers skip.
 IGNORED = -100

@@ -40,7 +40,7 @@ from sft.data.identity_rows import RowFacts, SoughtNames
 from sft.data.readers.row_file import RowFile
 from sft.data.rows import canonical, columns, formats, json_line, row_shapes
 from sft.data.rows.json_line import named
-from sft.models import chat_template, own_words, word_tokens
+from sft.models import chat_template, own_words, text_tokens
 from sft.models.chat_template import ChatTemplate
 
 # Small enough that a file worth several processes has several shards. Each one is opened at every start and taken along
@@ -311,7 +311,7 @@ def _key(template: ChatTemplate, rules: LossRules) -> str:
         formats,
         chat_template,
         own_words,
-        word_tokens,
+        text_tokens,
         answer_spans,
         labels,
         encoding,

@@ -23,7 +23,6 @@ from transformers.utils.chat_template_utils import (
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.own_words import Frame, HasMark, Marked, NotFound, Place, Rendered, frame_key, frame_of
-from sft.models.word_tokens import TextReader
 
 KWARGS = "chat_template_kwargs"
 # Conversations of so many different orders of roles are remembered.
@@ -181,11 +180,6 @@ class ChatTemplate:
                 "found in its text: put {% generation %} ... {% endgeneration %} around the answer and its end-of-turn "
                 "token in a copy, and name that with chat_template_path"
             ) from None
-
-    @cached_property
-    def text_reader(self) -> TextReader:
-        """What tokenises the texts."""
-        return TextReader(self.tokenizer)
 
     @cached_property
     def _frames(self) -> dict[tuple, Frame]:
