@@ -36,6 +36,7 @@ from sft.models.fused_lora import unfuse_lora
 from sft.models.meta_model import MetaModel
 from sft.training.cpu import use_masked_lm_head
 from sft.training.memory import GIB, predict_memory
+from sft.training.needed_tokens import NeededTokens, compute_needed_tokens
 from sft.training.packed_attention import attend_over_packs
 from sft.training.trainer import RecipeTrainer
 
@@ -123,6 +124,12 @@ def use_cpu_head(trainer: RecipeTrainer) -> None:
     use_masked_lm_head(trainer.base)
 
 
+def use_needed_tokens(trainer: RecipeTrainer) -> None:
+    """Of each pack only what its loss needs, as a CPU computes it."""
+    compute_needed_tokens(trainer.base)
+    trainer.data_collator = NeededTokens(trainer.data_collator)
+
+
 def score_midway(trainer: RecipeTrainer) -> None:
     """Score the model during the run."""
     trainer.add_callback(Scoring(trainer))
@@ -168,6 +175,7 @@ ABLATIONS = (
     Ablation("`activation_checkpointing: false`", KEPT),
     Ablation("`activation_checkpointing: false`, `use_liger_kernel: true`", KEPT | LIGER, around=liger_kernels_removed),
     Ablation("`lora_dropout: 0`", {"lora_dropout": 0.0}),
+    Ablation("`lora_dropout: 0`, needed tokens alone", {"lora_dropout": 0.0}, change=use_needed_tokens),
     Ablation("4 packs a step", {"per_device_train_batch_size": 4}),
     Ablation("4 packs a step, `use_liger_kernel: true`", LIGER | {"per_device_train_batch_size": 4},
              around=liger_kernels_removed),

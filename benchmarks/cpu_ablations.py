@@ -43,6 +43,10 @@ def without(part: str) -> str:
 ABLATIONS = (
     Changed("float32 (`dtype: float32`, `bf16: false`)", dtype="float32", bf16=False),
     Changed("TRL's head: all tokens scored, twice", replacing=without("use_masked_lm_head")),
+    Changed(
+        "every token of a pack computed",
+        replacing="sft.training.trainer.computes_needed_tokens = lambda *_, **__: False",
+    ),
     Changed("attention over whole packs", replacing=without("use_packed_attention")),
     Changed("PEFT's own LoRA layers", replacing=without("fuse_lora")),
     Changed("PEFT's own LoRA layers, no DeepSpeed", replacing=without("fuse_lora"), deepspeed=None),

@@ -89,6 +89,7 @@ class OneLoad:
             module._compiled_call_impl = None
             module._forward_hooks.clear()
         base.__dict__.pop("forward", None)  # TRL's head, or ours
+        base.base_model.__dict__.pop("forward", None)  # needed tokens alone
         for parameter in base.parameters():
             parameter.grad = None
         trainer.optimizer = trainer.lr_scheduler = None
