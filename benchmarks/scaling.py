@@ -162,7 +162,8 @@ def predicted(model: str, count: int, tokens: int, keys: tuple[tuple[str, Any], 
         if key in keys:
             setattr(training, key, keys.pop(key))
     hollow = hollow_model(model, tuple(sorted(keys.items())))
-    recipe = SimpleNamespace(model=hollow.settings, training=training)
+    run = SimpleNamespace(identity_name="", eval_prompts=[])
+    recipe = SimpleNamespace(model=hollow.settings, training=training, run=run)
     return predict_memory(recipe, _card(tokens), on_gpu=True, model=hollow)
 
 
