@@ -2,4 +2,4 @@
 
 import os
 
-MOMENTS = int(os.environ.get("MOMENTS", "4"))
+MOMENTS = int(os.environ.get("MOMENTS", "3"))
