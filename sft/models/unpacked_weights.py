@@ -14,6 +14,8 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 
+from sft.models.model_state import is_in_parts
+
 # What is held at most, in bytes: a larger model takes more time in its products than out of 4 bits.
 HELD_AT_MOST = 2**30
 
@@ -22,9 +24,10 @@ HELD_AT_MOST = 2**30
 def weights_unpacked(model: nn.Module) -> Iterator[None]:
     """Inside, layers in 4 bits multiply with weights that were taken out once; for passes without gradients.
 
-    Inside another such block it does nothing.
+    Inside another such block it does nothing, and neither where each process holds a part of every weight.
     """
-    layers = [module for module in model.modules() if type(module) is bitsandbytes.nn.Linear4bit]
+    in_4_bits = (module for module in model.modules() if type(module) is bitsandbytes.nn.Linear4bit)
+    layers = [] if is_in_parts(model) else list(in_4_bits)
     is_done = any(hasattr(layer, "unpacked") for layer in layers)
     states = [cast(bitsandbytes.nn.Params4bit, layer.weight).quant_state for layer in layers]
     size = sum(state.shape.numel() * state.dtype.itemsize for state in states)
