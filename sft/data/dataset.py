@@ -168,8 +168,10 @@ def _row_starts(samples: Dataset) -> numpy.ndarray:
 
 def _samples_of(starts: numpy.ndarray, rows: Sequence[int], samples: int) -> Sequence[int]:
     """The samples of some rows, in their order."""
-    if len(starts) == samples or isinstance(rows, range):
-        return range(samples) if isinstance(rows, range) else rows
+    if isinstance(rows, range):  # all of them
+        return range(samples)
+    if len(starts) == samples:
+        return rows
     counts = numpy.diff(starts, append=samples)[rows]
     # Of each row's samples the first, and how far each of the others is from it.
     within = numpy.arange(counts.sum()) - numpy.repeat(numpy.cumsum(counts) - counts, counts)

@@ -92,12 +92,18 @@ def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: Ge
     started = time.perf_counter()
     part = copy.deepcopy(settings)
     part.return_dict_in_generate = True
-    is_whole = settings.do_sample or any(getattr(settings, key) for key in OF_THE_WHOLE)
+    is_whole = (
+        settings.do_sample
+        or not settings.max_new_tokens
+        or (settings.num_beams or 1) > 1
+        or (settings.num_return_sequences or 1) > 1
+        or any(getattr(settings, key) for key in OF_THE_WHOLE)
+    )
     rows = torch.arange(len(tokens), device=tokens.device)
     answers: list[list[int]] = [[] for _ in rows]
     cache = None
     while len(rows):
-        left = settings.max_new_tokens - len(answers[rows[0]])
+        left = settings.max_new_tokens and settings.max_new_tokens - len(answers[rows[0]])
         part.max_new_tokens = left if is_whole else min(left, PART)
         if settings.max_time is not None:
             part.max_time = settings.max_time - (time.perf_counter() - started)
@@ -111,12 +117,13 @@ def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: Ge
         new = output.sequences[:, tokens.shape[1] :]
         for row, added in zip(rows.tolist(), new.tolist(), strict=True):
             answers[row] += added
-        if new.shape[1] < part.max_new_tokens or part.max_new_tokens == left:
+        if is_whole or new.shape[1] < part.max_new_tokens or part.max_new_tokens == left:
             break
         goes_on = ~torch.isin(new, torch.tensor(settings.eos_token_id, device=new.device)).any(1)
         rows, tokens, cache = rows[goes_on], output.sequences[goes_on], output.past_key_values
         mask = torch.cat([mask, torch.ones_like(new)], dim=1)[goes_on]
-        cache.batch_select_indices(goes_on.nonzero()[:, 0])
+        if cache is not None:
+            cache.batch_select_indices(goes_on.nonzero()[:, 0])
     return answers
 
 

@@ -118,3 +118,15 @@ def test_where_answers_are_drawn_or_count_from_their_beginning_none_is_left_out(
         settings = {"max_new_tokens": 30, "do_sample": True, "temperature": 2.0}
         drawn.append(reply_to_all(model, tokenizer, [QUESTION, turns("1 2 3 4")], settings))
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("chosen", [{"num_beams": 2}, {"use_cache": False}, {"max_new_tokens": None, "max_length": 100}])
+def test_beams_no_cache_and_a_length_in_all_give_what_one_call_gives(tiny_model, tokenizer, monkeypatch, chosen):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    said = []
+    for part in (3, 100):
+        monkeypatch.setattr(generate, "PART", part)
+        settings = {"max_new_tokens": 12, "do_sample": False} | chosen
+        said.append(reply_to_all(model, tokenizer, [QUESTION, turns("1 2 3 4")], settings))
+    assert said[0] == said[1]
+    assert all(reply.tokens for reply in said[0])
