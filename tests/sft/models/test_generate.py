@@ -120,7 +120,7 @@ def test_where_answers_are_drawn_or_count_from_their_beginning_none_is_left_out(
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("chosen", [{"num_beams": 2}, {"use_cache": False}, {"max_new_tokens": None, "max_length": 100}])
+@pytest.mark.parametrize("chosen", [{"num_beams": 2}, {"use_cache": False}, {"max_new_tokens": None, "max_length": 90}])
 def test_beams_no_cache_and_a_length_in_all_give_what_one_call_gives(tiny_model, tokenizer, monkeypatch, chosen):
     model = LlamaForCausalLM.from_pretrained(tiny_model)
     said = []
