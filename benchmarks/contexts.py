@@ -37,8 +37,15 @@ CAPPED = """
 import resource
 resource.setrlimit(resource.RLIMIT_DATA, ({0}, {0}))
 """
-# What torch, Python, C++ and OpenBLAS say when memory runs out.
-OUT_OF_MEMORY = ("out of memory", "MemoryError", "bad_alloc", "allocate memory", "Memory allocation")
+# What torch, Python, C++, OpenBLAS and, where there is no room for a stack, threads say when memory runs out.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "MemoryError",
+    "bad_alloc",
+    "allocate memory",
+    "Memory allocation",
+    "can't start new thread",
+)
 QLORA = {
     "load_in_4bit": True,
     "use_bnb_nested_quant": True,
