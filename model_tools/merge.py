@@ -10,11 +10,13 @@ from pathlib import Path
 from sft.core.errors import UserError
 from sft.core.files import atomic_folder, refuse_full_disk, refuse_occupied
 from sft.core.imports import importing
+from sft.core.json_file import read_json
 from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
 
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+AGAIN = "copy or download it again"
 SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 
 
@@ -111,7 +113,13 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[arguments.dtype]
-    model = without_weights(config, adapters)
+    try:
+        model = without_weights(config, adapters)
+    except UserError:
+        raise
+    except Exception as problem:  # whatever its values make of the model's code
+        reason = one_line_message(problem, 200)
+        raise UserError(f"{base}: no model can be built by its config.json ({reason}): {AGAIN}") from None
     read_settings(base)
     check_tokenizers(base, adapters, getattr(config.get_text_config(), "vocab_size", None))
     weights = MergedWeights(
@@ -218,19 +226,24 @@ def _read_config(base: Path, as_type: str | None):
     Raises:
         UserError: Transformers does not know it, it is quantised, or it has no other layout.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    from model_tools.checkpoints.model_folder import CONFIG_FILE
     from sft.models import internlm2
 
     internlm2.register_with_transformers()
+    kind = read_json(base / CONFIG_FILE, AGAIN).get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{base / CONFIG_FILE}: names no model_type, so nobody can tell what model it is: {AGAIN}")
     try:
         config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as problem:
+    except Exception as problem:  # as above
         reason = one_line_message(problem, 200)
+        if kind in CONFIG_MAPPING:
+            raise UserError(f"{base / CONFIG_FILE}: Transformers cannot use it ({reason}): {AGAIN}") from None
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{base}: is quantised, and merging would round it again: give the original model")
     if as_type and config.model_type != "internlm2":
-        kind = config.model_type
         raise UserError(f"{base}: is a {kind}, and only internlm2 has another layout, Llama's: use it as it is")
     return config

@@ -129,6 +129,14 @@ class TestRefusals:
         assert f"{base}/generation_config.json: cannot be read (" in refused(base, adapter)
 
 
+    @pytest.mark.parametrize("ends", ["x", ["x"], {"a": 1}, {}, 2.5, -1, 10**20, [2, None], True], ids=str)
+    def test_end_tokens_that_are_none(self, folders, refused, tokenizer, ends):
+        base, adapter = folders
+        tokenizer.save_pretrained(adapter)
+        (base / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        assert f"{base}/generation_config.json: " in refused(base, adapter)
+
+
 class TestVerify:
     @pytest.fixture
     def merged(self, folders, tmp_path, tokenizer):
