@@ -5,6 +5,7 @@ In: a base model and one adapter or several. Out: a new folder. Streams: no more
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from sft.core.errors import UserError
@@ -164,7 +165,7 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     if not own or not isinstance(own, str):
         raise UserError(f"{adapter}: does not say what its base is: if it is {name}, {advice}")
     if _plain(own) not in {_plain(name), _plain(str(base.resolve()))}:
-        gone = ", which is no folder here any more," if Path(own).is_absolute() and not Path(own).exists() else ""
+        gone = ", which is no folder here any more," if Path(own).is_absolute() and not os.path.exists(own) else ""
         raise UserError(
             f"{adapter}: says that its base is {own}{gone or ','} not {name}: if they are the same model, {advice}"
         )

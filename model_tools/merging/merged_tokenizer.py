@@ -39,7 +39,9 @@ def read_tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerBase:
         vocabulary = read_json(base / CONFIG_FILE)["vocab_size"]
         return internlm2_tokenizer.build_tokenizer(folder / "tokenizer.model", vocabulary)
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer("x")  # some settings are looked at only now
+        return tokenizer
     except Exception as problem:  # whatever its files make of the libraries that read them
         reason = one_line_message(problem, 200)
         advice = "copy its files again" if folder == base else "copy them again, or remove them: the base's is taken"
