@@ -122,6 +122,15 @@ class TestRefusals:
         assert f"{folder}: its tokenizer's files cannot be loaded" in said
         assert ("or remove them: the base's is taken" in said) == (whose == "adapter")
 
+    @pytest.mark.parametrize("kept", ["tokenizer.json", JINJA])
+    def test_a_part_of_a_tokenizer_is_not_passed_over(self, folders, refused, tokenizer, kept):
+        base, adapter = folders
+        tokenizer.save_pretrained(base)
+        another(tokenizer).save_pretrained(adapter)
+        for name in {CONFIG, "tokenizer.json", JINJA} - {kept}:
+            (adapter / name).unlink()
+        assert f"{adapter}: holds {kept} and no tokenizer_config.json: copy the whole" in refused(base, adapter)
+
     def test_a_tokenizer_that_loads_and_reads_no_text(self, folders, refused, tokenizer):
         base, adapter = folders
         tokenizer.save_pretrained(adapter)
