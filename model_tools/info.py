@@ -27,6 +27,7 @@ from sft.runs.run_files import RECIPE, is_run_directory
 if TYPE_CHECKING:
     from sft.models.weight_files import StoredTensor
 
+MOST = 1e9  # of a rank or alpha: what is more, or NaN, is damaged
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
 DOWNLOAD = "copy or download it again"
 SIZES = ((30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "bytes"))
@@ -173,10 +174,16 @@ def _model(path: Path) -> PathSummary:
 
     config = read_json(path / CONFIG_FILE, DOWNLOAD)
     quantised = config.get("quantization_config")
+    if quantised and not isinstance(quantised, dict):
+        raise UserError(f"{path / CONFIG_FILE}: quantization_config: {quantised!r} is no object: {DOWNLOAD}")
     summary = PathSummary("base model" if not quantised else "quantised model")
     if (path / MERGE_RECORD).is_file():
         summary.kind = "merged model"
-        summary.facts |= _made_from(read_json(path / MERGE_RECORD, DOWNLOAD))
+        record = read_json(path / MERGE_RECORD, DOWNLOAD)
+        try:
+            summary.facts |= _made_from(record)
+        except (TypeError, KeyError, ValueError):
+            summary.problems.append(f"{MERGE_RECORD}: does not say what was merged: remove it, or merge again")
     tensors, files = _read_headers(summary, path, WEIGHTS)
     if not summary.problems and not quantised:
         summary.problems += lacking_in_model(path, config, tensors)
@@ -254,7 +261,11 @@ def _lora(config: dict, kind: str) -> dict[str, str]:
     from sft.models.adapter import scale_line
 
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    if (
+        not isinstance(rank, int)
+        or not isinstance(alpha, int | float)
+        or not (1 <= rank <= MOST and abs(alpha) <= MOST)
+    ):
         return {"kind": kind}
     others = "; other ranks in some modules" if config.get("rank_pattern") else ""
     dora = ", DoRA" if config.get("use_dora") else ""
@@ -290,8 +301,8 @@ def _architecture(config: dict) -> str:
         "vocab_size": "vocabulary",
     }
     sizes = [f"{config[key]:,} {name}" for key, name in names.items() if isinstance(config.get(key), int)]
-    kinds = config.get("architectures") or [config.get("model_type", "unknown")]
-    return ", ".join([*map(str, kinds), *sizes])
+    kinds = config.get("architectures") or config.get("model_type", "unknown")
+    return ", ".join([*map(str, kinds if isinstance(kinds, list) else [kinds]), *sizes])
 
 
 def _bits(quantised: dict) -> int | None:

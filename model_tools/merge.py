@@ -5,16 +5,19 @@ In: a base model and one adapter or several. Out: a new folder. Streams: no more
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_folder, refuse_full_disk, refuse_occupied
 from sft.core.imports import importing
+from sft.core.json_file import read_json
 from sft.core.text import one_line_message
 
 LOADS = "PyTorch and Transformers"
 
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+AGAIN = "copy or download it again"
 SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 
 
@@ -111,7 +114,13 @@ def merge(name: str, base: Path, adapters: list, out: Path, arguments: argparse.
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[arguments.dtype]
-    model = without_weights(config, adapters)
+    try:
+        model = without_weights(config, adapters)
+    except UserError:
+        raise
+    except Exception as problem:  # whatever its values make of the model's code
+        reason = one_line_message(problem, 200)
+        raise UserError(f"{base}: no model can be built by its config.json ({reason}): {AGAIN}") from None
     read_settings(base)
     check_tokenizers(base, adapters, getattr(config.get_text_config(), "vocab_size", None))
     weights = MergedWeights(
@@ -156,7 +165,7 @@ def refuse_another_base(name: str, base: Path, adapter: Path) -> None:
     if not own or not isinstance(own, str):
         raise UserError(f"{adapter}: does not say what its base is: if it is {name}, {advice}")
     if _plain(own) not in {_plain(name), _plain(str(base.resolve()))}:
-        gone = ", which is no folder here any more," if Path(own).is_absolute() and not Path(own).exists() else ""
+        gone = ", which is no folder here any more," if Path(own).is_absolute() and not os.path.exists(own) else ""
         raise UserError(
             f"{adapter}: says that its base is {own}{gone or ','} not {name}: if they are the same model, {advice}"
         )
@@ -218,19 +227,24 @@ def _read_config(base: Path, as_type: str | None):
     Raises:
         UserError: Transformers does not know it, it is quantised, or it has no other layout.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    from model_tools.checkpoints.model_folder import CONFIG_FILE
     from sft.models import internlm2
 
     internlm2.register_with_transformers()
+    kind = read_json(base / CONFIG_FILE, AGAIN).get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"{base / CONFIG_FILE}: names no model_type, so nobody can tell what model it is: {AGAIN}")
     try:
         config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError, KeyError) as problem:
+    except Exception as problem:  # as above
         reason = one_line_message(problem, 200)
+        if kind in CONFIG_MAPPING:
+            raise UserError(f"{base / CONFIG_FILE}: Transformers cannot use it ({reason}): {AGAIN}") from None
         raise UserError(f"{base}: Transformers does not know this model ({reason}): merge it with PEFT") from None
     if getattr(config, "quantization_config", None):
         raise UserError(f"{base}: is quantised, and merging would round it again: give the original model")
     if as_type and config.model_type != "internlm2":
-        kind = config.model_type
         raise UserError(f"{base}: is a {kind}, and only internlm2 has another layout, Llama's: use it as it is")
     return config

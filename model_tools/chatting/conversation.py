@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     BatchEncoding,
     GenerationConfig,
@@ -29,7 +28,7 @@ from trl import ModelConfig
 from model_tools.chatting.streamed_answer import StreamedAnswer, stop_words
 from model_tools.checkpoints.model_folder import NamedModel
 from model_tools.checkpoints.precision import precision_of
-from model_tools.checkpoints.trained_adapter import require_weights
+from model_tools.checkpoints.trained_adapter import UNEXPECTED, require_weights
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
@@ -75,7 +74,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path, base: str, *, in_float32
     require_weights(folder)  # PEFT would look for them on the hub
     try:
         return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=in_float32)
-    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as problem:
+    except UNEXPECTED as problem:
         from model_tools.merging.adapter import Adapter
 
         # Where the adapter itself is damaged, these say it.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_tools.checkpoints.model_folder import config_file
 from sft.core.json_file import read_json
-from sft.core.text import counted
+from sft.core.text import counted, one_line_message
 
 if TYPE_CHECKING:
     from sft.models.weight_files import StoredTensor
@@ -34,8 +34,14 @@ def lacking_in_model(folder: Path, config: dict, tensors: dict[str, StoredTensor
     from sft.models import internlm2
 
     internlm2.register_with_transformers()
-    from transformers import AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as problem:  # whatever its values make of the code of its model
+        reason = one_line_message(problem, 160)
+        is_known = str(config.get("model_type")) in CONFIG_MAPPING
+        return [f"config.json: Transformers cannot use it ({reason}): {AGAIN}"] if is_known else []
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

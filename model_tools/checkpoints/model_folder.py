@@ -3,6 +3,7 @@
 In: a path or hub id. Out: folders, and what their JSON files say. Loads no model.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def config_file(model: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    if (Path(model) / CONFIG_FILE).is_file():
+    if os.path.isfile(Path(model) / CONFIG_FILE):  # False for what is too long for a path, too
         return Path(model) / CONFIG_FILE
     try:
         cached = try_to_load_from_cache(model, CONFIG_FILE)

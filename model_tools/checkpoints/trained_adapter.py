@@ -4,6 +4,7 @@ In: a path. Out: tensors under the names of PEFT's files, their config, and wher
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,11 @@ from sft.core.errors import UserError
 from sft.models import restricted_pickle
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+# What PEFT raises of settings and tensors that it did not expect: it takes any, and fails where it first uses them.
+UNEXPECTED = (
+    ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError, AssertionError,
+    re.error, SafetensorError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from model_tools.checkpoints.model_folder import ADAPTER_FILE, read_adapter_config
-from model_tools.checkpoints.trained_adapter import read_weights, require_weights
+from model_tools.checkpoints.trained_adapter import UNEXPECTED, read_weights, require_weights
 from sft.core.errors import UserError
 from sft.core.text import one_line_message
 
@@ -75,7 +75,7 @@ def read_config(folder: Path) -> PeftConfig:
         _refuse_another_type(path, fields[name], value)
     try:
         return config_class(**known)
-    except (TypeError, ValueError, AttributeError, ImportError) as problem:
+    except UNEXPECTED as problem:
         reason = one_line_message(problem, 200)
         raise UserError(f"{path}: PEFT cannot use it ({reason}): copy it again, or write the adapter again") from None
 

@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "*.model",
     "*.tiktoken",
 )  # fmt: skip
+NEVER_ALONE = ("tokenizer.json", "chat_template.jinja")
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
 
 
@@ -39,7 +40,9 @@ def read_tokenizer(folder: Path, base: Path) -> PreTrainedTokenizerBase:
         vocabulary = read_json(base / CONFIG_FILE)["vocab_size"]
         return internlm2_tokenizer.build_tokenizer(folder / "tokenizer.model", vocabulary)
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer("x")  # some settings are looked at only now
+        return tokenizer
     except Exception as problem:  # whatever its files make of the libraries that read them
         reason = one_line_message(problem, 200)
         advice = "copy its files again" if folder == base else "copy them again, or remove them: the base's is taken"
@@ -50,9 +53,11 @@ def check_tokenizers(base: Path, adapters: list[Adapter], rows: int | None) -> N
     """Report what is wrong with the tokenizer before anything is written; `rows` are those of the embedding.
 
     Raises:
-        UserError: it cannot be loaded, has tokens that the embedding has no row for, or two adapters give a token
-            different ids.
+        UserError: it cannot be loaded, has tokens that the embedding has no row for, two adapters give a token
+            different ids, or an adapter has only a part of a tokenizer.
     """
+    for adapter in adapters:
+        _refuse_a_part_of_one(adapter.folder)
     folder = tokenizer_folder(base, adapters)
     if not _has_tokenizer(folder) and not _is_published_internlm2(folder, base):
         return
@@ -92,6 +97,16 @@ def copy_matching(folder: Path, pattern: str, out: Path) -> None:
 
 def _has_tokenizer(folder: Path) -> bool:
     return (folder / TOKENIZER_CONFIG).is_file()
+
+
+def _refuse_a_part_of_one(adapter: Path) -> None:
+    """An adapter's template or tokens without the rest would go unused, and the base's be taken without a word."""
+    part = next((name for name in NEVER_ALONE if (adapter / name).is_file()), None)
+    if part and not _has_tokenizer(adapter):
+        raise UserError(
+            f"{adapter}: holds {part} and no {TOKENIZER_CONFIG}: copy the whole tokenizer again, or remove it: the "
+            "base's is taken"
+        )
 
 
 def _is_published_internlm2(folder: Path, base: Path) -> bool:

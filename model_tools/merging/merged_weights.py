@@ -66,8 +66,9 @@ class MergedWeights:
         }
         self._refuse_what_is_not_stored(model)
         self.untied = self._untied(ties)
-        # What of them is in no file of the base.
-        self._added = tuple(name for name in self.untied if name not in self._home)
+        # One flag stands for all ties of a model: where it is taken back, none that no file holds may be left to it.
+        left_out = self._home.keys() | self._tuned.following
+        self._added = tuple(tied for tied, _ in ties if self.untied and tied not in left_out)
         self.units = self._units()
         # What no parameter is made of has a name in the base's layout alone.
         known = {name: meta[name] for names in self._layout.groups for name in names}

@@ -4,7 +4,6 @@ In: a model on the meta device and adapter folders. Out: what PEFT's own merge m
 is made hollow: its weights have a shape and no memory. Knows nothing about files of weights.
 """
 
-import re
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
@@ -16,8 +15,10 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from model_tools.checkpoints.trained_adapter import UNEXPECTED
 from model_tools.merging.adapter import Adapter
 from model_tools.merging.adapter_loading import load_adapter, what_to_do
 from model_tools.merging.mergeable import TOGETHER, refuse_unmergeable
@@ -72,16 +73,17 @@ class TunedModules:
     def __init__(self, model: PreTrainedModel, adapters: list[Adapter]):
         """`model` is on the meta device; it is made hollow, and PEFT's modules take the place of those that change."""
         _hollow(model)
+        own = model.state_dict()
         peft_model = with_adapters(model, adapters)
         self._names = list(peft_model.peft_config) if adapters else []
         self._model = peft_model.base_model.model if adapters else model
         self._folders = " ".join(str(each.folder) for each in adapters)
         self._modules = dict(self._find())
+        self._refuse_what_is_changed_twice()
         if adapters and not self._modules:
             raise UserError(f"{self._folders}: changes no weights of the base: there is nothing to merge")
         self.parameters = {
-            name: tuple(f"{name}.{leaf}" for leaf in _original(module).state_dict())
-            for name, module in self._modules.items()
+            name: tuple(parameter for parameter in own if parameter.startswith(f"{name}.")) for name in self._modules
         }
         self.following = {
             parameter
@@ -89,7 +91,7 @@ class TunedModules:
             if getattr(getattr(module, "token_adapter", None), "tied_adapter", None)
             for parameter in self.parameters[name]
         }
-        self._try_each_kind()
+        self._try_each_kind(own)
 
     @torch.no_grad()
     def merge(self, name: str, parameters: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
@@ -102,7 +104,7 @@ class TunedModules:
         """
         module = self._take(name)
         _fill(module, {full.removeprefix(f"{name}."): value for full, value in parameters.items()})
-        merged = self._merged(name, module.to(device=device, dtype=torch.float32))
+        merged = self._merged(name, module, device)
         return {f"{name}.{leaf}": value for leaf, value in merged.state_dict().items()}
 
     def take_plain(self, name: str) -> PlainLora | None:
@@ -125,8 +127,9 @@ class TunedModules:
         self._model.set_submodule(name, torch.nn.Identity())
         return self._modules.pop(name)
 
-    def _merged(self, name: str, module: torch.nn.Module) -> torch.nn.Module:
+    def _merged(self, name: str, module: torch.nn.Module, device: str) -> torch.nn.Module:
         try:
+            module = module.to(device=device, dtype=torch.float32)
             if hasattr(module, "unload_and_optionally_merge_module"):
                 return module.unload_and_optionally_merge_module(
                     merge=True, safe_merge=False, adapter_names=self._names
@@ -136,14 +139,17 @@ class TunedModules:
                 return module.get_base_layer()
         except torch.OutOfMemoryError:
             raise
-        except (ValueError, RuntimeError, AttributeError, TypeError) as problem:
+        except UNEXPECTED as problem:
             reason = one_line_message(problem, 200)
             raise UserError(f"{self._folders}: PEFT cannot merge {name} ({reason}): {TOGETHER}") from None
         return module
 
     @torch.no_grad()
-    def _try_each_kind(self) -> None:
-        """Merge a copy of the smallest module of each kind: PEFT says only then that it cannot."""
+    def _try_each_kind(self, own: dict[str, torch.Tensor]) -> None:
+        """Merge a copy of the smallest module of each kind: PEFT says only then that it cannot.
+
+        `own` are the base's parameters by name, of which the shapes count.
+        """
         smallest: dict[tuple, tuple[int, str]] = {}
         for name, module in self._modules.items():
             original = _original(module)
@@ -151,13 +157,19 @@ class TunedModules:
             size = sum(parameter.numel() for parameter in original.parameters())
             smallest[kind] = min((size, name), smallest.get(kind, (size, name)))
         for _, name in smallest.values():
-            zeros = {
-                leaf: torch.zeros(value.shape) for leaf, value in _original(self._modules[name]).state_dict().items()
-            }
             trial = deepcopy(self._modules[name])
             _hollow(_original(trial))
-            _fill(trial, zeros)
-            self._merged(name, trial.float())
+            zeros = {each: torch.zeros(own[each].shape) for each in self.parameters[name]}
+            _fill(trial, {each.removeprefix(f"{name}."): value for each, value in zeros.items()})
+            self._merged(name, trial, "cpu")
+
+    def _refuse_what_is_changed_twice(self) -> None:
+        for name, module in self._modules.items():
+            if isinstance(_original(module), BaseTunerLayer | AuxiliaryTrainingWrapper):
+                raise UserError(
+                    f"{self._folders}: changes {name} in two ways at once (whole, by LoRA, or some tokens, which are "
+                    "those of a tied one too), and PEFT cannot merge both: train it in one of them"
+                )
 
     def _find(self) -> Iterator[tuple[str, torch.nn.Module]]:
         """Yield (name in the base model, module) of every module that adapters change or bring along."""
@@ -173,21 +185,32 @@ class TunedModules:
 
 
 def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
-    """Put the base's values where what PEFT made of a module is hollow."""
+    """Put the base's values where what PEFT made of a module is hollow, buffers that are in its files included."""
     original = _original(module)
     for name, value in values.items():
         owner, _, leaf = name.rpartition(".")
-        holder = original.get_submodule(owner)
+        # PEFT's module of an attention has one of its own inside.
+        holder = _original(original.get_submodule(owner))
         # An adapter can bring the base's embedding along; that is the one it was trained on.
         if _is_hollow(holder._parameters.get(leaf)):
             holder._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
+        elif leaf in holder._buffers:
+            holder._buffers[leaf] = value
+    for each in module.modules():
+        for leaf in each._non_persistent_buffers_set:
+            # Such as the scale of Gemma's embeddings, in PEFT's copy of one too: of use in a model that runs alone.
+            if (buffer := each._buffers[leaf]) is not None and buffer.is_meta:
+                each._buffers[leaf] = torch.zeros_like(buffer, device="cpu")
 
 
 def _hollow(model: torch.nn.Module) -> None:
+    """Replace all parameters; those that are one stay one, by which PEFT knows that they are tied."""
+    hollow: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = torch.nn.Parameter(_NOTHING.expand(parameter.shape), requires_grad=False)
+                new = torch.nn.Parameter(_NOTHING.expand(parameter.shape), requires_grad=False)
+                module._parameters[name] = hollow.setdefault(parameter, new)
 
 
 def _is_hollow(parameter: torch.nn.Parameter | None) -> bool:
@@ -217,7 +240,7 @@ def with_adapters(model: PreTrainedModel, adapters: list[Adapter]) -> PeftModel 
                 else:
                     peft_model.add_adapter(name, config, low_cpu_mem_usage=is_empty)
                 load_adapter(peft_model, adapter, name, is_sum=len(adapters) > 1 or adapter.weight != 1)
-            except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, re.error) as problem:
+            except UNEXPECTED as problem:
                 reason, advice = one_line_message(problem, 300), what_to_do(adapter.tensors())
                 raise UserError(f"{adapter.folder}: does not fit the base model ({reason}): {advice}") from None
     assert peft_model is not None, "there is at least one adapter"

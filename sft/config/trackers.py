@@ -61,7 +61,7 @@ def refuse_trackers(report_to: str | list[str] | None, refuse: Callable[[str, st
         if name == "none" and len(names) == 1:
             return
         if name not in PACKAGES:
-            advice = did_you_mean(name, PACKAGES) or f"; there are {', '.join(PACKAGES)}"
+            advice = did_you_mean(str(name), PACKAGES) or f"; there are {', '.join(PACKAGES)}"
             refuse("report_to", f"{name}: no such tracker{advice}")
         if missing := _missing(name):
             refuse("report_to", f"{name} is not installed; pip install {' '.join(missing)}, or leave {name} out")

@@ -53,7 +53,10 @@ def read_fingerprint(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        fingerprint = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if not isinstance(fingerprint, str | None):
+            raise TypeError("its fingerprint is no text")
+        return fingerprint
     except (ValueError, KeyError, TypeError, OSError) as problem:
         raise UserError(f"{path}: cannot be read ({problem}): write the adapter again, or remove this file") from None
 

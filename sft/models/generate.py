@@ -50,6 +50,7 @@ OF_THE_WHOLE = (
 )
 # Tokens that a model that may think is given for it, on top of those for its answer.
 THINKING_ROOM = 512
+TOKEN_IDS = range(1 << 32)  # as tokenizers count
 
 
 @dataclass
@@ -150,10 +151,15 @@ def read_settings(folder: Path) -> GenerationConfig:
     if not path.is_file():
         return GenerationConfig()
     try:
-        return GenerationConfig.from_pretrained(folder)
+        settings = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError) as problem:
         reason = one_line_message(problem, 200)
         raise UserError(f"{path}: cannot be read ({reason}): copy or download it again") from None
+    own = settings.eos_token_id
+    ends = own if isinstance(own, list) else [own]
+    if own is not None and not all(type(end) is int and end in TOKEN_IDS for end in ends):
+        raise UserError(f"{path}: eos_token_id: {own!r} is no token's id and no list of such: copy or download it again")
+    return settings
 
 
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:

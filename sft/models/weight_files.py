@@ -114,6 +114,8 @@ def read_headers(folder: Path, names: tuple[str, ...] = WEIGHTS) -> WeightHeader
             other = headers.tensors[twice[0]].file.name
             headers.problems.append(f"{file}: holds {twice[0]}, and so does {other}: {AGAIN}")
         headers.tensors |= stored
+    if not headers.tensors and not headers.problems:
+        headers.problems.append(f"{first}: holds no weights: {AGAIN}")
     return headers
 
 
@@ -288,6 +290,8 @@ def _refuse_other_values(tensors: Iterable[TensorInfo]) -> None:
         numbers = [*tensor.shape, *tensor.data_offsets]
         if len(tensor.data_offsets) != 2 or not all(type(number) is int for number in numbers):
             raise ValueError("a tensor whose shape and place are no whole numbers")
+        if not isinstance(tensor.dtype, str):
+            raise ValueError("a tensor of no type")
 
 
 def _misplaced(file: Path) -> list[str]:

@@ -71,9 +71,12 @@ class EarlyStopping(EarlyStoppingCallback):
     """Transformers' own, which says that it stops, has that step saved, and resumes its count with the run."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Take the count of a checkpoint; `restore_callback_states_from_checkpoint` would make all callbacks anew."""
+        """Take the count of a checkpoint; `restore_callback_states_from_checkpoint` would make all callbacks anew.
+
+        That of a run which had none before gets one: the stack takes for granted that it is there when it saves.
+        """
         super().on_train_begin(args, state, control, **kwargs)
-        saved = state.stateful_callbacks[type(self).__name__]
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):

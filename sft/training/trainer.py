@@ -5,6 +5,7 @@ and which refuses packs that leak into each other. The recipe stays as it was.
 """
 
 import copy
+import json
 import math
 import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -209,7 +210,11 @@ class RecipeTrainer(SFTTrainer):
         callbacks = cast(dict, self.state.stateful_callbacks)
         control = callbacks.get("TrainerControl", {}).get("args", {})
         may_stop_early = self.recipe.run.stop_when_identity or self.recipe.run.early_stopping_patience
-        was_stopped_early = may_stop_early and control.get("should_training_stop")
+        was_stopped_early = False
+        if may_stop_early and checkpoint and control.get("should_training_stop"):
+            # At its last step a run stops too; if it is given more steps now, it was not stopped early.
+            saved = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            was_stopped_early = self.state.global_step < saved["max_steps"]
         is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_early)
         return (epochs, 0) if is_over else position
 

@@ -232,6 +232,33 @@ def without_its_index(folder: Path) -> str:
     return "model.safetensors.index.json: is no index of weight files"
 
 
+def with_an_index_of_nothing(folder: Path) -> str:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    return "model.safetensors.index.json: holds no weights"
+
+
+def with_a_tensor_of_no_type(folder: Path) -> str:
+    header, rest = header_of(shard(folder))
+    header[next(name for name in header if name != "__metadata__")]["dtype"] = None
+    write_header(shard(folder), header, rest)
+    return f"{shard(folder).name}: has no header that can be read"
+
+
+def with_a_config_of_no_model(folder: Path) -> str:
+    change_config(folder, num_hidden_layers="x")
+    return "config.json: Transformers cannot use it"
+
+
+def with_a_record_of_no_merge(folder: Path) -> str:
+    (folder / "merge.json").write_text('{"adapters": [{"path": "a", "weight": "x"}]}')
+    return "merge.json: does not say what was merged"
+
+
+def change_config(folder: Path, **keys) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | keys))
+
+
 def without_weights(folder: Path) -> str:
     for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
         file.unlink()
@@ -258,6 +285,10 @@ def without_weights(folder: Path) -> str:
         without_its_norm,
         with_another_vocabulary,
         without_its_index,
+        with_an_index_of_nothing,
+        with_a_tensor_of_no_type,
+        with_a_config_of_no_model,
+        with_a_record_of_no_merge,
         without_weights,
     ],
     ids=lambda damage: damage.__name__.replace("_", " "),
@@ -282,6 +313,18 @@ def test_a_model_whose_layers_are_not_all_alike_is_whole(info, tmp_path, config)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     found = info(tmp_path)
     assert (found["whole"], found[""]) == ("yes", [])
+
+
+@pytest.mark.parametrize("architectures", [3, "x", None, ["x"]], ids=str)
+def test_architectures_of_another_type_are_shown_as_they_are(info, sharded, architectures):
+    change_config(sharded, architectures=architectures)
+    assert info(sharded)["architecture"].startswith(str(architectures).strip("[']") if architectures else "llama")
+
+
+def test_a_quantisation_that_is_none_is_one_line(sharded, capsys):
+    change_config(sharded, quantization_config=["x"])
+    assert main(["info", str(sharded)]) == 2
+    assert f"{sharded}/config.json: quantization_config: ['x'] is no object" in capsys.readouterr().err
 
 
 def test_everything_that_is_wrong_is_told_at_once(info, sharded):
@@ -322,7 +365,7 @@ def test_an_adapter_and_the_base_it_belongs_to(info, tiny_model, tmp_path):
     assert (found["dtype"], found["whole"]) == ("float32", "yes")
 
 
-@pytest.mark.parametrize("rank", [0, -4, "8", [8]])
+@pytest.mark.parametrize("rank", [0, -4, "8", [8], 10**400], ids=lambda rank: str(rank)[:9])
 def test_a_rank_that_is_none_has_no_scale(info, tmp_path, rank):
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "use_rslora": True}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))

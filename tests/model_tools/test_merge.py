@@ -227,6 +227,33 @@ class TestRefusals:
         (base / "config.json").write_text(json.dumps({"model_type": "unheard_of", "auto_map": {"AutoConfig": "x.Y"}}))
         assert "Transformers does not know this model" in refused(base, adapter)
 
+    @pytest.mark.parametrize("text", ["", "{", "null", "[]", '{"hidden_size": 64}', '{"model_type": ["llama"]}'])
+    def test_a_config_that_is_none(self, folders, refused, text):
+        base, adapter = folders
+        (base / "config.json").write_text(text)
+        assert f"{base}/config.json: " in refused(base, adapter)
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"hidden_size": None},
+            {"hidden_size": 3},
+            {"num_hidden_layers": "x"},
+            {"architectures": 3},
+            {"vocab_size": -1},
+            {"rope_parameters": []},
+            {"quantization_config": ["x"]},
+        ],
+        ids=str,
+    )
+    def test_a_config_of_which_no_model_can_be_built(self, folders, refused, keys):
+        base, adapter = folders
+        path = base / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+        said = refused(base, adapter)
+        assert f"model_tools merge: {base}" in said
+        assert "merge it with PEFT" not in said
+
     @pytest.mark.parametrize("cut", ["shard gone", "shard short", "no weights"])
     def test_a_base_that_is_not_whole(self, pair, tmp_path, refused, cut):
         base, adapter = pair(llama(), lora(), shard="60KB")

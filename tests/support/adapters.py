@@ -12,12 +12,18 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
 )
 
 from model_tools.__main__ import main
@@ -51,6 +57,19 @@ def gpt2() -> GPT2LMHeadModel:
 
 def mixtral() -> MixtralForCausalLM:
     return MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2))
+
+
+def gemma() -> GemmaForCausalLM:
+    """Its embeddings have a scale, a buffer that is in no file."""
+    return GemmaForCausalLM(GemmaConfig(**LLAMA, head_dim=16, tie_word_embeddings=False))
+
+
+def deepseek() -> DeepseekV3ForCausalLM:
+    """The routers of its experts have a bias that is a buffer, and in the files."""
+    ranks = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2}
+    sizes = LLAMA | {"num_key_value_heads": 4, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**sizes, **ranks, **experts))
 
 
 def lora(**keys) -> LoraConfig:
@@ -89,6 +108,14 @@ KINDS = {
         lambda: CLIPVisionModel(CLIPVisionConfig(**SIDE, image_size=32, patch_size=8)),
         lora(target_modules=["v_proj", "fc1"], task_type=None),
     ),
+    "an attention of PyTorch's": (
+        lambda: SiglipVisionModel(SiglipVisionConfig(**SIDE, image_size=32, patch_size=8)),
+        lora(target_modules=["attention", "fc1"], task_type=None),
+    ),
+    "tokens of embeddings with a scale": (gemma, lora(trainable_token_indices=[3, 5])),
+    "whole embeddings with a scale": (gemma, lora(modules_to_save=["embed_tokens", "lm_head"])),
+    "routers with a buffer": (deepseek, lora()),
+    "whole routers with a buffer": (deepseek, lora(target_modules=["q_b_proj"], modules_to_save=["gate"])),
     "experts": (mixtral, lora(target_modules=["q_proj", "o_proj"])),
     "inside experts": (
         mixtral,

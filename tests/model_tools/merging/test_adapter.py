@@ -45,6 +45,8 @@ DAMAGED = {
     "modules as a number": ({"target_modules": 3}, "adapter"),
     "no such module": ({"target_modules": ["nothing"]}, "does not fit the base model"),
     "a task that is none": ({"task_type": "SING"}, "Invalid task type"),
+    "an import that fails": ({"megatron_config": {"a": 1}}, "does not fit the base model (No module named 'megatron')"),
+    "tokens that are none": ({"trainable_token_indices": 2.5}, "does not fit the base model (only integers"),
     "a new setting that is on": ({"use_warp": True}, "use_warp is a setting of LORA that is none PEFT 0."),
 }
 

@@ -122,11 +122,34 @@ class TestRefusals:
         assert f"{folder}: its tokenizer's files cannot be loaded" in said
         assert ("or remove them: the base's is taken" in said) == (whose == "adapter")
 
+    @pytest.mark.parametrize("kept", ["tokenizer.json", JINJA])
+    def test_a_part_of_a_tokenizer_is_not_passed_over(self, folders, refused, tokenizer, kept):
+        base, adapter = folders
+        tokenizer.save_pretrained(base)
+        another(tokenizer).save_pretrained(adapter)
+        for name in {CONFIG, "tokenizer.json", JINJA} - {kept}:
+            (adapter / name).unlink()
+        assert f"{adapter}: holds {kept} and no tokenizer_config.json: copy the whole" in refused(base, adapter)
+
+    def test_a_tokenizer_that_loads_and_reads_no_text(self, folders, refused, tokenizer):
+        base, adapter = folders
+        tokenizer.save_pretrained(adapter)
+        config = json.loads((adapter / CONFIG).read_text())
+        (adapter / CONFIG).write_text(json.dumps(config | {"model_max_length": "x"}))
+        assert f"{adapter}: its tokenizer's files cannot be loaded" in refused(base, adapter)
+
     @pytest.mark.parametrize("text", ["{", "[]", '{"eos_token_id": "x"'], ids=range(3))
     def test_generation_settings_that_cannot_be_read(self, folders, refused, text):
         base, adapter = folders
         (base / "generation_config.json").write_text(text)
         assert f"{base}/generation_config.json: cannot be read (" in refused(base, adapter)
+
+    @pytest.mark.parametrize("ends", ["x", ["x"], {"a": 1}, {}, 2.5, -1, 10**20, [2, None], True], ids=str)
+    def test_end_tokens_that_are_none(self, folders, refused, tokenizer, ends):
+        base, adapter = folders
+        tokenizer.save_pretrained(adapter)
+        (base / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+        assert f"{base}/generation_config.json: " in refused(base, adapter)
 
 
 class TestVerify:

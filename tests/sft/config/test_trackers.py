@@ -56,6 +56,7 @@ def test_every_tracker_of_the_stack_is_known():
         ("dagshub", "dagshub is not installed; pip install dagshub mlflow, or leave dagshub out"),
         ("wandbb", "wandbb: no such tracker; did you mean wandb"),
         (["paper"], "paper: no such tracker; there are azure_ml, "),
+        (["tensorboard", None], "None: no such tracker; there are azure_ml, "),
         (["tensorboard", "none"], "none: no such tracker"),
     ],
     ids=str,

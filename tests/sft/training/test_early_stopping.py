@@ -141,3 +141,14 @@ def test_a_patience_that_no_run_of_this_length_can_exhaust_is_refused(write_reci
     recipe = load_recipe([str(write_recipe(eval_file=eval_file, **KEYS | {"early_stopping_patience": 20}))])
     with pytest.raises(UserError, match="early_stopping_patience: 20: the held-out loss is computed 20 times"):
         make_plan(recipe, load_dataset(recipe, tokenizer)[1])
+
+
+@pytest.mark.long
+def test_a_run_that_began_without_it_counts_from_where_it_is_resumed(runs, recipe, tmp_path):
+    ended = runs.run([recipe, "--early_stopping_patience", "null", "--max_steps", "9"], tmp_path / "run")
+    assert ended.codes == [0], ended.err[-2000:]
+    shutil.rmtree(tmp_path / "run" / "final")
+    again = runs.run([recipe, "--resume_anyway"], tmp_path / "run")
+    assert again.codes == [0], again.err[-2000:]
+    assert read_result(tmp_path / "run").stopped_early
+    checkpoints.verify(checkpoints.in_order(tmp_path / "run")[-1])
