@@ -123,7 +123,9 @@ def convert(row: Any, to: str, kept: Counter[str] | None = None) -> dict:
     """
     shape = shape_of(row)
     made = FORMATS[to](shape.read(row))
-    unused = shape.unused(row)
+    unused = shape.unused(row) if len(row) > 1 else ()
+    if not unused:
+        return made
     if kept is not None:
         kept.update(unused)
     # Of several columns that may be the question, the row does not show any longer which it was.

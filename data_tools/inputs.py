@@ -14,7 +14,7 @@ from sft.data.rows.columns import EXAMPLE, read_columns
 
 Made = TypeVar("Made")
 # Read at a time; a file that is smaller than so many bytes is done before other processes have started.
-BLOCK, WORTH_PROCESSES = 1 << 20, 1 << 24
+BLOCK, WORTH_PROCESSES = 1 << 19, 1 << 24
 # What a verb's help says of its input.
 KINDS = "data file: JSON lines or array, CSV, Parquet, gzip or zstd of these; data set folder or hub id"
 

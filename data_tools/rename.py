@@ -25,9 +25,8 @@ from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
 from sft.core.verbs import add_output
-from sft.data.rows.json_line import BadRow, ended, json_line, parse_json, parse_line
+from sft.data.rows.json_line import BadRow, ended, hides_a_key, json_line, parse_line
 
-KEY = re.compile(rb'"\s*:')
 # A string of a JSON line with its quotes, and the colon after it if it is a key.
 LITERAL = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -179,7 +178,7 @@ class Rename:
         except orjson.JSONDecodeError as problem:
             parse_line(line)
             raise BadRow(f"holds what JSON has no form for, such as NaN ({problem}): write null there") from None
-        renamed = None if any(hint in line for hint in self._hints) else self._quickly(line, row)
+        renamed = None if self._hints and any(hint in line for hint in self._hints) else self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row, number)
         self.survivors.look(renamed, number, self.counts.survivors)
@@ -205,15 +204,16 @@ class Rename:
         if sum(counts.values()) != len(around) - 1:
             return None
         # Where every quote of the line is one of a parsed text's two, no repeated key is hidden among them.
-        if line.count(b'"') > 2 * texts:
-            _refuse_repeated_keys(line, row)
+        if line.count(b'"') > 2 * texts and hides_a_key(line, row):
+            parse_line(line)
         for field, count in counts.items():
             self.counts.replaced[field] += count
         return self._raw_replacements[present[0]].join(around)
 
     def _carefully(self, line: bytes, row: object, number: int) -> bytes:
         """The line renamed text by text: those that change are written anew, every other byte stays."""
-        _refuse_repeated_keys(line, row)
+        if hides_a_key(line, row):
+            parse_line(line)
         changed = {}
         for index, (text, field, speaker) in enumerate(_texts(row)):
             renamed = self._renamed(text, field, speaker, number)
@@ -379,16 +379,3 @@ def _in_json_text(names: dict[str, str]) -> dict[str, str]:
 def _escaped(text: str) -> bytes:
     """The text as it stands inside a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8")
-
-
-def _refuse_repeated_keys(line: bytes, row: object) -> None:
-    """A key that stands twice hides its first text from any parser, so that a name could survive there."""
-    # Every key is a quote and a colon; where there are no more of these than parsed keys, none is hidden.
-    if len(KEY.findall(line)) > _count_keys(row):
-        parse_json(line.decode("utf-8"))
-
-
-def _count_keys(value: object) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_keys, value.values()))
-    return sum(map(_count_keys, value)) if isinstance(value, list) else 0

@@ -66,15 +66,19 @@ class Survivors:
         self._also = {spelling: re.compile(re.escape(spelling), re.IGNORECASE) for spelling in also}
         patterns = [*self._spellings.values(), *self._also.values()]
         self._any = [*(re.compile(re.escape(name)) for name in parts), *patterns]
-        # Most lines hold not even the first character of an old name, which is quick to see in their bytes.
+        # Most lines hold not even the first character of an old name, which is quick to see; one may be escaped.
         firsts = {first for name in (*self._spellings, *also) if name for first in first_characters(name)}
-        self._hints = [rb"\\u", *(first.encode() for first in firsts)] if firsts else []
+        self._hints = [*firsts, r"\u"] if firsts else []
 
     def look(self, line: bytes, number: int, found: Found) -> None:
         """Add the spellings and words that the texts of a line still hold to what was found."""
-        if not any(hint in line for hint in self._hints):
+        shown = line.decode("utf-8")
+        for hint in self._hints:
+            if hint in shown:
+                break
+        else:
             return
-        if b"\\u" not in line and not any(pattern.search(line.decode("utf-8")) for pattern in self._any):
+        if r"\u" not in shown and not any(pattern.search(shown) for pattern in self._any):
             return
         text = "\n".join(texts_in(orjson.loads(line)))
         for new in self._new:

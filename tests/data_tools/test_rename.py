@@ -159,6 +159,11 @@ def test_survivors_of_every_spelling_are_told_also_where_the_file_escapes_them(r
     assert "also" not in said
 
 
+def test_a_survivor_is_told_in_a_file_of_ascii_alone(rename):
+    _, _, said = rename(json.dumps({"问": "黃大力"}).encode(), "--old", "黄大力", "--new", "尖米")
+    assert "'黃大力' still stands in 1 line" in said
+
+
 def test_own_names_are_counted_and_shown_before_and_after(rename):
     content = '{"output": "我是尖米的智能助手。"}\n{"output": "你好"}\n'.encode()
     _, out, said = rename(content, *PAIR, "--own-name")
