@@ -63,7 +63,8 @@ def main() -> None:
                 f"| {name} | {megabytes:,.0f} | {seconds:.1f} | {busy:.1f} | {speeds[name]:.0f} | "
                 f"{megabytes / busy:.0f} | {peak / 2**20:.0f} |"
             )
-        print(f"rename is {speeds['rename'] / speeds['rename, by hand']:.2f} times as fast as the loop")
+        for name in ("rename", "convert --to messages"):
+            print(f"{name} is {speeds[name] / speeds['rename, by hand']:.2f} times as fast as the loop")
 
 
 def make(path: Path, rows: int, nested: bool) -> None:

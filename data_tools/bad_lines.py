@@ -4,6 +4,7 @@ Knows nothing about what makes a line bad: that is a `BadRow` of whoever read it
 """
 
 import argparse
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,17 @@ class BadLines:
     def __init__(self, out: BinaryIO | None = None, report: Path | None = None):
         self._out, self._report = out, report
         self.count = 0
+
+    @classmethod
+    def of_block(cls, skip: bool) -> "BadLines":
+        """Those of some lines, which `extend` those of the lines before them."""
+        return cls(io.BytesIO() if skip else None)
+
+    def extend(self, later: "BadLines") -> None:
+        """Add those of a block."""
+        if self._out is not None and isinstance(later._out, io.BytesIO):
+            self._out.write(later._out.getvalue())
+            self.count += later.count
 
     def __call__(self, path: str | Path, number: int, problem: BadRow, raw: bytes) -> None:
         """Write `{"file", "line", "reason", "text"}` to the report; without one, stop.

@@ -9,21 +9,24 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
 from data_tools import bad_lines, inputs, system_message
+from data_tools.bad_lines import BadLines
 from data_tools.renaming import own_name
+from data_tools.renaming.counts import Counts
 from data_tools.renaming.spellings import Placeholders, as_word
 from data_tools.renaming.survivors import Survivors
 from sft.core import files
 from sft.core.errors import UserError
 from sft.core.text import Tally, counted, one_line
 from sft.core.verbs import add_output
-from sft.data.rows.json_line import BadRow, ended, json_line, parse_json, parse_line
+from sft.data.rows.json_line import BadRow, ended, hides_a_key, json_line, parse_line
 
-KEY = re.compile(rb'"\s*:')
 # A string of a JSON line with its quotes, and the colon after it if it is a key.
 LITERAL = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
 # What a backslash turns into something else, alone or as the last digit of \uXXXX.
@@ -71,32 +74,58 @@ def run(arguments: argparse.Namespace) -> int:
     if not (names or own_names or settings or system is not None):
         raise UserError("nothing to rename: give --old and --new, --set KEY=VALUE, or --system")
     rename = Rename(names, arguments.also, settings, own_names if arguments.own_name else None, arguments.inside_words)
-    lines = changed = 0
-    systems: Counter[str] = Counter()
+    work = _Work(arguments.input, rename, system, skip_bad=arguments.skip_bad is not None)
+    counts = Counts()
     with (
         bad_lines.collect(arguments.skip_bad, arguments.input) as bad,
         files.atomic_write(arguments.out, arguments.input) as out,
     ):
-        for number, line in inputs.row_file(arguments.input, arguments).lines():
-            try:
-                renamed = rename(line if system is None else _with_system(line, system, systems), number)
-            except BadRow as problem:
-                bad(arguments.input, number, problem, line)
-                continue
-            lines, changed = lines + 1, changed + (renamed is not line)
-            out.write(ended(renamed))
-    replaced = counted(sum(rename.replaced.values()), "replacement")
-    print(f"{arguments.out}: {counted(lines, 'line')}, {changed:,} changed, {replaced}")
-    if not changed:
+        for renamed, of_block, bad_of_block in inputs.in_blocks(inputs.row_file(arguments.input, arguments), work):
+            out.write(renamed)
+            counts.add(of_block)
+            bad.extend(bad_of_block)
+    replaced = counted(sum(counts.replaced.values()), "replacement")
+    print(f"{arguments.out}: {counted(counts.lines, 'line')}, {counts.changed:,} changed, {replaced}")
+    if not counts.changed:
         print("nothing to change: the file holds no old name and no placeholder that was given")
-    done = [f"  {count:>9,}  system message{'s' * (count != 1)} {what}" for what, count in systems.items()]
-    for summary in [*rename.report(), *done, *bad.summary(), *rename.survivors.report()]:
+    for summary in [*counts.report(), *bad.summary(), *counts.survivors.report()]:
         print(summary)
     return 0
 
 
+@dataclass
+class _Work:
+    """Renames in blocks of lines."""
+
+    path: Path
+    rename: "Rename"
+    system: str | None
+    skip_bad: bool
+
+    def __call__(self, block: Iterable[tuple[int, bytes]]) -> tuple[bytes, Counts, BadLines]:
+        """The lines renamed, what was counted, and the bad lines.
+
+        Raises:
+            UserError: a line is bad, and bad ones are not to be skipped.
+        """
+        counts = self.rename.counts = Counts()
+        bad, lines = BadLines.of_block(self.skip_bad), []
+        for number, line in block:
+            try:
+                renamed = self.rename(
+                    line if self.system is None else _with_system(line, self.system, counts.systems), number
+                )
+            except BadRow as problem:
+                bad(self.path, number, problem, line)
+                continue
+            counts.changed += renamed is not line
+            lines.append(ended(renamed))
+        counts.lines = len(lines)
+        return b"".join(lines), counts, bad
+
+
 class Rename:
-    """Replaces names in the texts of one JSON line after another, and counts by field.
+    """Replaces names in the texts of one JSON line after another, and counts by field, in `counts`.
 
     All names are replaced in one pass, so that no replacement is replaced again; where a new name holds an old one,
     it is left alone, so that a second run changes nothing. A name that begins or ends in a Latin letter or a digit is
@@ -113,10 +142,7 @@ class Rename:
         inside_words: bool = False,
     ):
         self.replacements = replacements = names | _in_json_text(names)
-        self.replaced: Counter[str] = Counter()
-        # Placeholders that were filled; where "X's assistant" became X.
-        self.filled: Counter[str] = Counter()
-        self.owned: Tally[str] = Tally()
+        self.counts = Counts()
         new_names = {*names.values(), *(settings or {}).values()}
         settled = {new for new in (*replacements.values(), *new_names) if any(old in new for old in replacements)}
         unescaped = {escaped: old for old in names for escaped in _in_json_text({old: ""})}
@@ -152,20 +178,11 @@ class Rename:
         except orjson.JSONDecodeError as problem:
             parse_line(line)
             raise BadRow(f"holds what JSON has no form for, such as NaN ({problem}): write null there") from None
-        renamed = None if any(hint in line for hint in self._hints) else self._quickly(line, row)
+        renamed = None if self._hints and any(hint in line for hint in self._hints) else self._quickly(line, row)
         if renamed is None:
             renamed = self._carefully(line, row, number)
-        self.survivors.look(renamed, number)
+        self.survivors.look(renamed, number, self.counts.survivors)
         return renamed
-
-    def report(self) -> list[str]:
-        """What was replaced, by field and by placeholder, and what became of "X's assistant"."""
-        lines = [f"  {count:>9,}  {field}" for field, count in self.replaced.most_common() if count]
-        lines += [f"  {count:>9,}  {spelling} filled" for spelling, count in self.filled.most_common()]
-        if self.owned.count:
-            lines.append(f"  {self.owned.count:>9,}  times the assistant of a name took the name as its own, such as")
-            lines += [f"             {example}" for example in self.owned.examples]
-        return lines
 
     def _quickly(self, line: bytes, row: object) -> bytes | None:
         """The line renamed by replacing bytes, or None where that might not come to the same as changing the texts.
@@ -187,15 +204,16 @@ class Rename:
         if sum(counts.values()) != len(around) - 1:
             return None
         # Where every quote of the line is one of a parsed text's two, no repeated key is hidden among them.
-        if line.count(b'"') > 2 * texts:
-            _refuse_repeated_keys(line, row)
+        if line.count(b'"') > 2 * texts and hides_a_key(line, row):
+            parse_line(line)
         for field, count in counts.items():
-            self.replaced[field] += count
+            self.counts.replaced[field] += count
         return self._raw_replacements[present[0]].join(around)
 
     def _carefully(self, line: bytes, row: object, number: int) -> bytes:
         """The line renamed text by text: those that change are written anew, every other byte stays."""
-        _refuse_repeated_keys(line, row)
+        if hides_a_key(line, row):
+            parse_line(line)
         changed = {}
         for index, (text, field, speaker) in enumerate(_texts(row)):
             renamed = self._renamed(text, field, speaker, number)
@@ -220,21 +238,26 @@ class Rename:
     def _renamed(self, text: str, field: str, speaker: str, number: int) -> str:
         if self._placeholders:
             text, filled = self._placeholders.fill(text)
-            self.filled.update(filled)
-            self.replaced[field] += filled.total()
+            self.counts.filled.update(filled)
+            self.counts.replaced[field] += filled.total()
         phrases = [match for match in self._own.finditer(text) if _is_own(match, speaker)] if self._own else []
-        owned = self._with_own_names(text, phrases) if phrases else text
-        if self._text.search(owned):
-            renamed = self._text.sub(lambda match: self._replace(match, field), owned)
-        else:
-            renamed = owned
-        if phrases and (speaker != "system" or not self.owned.count):
-            start = phrases[0].start()
-            shift = len(self._text.sub(self._new, text[:start])) - start
-            shown = f"{_around(text, start)} -> {_around(renamed, start + shift)}"
-            self.owned.extend(Tally(0, [f"line {number:,}: {shown}"]))
-        self.owned.count += len(phrases)
+        renamed = self._with_own_names(text, phrases) if phrases else text
+        if self._text.search(renamed):
+            renamed = self._text.sub(lambda match: self._replace(match, field), renamed)
+        if phrases:
+            owned = self.counts.owned
+            if speaker != "system":
+                owned.extend(Tally(0, [self._example(phrases[0], renamed, number)]))
+            elif not owned.count:
+                self.counts.first_owned = [self._example(phrases[0], renamed, number)]
+            owned.count += len(phrases)
         return renamed
+
+    def _example(self, phrase: re.Match, renamed: str, number: int) -> str:
+        """The phrase before and after."""
+        text, start = phrase.string, phrase.start()
+        shift = len(self._text.sub(self._new, text[:start])) - start
+        return f"line {number:,}: {_around(text, start)} -> {_around(renamed, start + shift)}"
 
     def _with_own_names(self, text: str, phrases: list[re.Match]) -> str:
         """The text with the name alone, still the old one, where the phrases stand."""
@@ -247,7 +270,7 @@ class Rename:
 
     def _replace(self, match: re.Match, field: str) -> str:
         new = self._new(match)
-        self.replaced[field] += new != match[0]
+        self.counts.replaced[field] += new != match[0]
         return new
 
     def _new(self, match: re.Match) -> str:
@@ -356,16 +379,3 @@ def _in_json_text(names: dict[str, str]) -> dict[str, str]:
 def _escaped(text: str) -> bytes:
     """The text as it stands inside a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8")
-
-
-def _refuse_repeated_keys(line: bytes, row: object) -> None:
-    """A key that stands twice hides its first text from any parser, so that a name could survive there."""
-    # Every key is a quote and a colon; where there are no more of these than parsed keys, none is hidden.
-    if len(KEY.findall(line)) > _count_keys(row):
-        parse_json(line.decode("utf-8"))
-
-
-def _count_keys(value: object) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_keys, value.values()))
-    return sum(map(_count_keys, value)) if isinstance(value, list) else 0

@@ -5,6 +5,7 @@ In: the renamed lines. Out: warnings, each with a count and the first line. Chan
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -13,8 +14,48 @@ from sft.core.text import counted
 from sft.data.rows.canonical import texts_in
 
 
+@dataclass
+class Found:
+    """What is left of old names in lines that stand together."""
+
+    # By spelling, or by the name that a word holds: (lines, the first of them), and the word that is there.
+    spellings: dict[str, tuple[int, int]] = field(default_factory=dict)
+    words: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+
+    def add_spelling(self, spelling: str, number: int, lines: int = 1) -> None:
+        """Count lines that hold a spelling, of which the first has this number."""
+        count, first = self.spellings.get(spelling, (0, number))
+        self.spellings[spelling] = (count + lines, first)
+
+    def add_word(self, name: str, number: int, word: str, lines: int = 1) -> None:
+        """Count lines that hold a word with the name in it, of which the first has this number."""
+        count, first, example = self.words.get(name, (0, number, word))
+        self.words[name] = (count + lines, first, example)
+
+    def add(self, later: "Found") -> None:
+        """Add what was found in lines after these."""
+        for spelling, (count, first) in later.spellings.items():
+            self.add_spelling(spelling, first, count)
+        for name, (count, first, word) in later.words.items():
+            self.add_word(name, first, word, count)
+
+    def report(self) -> list[str]:
+        """A warning for each spelling, and for each name that stands in longer words."""
+        return [
+            *(
+                f"warning: {_shown(spelling)} still stands in {counted(count, 'line')}, the first is line {first:,}"
+                for spelling, (count, first) in self.spellings.items()
+            ),
+            *(
+                f"warning: {name!r} stands inside longer words in {counted(count, 'line')}, such as {word!r} in line "
+                f"{first:,}: left as it is; --inside-words replaces it there too"
+                for name, (count, first, word) in self.words.items()
+            ),
+        ]
+
+
 class Survivors:
-    """Takes renamed lines one after another and remembers which of them still hold an old name."""
+    """Looks into renamed lines for what they still hold of an old name."""
 
     def __init__(self, old: Iterable[str], new: Iterable[str], also: Sequence[str], inside_words: bool):
         self._new = sorted(set(new), key=len, reverse=True)
@@ -25,18 +66,19 @@ class Survivors:
         self._also = {spelling: re.compile(re.escape(spelling), re.IGNORECASE) for spelling in also}
         patterns = [*self._spellings.values(), *self._also.values()]
         self._any = [*(re.compile(re.escape(name)) for name in parts), *patterns]
-        # Most lines hold not even the first character of an old name, which is quick to see in their bytes.
+        # Most lines hold not even the first character of an old name, which is quick to see; one may be escaped.
         firsts = {first for name in (*self._spellings, *also) if name for first in first_characters(name)}
-        self._hints = [rb"\\u", *(first.encode() for first in firsts)] if firsts else []
-        # By spelling, or the word around the name: (lines, the first of them).
-        self._found: dict[str, tuple[int, int]] = {}
-        self._words: dict[str, tuple[int, int, str]] = {}
+        self._hints = [*firsts, r"\u"] if firsts else []
 
-    def look(self, line: bytes, number: int) -> None:
-        """Remember the spellings and words that the texts of a line still hold."""
-        if not any(hint in line for hint in self._hints):
+    def look(self, line: bytes, number: int, found: Found) -> None:
+        """Add the spellings and words that the texts of a line still hold to what was found."""
+        shown = line.decode("utf-8")
+        for hint in self._hints:
+            if hint in shown:
+                break
+        else:
             return
-        if b"\\u" not in line and not any(pattern.search(line.decode("utf-8")) for pattern in self._any):
+        if r"\u" not in shown and not any(pattern.search(shown) for pattern in self._any):
             return
         text = "\n".join(texts_in(orjson.loads(line)))
         for new in self._new:
@@ -44,32 +86,13 @@ class Survivors:
         for name, pattern in self._spellings.items():
             for spelling in dict.fromkeys(pattern.findall(text)):
                 if spelling != name:
-                    self._remember(spelling, number)
+                    found.add_spelling(spelling, number)
         for spelling, pattern in self._also.items():
             if pattern.search(text):
-                self._remember(spelling, number)
+                found.add_spelling(spelling, number)
         for name, pattern in self._inside.items():
             if word := pattern.search(text):
-                count, first, example = self._words.get(name, (0, number, word[0]))
-                self._words[name] = (count + 1, first, example)
-
-    def report(self) -> list[str]:
-        """A warning for each spelling, and for each name that stands in longer words."""
-        return [
-            *(
-                f"warning: {_shown(spelling)} still stands in {counted(count, 'line')}, the first is line {first:,}"
-                for spelling, (count, first) in self._found.items()
-            ),
-            *(
-                f"warning: {name!r} stands inside longer words in {counted(count, 'line')}, such as {word!r} in line "
-                f"{first:,}: left as it is; --inside-words replaces it there too"
-                for name, (count, first, word) in self._words.items()
-            ),
-        ]
-
-    def _remember(self, spelling: str, number: int) -> None:
-        count, first = self._found.get(spelling, (0, number))
-        self._found[spelling] = (count + 1, first)
+                found.add_word(name, number, word[0])
 
 
 def _shown(spelling: str) -> str:

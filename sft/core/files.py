@@ -64,9 +64,9 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read: {reason}: check the path and its permissions") from None
 
 
-def lines_of(path: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """As `numbered_lines`, of a file that is open already."""
-    for number, line in enumerate(file, start=1):
+def lines_of(path: str | Path, file: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """As `numbered_lines`, of a file that is open already, or of a part of one whose `first` line has this number."""
+    for number, line in enumerate(file, start=first):
         if number == 1 and line.startswith(BYTE_ORDER_MARKS):
             line = _without_mark(path, line)
         # Where files were put one after the other, each began with a mark.
@@ -76,7 +76,9 @@ def lines_of(path: str | Path, file: Iterable[bytes]) -> Iterator[tuple[int, byt
             yield number, line
 
 
-def with_progress(path: str | Path, file: BinaryIO, items: Iterable[Item]) -> Iterator[Item]:
+def with_progress(
+    path: str | Path, file: BinaryIO, items: Iterable[Item], items_per_update: int = ITEMS_PER_UPDATE
+) -> Iterator[Item]:
     """Pass on what is read from the open file, and show on a terminal how far into it we are."""
     from tqdm import tqdm  # which looks only now whether bars are wanted; `console.quiet_the_stack`
 
@@ -84,7 +86,7 @@ def with_progress(path: str | Path, file: BinaryIO, items: Iterable[Item]) -> It
     name = f"reading {Path(path).name}"
     with tqdm(total=size, desc=name, unit="B", unit_scale=True, leave=False, disable=not is_shown) as bar:
         for number, item in enumerate(items):
-            if number % ITEMS_PER_UPDATE == 0:
+            if number % items_per_update == 0:
                 bar.update(file.tell() - bar.n)
             yield item
         bar.update((bar.total or 0) - bar.n)

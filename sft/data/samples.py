@@ -6,20 +6,14 @@ lines and of all that decides what becomes of them: a killed run resumes from th
 the shards that changed are tokenised again. Knows nothing about max_length, weights or packs.
 """
 
-import gc
 import hashlib
 import inspect
 import json
 import math
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +28,11 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_write
+from sft.core.workers import ProcessKilled, in_order
 from sft.data import answer_spans, encoding, labels
 from sft.data.encoding import LossRules, Sample
 from sft.data.identity_rows import RowFacts, SoughtNames
-from sft.data.readers.row_file import RowFile
+from sft.data.readers.row_file import Lines, RowFile, grouped
 from sft.data.rows import canonical, columns, formats, json_line, row_shapes
 from sft.data.rows.json_line import named
 from sft.models import chat_template, own_words, text_tokens
@@ -60,8 +55,6 @@ SCHEMA = pyarrow.schema(
     | {name: pyarrow.int32() for name in ("answers", "answers_without_end", "answers_asked_otherwise")}
     | {"left_out": pyarrow.string()}
 )
-
-Lines = list[tuple[int, bytes]]
 
 
 def tokenise(
@@ -194,66 +187,16 @@ def _lists(arrays: list[numpy.ndarray]) -> pyarrow.ListArray:
 
 def _written(writer: ShardWriter, processes: int) -> Iterator[str]:
     """The names of a file's shards, in order, as they are done."""
-    shards = _shards(writer.file)
     # Other processes take a moment to start, which a file of one shard would not win back.
-    processes = min(processes, math.ceil(writer.file.size() / shard_bytes(writer.file)))
-    return _in_parallel(writer, shards, processes) if processes > 1 else map(writer.write, shards)
-
-
-def _in_parallel(writer: ShardWriter, shards: Iterable[Lines], processes: int) -> Iterator[str]:
-    with ProcessPoolExecutor(processes, initializer=_begin_worker, initargs=(writer,)) as pool:
-        try:
-            for shard in _submitted(pool, shards, ahead=2 * processes):
-                yield shard.result()
-        except BrokenProcessPool:
-            raise UserError(
-                f"{writer.file.path}: a process that tokenised it was killed, as happens when memory runs out: set "
-                "dataset_num_proc lower and start again; the shards that are done are kept"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _submitted(pool: ProcessPoolExecutor, shards: Iterable[Lines], ahead: int) -> Iterator[Future]:
-    """The shards' futures in order; the file is read no further than `ahead` of the one that is waited for."""
-    waiting: deque[Future] = deque()
+    size = shard_bytes(writer.file)
+    processes = min(processes, math.ceil(writer.file.size() / size))
     try:
-        for shard in shards:
-            waiting.append(pool.submit(_write_in_worker, shard))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-    except UserError:
-        # The file cannot be read on from here; a bad row before it is reported first.
-        yield from waiting
-        raise
-    yield from waiting
-
-
-_worker: ShardWriter
-
-
-def _begin_worker(writer: ShardWriter) -> None:
-    global _worker
-    _worker = writer
-    # What came from the main process is shared with it until somebody writes there, as collecting garbage would.
-    gc.freeze()
-    # Rows and their tokens hold no reference cycles, and to look for some after every 700 objects takes long.
-    gc.set_threshold(50_000)
-    # An interrupt is the main process's to handle, and when that is killed, nobody else would end this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # As many processes as cores are at it already.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
-
-
-def _write_in_worker(lines: Lines) -> str:
-    return _worker.write(lines)
+        yield from in_order(writer.write, grouped(writer.file.lines(), size), processes)
+    except ProcessKilled:
+        raise UserError(
+            f"{writer.file.path}: a process that tokenised it was killed, as happens when memory runs out: set "
+            "dataset_num_proc lower and start again; the shards that are done are kept"
+        ) from None
 
 
 def shard_bytes(file: RowFile) -> int:
@@ -262,25 +205,6 @@ def shard_bytes(file: RowFile) -> int:
     while size < MOST_BYTES_OF_A_SHARD and file.size() > MANY_SHARDS * size:
         size *= 2
     return size
-
-
-def _shards(file: RowFile) -> Iterator[Lines]:
-    """The file's lines, about `shard_bytes` at a time, whatever the number of processes."""
-    most = shard_bytes(file)
-    shard, size = [], 0
-    try:
-        for number, raw in file.lines():
-            shard.append((number, raw))
-            size += len(raw)
-            if size >= most:
-                yield shard
-                shard, size = [], 0
-    except UserError:
-        if shard:
-            yield shard
-        raise
-    if shard:
-        yield shard
 
 
 def _batches(rows: Iterable[tuple[int, dict]]) -> Iterator[list[tuple[int, dict]]]:

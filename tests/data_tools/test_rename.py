@@ -140,7 +140,7 @@ def test_the_quick_way_and_the_careful_one_come_to_the_same(text):
     quick, careful = Rename({"Al": "Ada"}), Rename({"Al": "Ada"})
     careful._hints = [b""]
     assert json.loads(quick(line)) == json.loads(careful(line))
-    assert quick.replaced == careful.replaced
+    assert quick.counts == careful.counts
 
 
 def test_a_text_written_anew_leaves_every_other_byte():
@@ -157,6 +157,11 @@ def test_survivors_of_every_spelling_are_told_also_where_the_file_escapes_them(r
         assert f"{text!r}" in said
         assert f"still stands in 1 line, the first is line {number}" in said
     assert "also" not in said
+
+
+def test_a_survivor_is_told_in_a_file_of_ascii_alone(rename):
+    _, _, said = rename(json.dumps({"问": "黃大力"}).encode(), "--old", "黄大力", "--new", "尖米")
+    assert "'黃大力' still stands in 1 line" in said
 
 
 def test_own_names_are_counted_and_shown_before_and_after(rename):

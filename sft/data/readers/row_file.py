@@ -6,6 +6,7 @@ id. Knows nothing about what a row means.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,11 +14,12 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import zstandard
 
@@ -28,6 +30,8 @@ from sft.data.readers import csv_table, json_text, tables
 from sft.data.rows.columns import EXAMPLE, can_be_read, fault_of, refuse_missing, renamed
 from sft.data.rows.json_line import BadLine, BadRow, json_line, named, parse_line
 
+Item = TypeVar("Item")
+Lines = list[tuple[int, bytes]]
 # So much of a file is looked at to see what it is.
 HEAD = 1 << 20
 # To read a file of so many bytes whole at every start, only to see that it is the same, takes longer than a moment.
@@ -50,6 +54,8 @@ _FOREIGN = {
     files.ZSTD: "compressed twice: unpack it once",
 }
 _WEB_PAGE, _TAR, _TAR_AT = re.compile(rb"\s*<(?:!doctype html|html)\b", re.IGNORECASE), b"ustar", 257
+# What reading raises where a file is damaged, or cut short.
+_BROKEN_OFF = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 # What is no table, whatever its name says: an object with keys, or an array of such.
 _JSON = re.compile(rb"\s*(?:\{\s*\"|\[\s*\{)")
 
@@ -79,6 +85,16 @@ class RowFile:
         """
         lines = self._lines()
         return ((number, self._renamed(line)) for number, line in lines) if self.columns else lines
+
+    def blocks(self, size: int) -> Iterator[Iterable[tuple[int, bytes]]]:
+        """As `lines`, about `size` bytes at a time, for other processes: JSON lines are told apart only there.
+
+        Raises:
+            UserError: as `lines`, once the rows before that place are out.
+        """
+        if self.kind != JSON_LINES or self.columns:
+            return grouped(self.lines(), size)
+        return self._read(lambda file: _line_blocks(self.path, file, size), items_per_update=1)
 
     @cached_property
     def kind(self) -> str:
@@ -125,8 +141,14 @@ class RowFile:
         return _hash([digest, self.columns]) if self.columns else digest
 
     def size(self) -> int:
-        """Bytes of the file, as they lie on the disk; 0 for a data set."""
-        return 0 if self.kind == DATA_SET else os.path.getsize(self.path)
+        """Bytes of the file, as they lie on the disk or came through a pipe; 0 for a data set.
+
+        Raises:
+            UserError: as `kind`.
+        """
+        if self.kind == DATA_SET:
+            return 0
+        return os.fstat(self._piped.fileno()).st_size if self._piped else os.path.getsize(self.path)
 
     @cached_property
     def _data_set(self) -> Any:
@@ -156,10 +178,15 @@ class RowFile:
             return
         if self.kind == CSV:
             self._check_table()
+        yield from self._read(self._rows)
+
+    def _read(
+        self, items: Callable[[BinaryIO], Iterator[Item]], items_per_update: int = files.ITEMS_PER_UPDATE
+    ) -> Iterator[Item]:
         with self._opened() as (raw, file):
             stamp = _stamp(raw)
             self._stamp = self._stamp or stamp
-            yield from files.with_progress(self.path, raw, self._rows(file))
+            yield from files.with_progress(self.path, raw, items(file), items_per_update)
             if not stamp == _stamp(raw) == self._stamp:
                 raise UserError(f"{self.path}: changed while it was read: start again once it stays as it is")
 
@@ -202,6 +229,53 @@ class RowFile:
             yield file
 
 
+def grouped(lines: Iterable[tuple[int, bytes]], size: int) -> Iterator[Lines]:
+    """The lines, about `size` bytes at a time; those before a place that cannot be read come out before its error."""
+    group, held = [], 0
+    try:
+        for number, line in lines:
+            group.append((number, line))
+            held += len(line)
+            if held >= size:
+                yield group
+                group, held = [], 0
+    except UserError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+@dataclass(frozen=True)
+class _LineBlock:
+    """Whole lines as they stand in the file, and the number of the first."""
+
+    path: str
+    first: int
+    content: bytes
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        return files.lines_of(self.path, io.BytesIO(self.content), self.first)
+
+
+def _line_blocks(path: str, file: BinaryIO, size: int) -> Iterator[_LineBlock]:
+    read, first = bytearray(), 1
+    try:
+        while more := file.read1(size):  # type: ignore[attr-defined]
+            read += more
+            if len(read) >= size and (end := read.rfind(b"\n") + 1):
+                yield _LineBlock(path, first, bytes(read[:end]))
+                first += read.count(b"\n", 0, end)
+                del read[:end]
+    except _BROKEN_OFF:
+        if end := read.rfind(b"\n") + 1:
+            yield _LineBlock(path, first, bytes(read[:end]))
+        raise
+    if read:
+        yield _LineBlock(path, first, bytes(read))
+
+
 def _kind(path: str, head: bytes) -> str:
     if foreign := next((what for begin, what in _FOREIGN.items() if head.startswith(begin)), None):
         raise UserError(f"{path}: {foreign}")
@@ -233,7 +307,7 @@ def _head(file: BinaryIO) -> bytes:
     try:
         while len(head) < HEAD and (more := file.read1(HEAD)):  # type: ignore[attr-defined]
             head += more
-    except (EOFError, OSError, zlib.error, zstandard.ZstdError):
+    except _BROKEN_OFF:
         if not head:
             raise
     return head

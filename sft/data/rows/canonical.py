@@ -172,10 +172,10 @@ def check_order(messages: list[dict]) -> None:
 
 def check_marks(messages: list[dict]) -> None:
     """Refuse a row of whose answers none carries loss."""
-    if all(message.get("loss") is False for message in messages if message["role"] == "assistant"):
-        raise BadRow(
-            "every turn of the assistant is marked to carry no loss, so nothing is to be learned: drop the row"
-        )
+    for message in messages:
+        if message["role"] == "assistant" and message.get("loss") is not False:
+            return
+    raise BadRow("every turn of the assistant is marked to carry no loss, so nothing is to be learned: drop the row")
 
 
 def answered(messages: list[dict]) -> Iterator[tuple[dict, dict]]:

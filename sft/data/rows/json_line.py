@@ -5,11 +5,17 @@ Knows nothing about what a row holds.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+import orjson
 
 NUL_BYTES = "holds NUL bytes: the file is damaged, or UTF-16; save it as UTF-8"
 # As much of a key or a role as an error shows.
 SHOWN_CHARACTERS = 80
+_KEY = re.compile(rb'"\s*:')
+# Whole numbers that are no less become floats in orjson.
+_LARGE = 2.0**63
 
 
 class BadRow(ValueError):
@@ -44,6 +50,12 @@ def parse_line(raw: bytes) -> object:
     if isinstance(raw, BadLine):
         raise raw.problem
     try:
+        row = orjson.loads(raw)
+        if not hides_a_key(raw, row):
+            return row
+    except orjson.JSONDecodeError:
+        pass  # Python's parser takes more, such as NaN, and says more precisely what is wrong
+    try:
         return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError as problem:
         if b"\0" in raw:
@@ -60,11 +72,77 @@ def parse_line(raw: bytes) -> object:
 
 
 def json_line(row: object) -> bytes:
-    """The row as a line of a JSONL file; text that UTF-8 cannot hold stays escaped."""
+    """The row as a line of a JSONL file, as `json.dumps` writes it; text that UTF-8 cannot hold stays escaped."""
+    try:
+        parts: list[bytes] = []
+        _write(row, parts.append)
+        return b"".join([*parts, b"\n"])
+    except (TypeError, RecursionError):
+        pass  # such a text, or a key that is none, as in what Python printed
     try:
         return _encode(row).encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row).encode("utf-8") + b"\n"
+
+
+def _write(value: object, write: Callable[[bytes], None]) -> None:
+    """Hand the parts of a value's text to `write`: half as long as Python's encoder takes where most of a row is text."""
+    if type(value) is dict:
+        before = b"{"
+        for key, item in value.items():
+            write(_written_key(before, key))
+            if type(item) is str:
+                write(orjson.dumps(item))
+            else:
+                _write(item, write)
+            before = b", "
+        write(b"}" if value else b"{}")
+    elif type(value) is list:
+        before = b"["
+        for item in value:
+            write(before)
+            _write(item, write)
+            before = b", "
+        write(b"]" if value else b"[]")
+    else:
+        write(orjson.dumps(value) if type(value) is str else _encode(value).encode())
+
+
+@lru_cache(maxsize=1024)
+def _written_key(before: bytes, key: object) -> bytes:
+    if type(key) is not str:
+        raise TypeError
+    return before + orjson.dumps(key) + b": "
+
+
+def hides_a_key(raw: bytes, row: object) -> bool:
+    """Whether the line of which orjson made this row may hold a key twice, or what Python's parser reads otherwise."""
+    try:
+        texts, keys = _counted([row])
+    except (OverflowError, RecursionError):
+        return True
+    # Where every quote of the line is one of a text's two, no key is hidden; nor where no more stand before a colon.
+    return raw.count(b'"') != 2 * texts and len(_KEY.findall(raw)) != keys
+
+
+def _counted(value: dict | list) -> tuple[int, int]:
+    """How many texts a value holds, keys included, and how many of these.
+
+    Raises:
+        OverflowError: it holds a number that may have been a larger integer.
+    """
+    keys = len(value) if type(value) is dict else 0
+    texts = keys
+    for item in value.values() if type(value) is dict else value:
+        kind = type(item)
+        if kind is str:
+            texts += 1
+        elif kind is dict or kind is list:
+            texts_of_item, keys_of_item = _counted(item)
+            texts, keys = texts + texts_of_item, keys + keys_of_item
+        elif kind is float and abs(item) >= _LARGE:
+            raise OverflowError
+    return texts, keys
 
 
 def ended(line: bytes) -> bytes:
