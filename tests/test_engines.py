@@ -74,6 +74,16 @@ def test_ddp_trains_as_one_process_does(train, assert_trains_as_one_process_does
     assert_trains_as_one_process_does(run)
 
 
+def test_zero2_of_one_process_trains_what_no_deepspeed_trains(
+    runs, write_recipe, assert_trains_as_one_process_does, tmp_path
+):
+    output = tmp_path / "zero2"
+    keys = {"deepspeed": "ds_configs/zero2.json", "gradient_accumulation_steps": 2}
+    ended = runs.run([write_recipe(output_dir=str(output), **STEPS, **NF4, **keys)], output)
+    assert ended.codes == [0], ended.err[-3000:]
+    assert_trains_as_one_process_does(output, tolerance=1e-6, **NF4)
+
+
 @pytest.mark.long
 def test_zero3_with_4_bit_weights_in_ram_trains_as_one_process_does(train, assert_trains_as_one_process_does):
     run, _ = train(deepspeed="ds_configs/zero3_offload.json", **NF4)

@@ -1,4 +1,5 @@
-"""What only a CPU needs: a head that runs on supervised tokens alone, and warnings of what is slow here.
+"""What only a CPU needs: a head that runs on supervised tokens alone, gradients that one process of DeepSpeed leaves in
+place, and warnings of what is slow here.
 
 TRL's fused head spares a GPU most of the logits; elsewhere it scores every token, twice, and most tokens of a
 conversation carry no loss. Here the head costs in proportion to the supervised tokens. A GPU could run it and gains
@@ -8,6 +9,7 @@ nothing by it (benchmarks/ablations.py). Knows nothing about the trainer.
 import functools
 import re
 import types
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -121,6 +123,18 @@ def use_masked_lm_head(model: PreTrainedModel) -> None:
         )
 
     model.forward = types.MethodType(forward, model)
+
+
+def leave_gradients_in_place(optimizer: Any) -> None:
+    """Let ZeRO-2 of one process take each gradient from where the backward pass left it.
+
+    DeepSpeed copies gradients into a bucket, averages them over the one process and copies them out of it, each time
+    into fresh memory. Gradients, steps and checkpoints are the same without. Where they are accumulated in another type
+    than they are computed in, the copies are needed.
+    """
+    if optimizer.gradient_accumulation_dtype == optimizer.dtype:
+        optimizer.contiguous_gradients = False
+        optimizer.buffered_reduce_fallback = lambda *_, **__: None
 
 
 def check_speed(recipe: Recipe) -> list[Finding]:

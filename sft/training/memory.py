@@ -165,8 +165,11 @@ def _training(recipe: Recipe, model: MetaModel, on_gpu: bool) -> _Training:
         parameters = round(parameters / training.world_size)
     if not on_gpu:
         # Of a bucket, only the pages that a gradient was written to count; saving copies masters and states.
-        bucket = min(zero.reduce_bucket_size, trainable) * size
-        gradients = size * trainable + bucket + round(part * (size + FLOAT32))
+        gradients = size * trainable + round(part * FLOAT32)
+        if strategy.shares_gradients(training, zero, on_gpu=False):
+            gradients += min(zero.reduce_bucket_size, trainable) * size + round(part * size)
+        elif size != FLOAT32:
+            gradients += size * trainable  # flattened, then cast
         return _Training(parameters + masters, gradients, in_a_step, masters if _saves(training) else 0)
     averaged = round(part * size)
     if strategy.offloads_optimizer(zero):

@@ -23,9 +23,13 @@ def fuses_lora(model: ModelConfig, zero_stage: int | None, *, is_fsdp: bool) -> 
     return model.use_peft and zero_stage != 3 and not is_fsdp
 
 
-def holds_adapter_in_float32(model: ModelConfig, zero_stage: int | None) -> bool:
-    """Whether an adapter is held in float32 whatever the base model is in; DeepSpeed keeps masters of its own."""
-    return model.use_peft and zero_stage is None
+def holds_adapter_in_float32(model: ModelConfig, training: TrainingArguments, zero_stage: int | None) -> bool:
+    """Whether an adapter is held in float32 whatever the base model is in.
+
+    Not where DeepSpeed makes all weights half and keeps float32 masters of its own, nor where ZeRO-3 has divided the
+    adapter by then. Full precision under ZeRO-1 and 2 would otherwise cast TRL's bfloat16 adapter at every use.
+    """
+    return model.use_peft and (zero_stage is None or (zero_stage != 3 and half_precision(training) is None))
 
 
 def half_precision(training: TrainingArguments) -> torch.dtype | None:
@@ -52,7 +56,8 @@ def trained_dtype(model: ModelConfig, training: TrainingArguments, held: torch.d
     half = half_precision(training) if training.deepspeed else None
     if half:
         return half
-    if holds_adapter_in_float32(model, 0 if training.deepspeed else None):
+    zero = zero_config(training)
+    if holds_adapter_in_float32(model, training, None if zero is None else zero.stage):
         return torch.float32
     if not model.use_peft:
         return held
@@ -80,6 +85,14 @@ def zero_config(training: TrainingArguments, hidden_size: int = 1) -> Any:
     if section.get("reduce_bucket_size") == AUTO:
         section["reduce_bucket_size"] = hidden_size * hidden_size
     return DeepSpeedZeroConfig(**section)
+
+
+def shares_gradients(training: TrainingArguments, zero: Any, *, on_gpu: bool) -> bool:
+    """Whether ZeRO by a `DeepSpeedZeroConfig` brings gradients together, also where one process has them all.
+
+    On a GPU they pass through its buckets all the same: no run on one has shown what it would gain without.
+    """
+    return on_gpu or training.world_size > 1 or zero.stage != 2 or offloads_optimizer(zero)
 
 
 def offloads_optimizer(zero: Any) -> bool:

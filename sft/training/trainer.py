@@ -43,13 +43,13 @@ from sft.training.callbacks import (
     check_all_wrote,
     write_log_counters,
 )
-from sft.training.cpu import use_masked_lm_head
+from sft.training.cpu import leave_gradients_in_place, use_masked_lm_head
 from sft.training.gpu import CountSkippedSteps, suggest_changes, suggestion_lines, usable_bytes
 from sft.training.health import Health, peak_learning_rate
 from sft.training.memory import peak_memory
 from sft.training.needed_tokens import NeededTokens, compute_needed_tokens, computes_needed_tokens
 from sft.training.packed_attention import attends_by_sample, use_packed_attention
-from sft.training.strategy import fuses_lora, holds_adapter_in_float32
+from sft.training.strategy import fuses_lora, holds_adapter_in_float32, shares_gradients, zero_config
 
 
 class RecipeTrainer(SFTTrainer):
@@ -105,8 +105,15 @@ class RecipeTrainer(SFTTrainer):
         zero_stage = plugin.zero_stage if plugin else None
         if fuses_lora(self.recipe.model, zero_stage, is_fsdp=self.is_fsdp_enabled):
             fuse_lora(self.model)
-        if holds_adapter_in_float32(self.recipe.model, zero_stage):
+        if holds_adapter_in_float32(self.recipe.model, self.args, zero_stage):
             hold_in_float32(self.model)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        on_gpu = self.args.device.type != "cpu"
+        if self.deepspeed and not shares_gradients(self.args, zero_config(self.args), on_gpu=on_gpu):
+            leave_gradients_in_place(self.deepspeed.optimizer)
+        return prepared
 
     def _add_and_remove_callbacks(self) -> None:
         for callback in (ProgressCallback, PrinterCallback):

@@ -36,7 +36,11 @@ def test_layers_whose_parameters_are_divided_are_not_fused(stage, is_fsdp, fuses
 
 def test_deepspeed_holds_masters_of_its_own(read):
     recipe = read("huangdali", INTERNLM2_5_7B, fp16=True, deepspeed="ds_configs/zero2.json")
-    assert not holds_adapter_in_float32(recipe.model, 2)
+    assert not holds_adapter_in_float32(recipe.model, recipe.training, 2)
     assert trained_dtype(recipe.model, recipe.training, torch.bfloat16) == torch.float16
+    recipe.training.fp16 = False  # and in full precision there is nothing to cast to at every use
+    assert holds_adapter_in_float32(recipe.model, recipe.training, 2)
+    assert not holds_adapter_in_float32(recipe.model, recipe.training, 3)
+    assert trained_dtype(recipe.model, recipe.training, torch.bfloat16) == torch.float32
     recipe.training.deepspeed = None
     assert trained_dtype(recipe.model, recipe.training, torch.bfloat16) == torch.float32
