@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import CONFIG_NAME
 
 from benchmarks.tasks import Task
 from sft.config.own_keys import OwnKeys
@@ -199,8 +200,21 @@ class LlamaFactory(Program):
         settings |= {"flash_attn": "sdpa", "disable_gradient_checkpointing": not recipe["activation_checkpointing"]}
         if recipe["load_in_4bit"]:
             settings |= {"quantization_bit": 4, "quantization_method": "bnb"}
+        if not recipe.get("bf16") and not recipe.get("fp16"):
+            settings["model_name_or_path"] = self._model_in_float32(job)
         config = job.write("llamafactory.yaml", yaml.safe_dump(settings))
         return [str(self.environment / "bin/llamafactory-cli"), "train", config]
+
+    @staticmethod
+    def _model_in_float32(job: Job) -> str:
+        """The model under a config that names float32: it computes in what that names, and no setting changes it."""
+        model = Path(job.recipe["model_name_or_path"])
+        config = json.loads((model / CONFIG_NAME).read_bytes()) | {"dtype": "float32", "torch_dtype": "float32"}
+        written = Path(job.write(f"model/{CONFIG_NAME}", json.dumps(config))).parent
+        for file in model.iterdir():
+            if file.name != CONFIG_NAME:
+                (written / file.name).symlink_to(file.resolve())
+        return str(written)
 
 
 class XTuner(Program):
