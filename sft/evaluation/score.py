@@ -171,7 +171,8 @@ def score(
     started = time.perf_counter()
     with weights_unpacked(model):
         retained = retention(model, tokenizer, questions.texts, max_seconds * TEXTS_SHARE, base_states)
-        left = max_seconds - (time.perf_counter() - started)
+    left = max_seconds - (time.perf_counter() - started)
+    with weights_unpacked(model, with_adapter=True):
         answers = _ask(model, tokenizer, questions, name, old_names, Deadline(model, left))
     has_read_all = retained.texts_read == len(questions.texts) or not isinstance(model, PeftModel)
     whole = [answer for answer in answers if not answer.cut_in_thinking]

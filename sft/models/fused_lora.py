@@ -61,7 +61,7 @@ def fuse_lora(model: nn.Module) -> int:
 
     The parameters of an adapter must be whole in each process, as they are not under ZeRO-3 or FSDP.
     """
-    layers = [module for module in model.modules() if _is_plain(module)]
+    layers = [module for module in model.modules() if is_plain(module)]
     for layer in layers:
         layer.forward = types.MethodType(_forward, layer)
     return len(layers)
@@ -84,7 +84,7 @@ def _forward(self, x, *args, **kwargs):
     return LoraProduct.apply(x, self.base_layer, *weights, self.scaling[name], rate)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether a module is LoRA as in its paper, alone on a linear layer in 4 bits or unquantised."""
     if type(module) not in (lora.Linear, lora.Linear4bit):
         return False

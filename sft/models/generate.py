@@ -77,7 +77,7 @@ def reply_to_all(
     texts = template.render(conversations, generation_prompt=True)
     batch = tokenizer(texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt")
     settings = generation_config(model, tokenizer, generation)
-    with preserve_state(model), weights_unpacked(model):
+    with preserve_state(model), weights_unpacked(model, with_adapter=True):
         answers = _generate(
             model, batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device), settings
         )
@@ -158,7 +158,9 @@ def read_settings(folder: Path) -> GenerationConfig:
     own = settings.eos_token_id
     ends = own if isinstance(own, list) else [own]
     if own is not None and not all(type(end) is int and end in TOKEN_IDS for end in ends):
-        raise UserError(f"{path}: eos_token_id: {own!r} is no token's id and no list of such: copy or download it again")
+        raise UserError(
+            f"{path}: eos_token_id: {own!r} is no token's id and no list of such: copy or download it again"
+        )
     return settings
 
 

@@ -86,7 +86,7 @@ def json_line(row: object) -> bytes:
 
 
 def _write(value: object, write: Callable[[bytes], None]) -> None:
-    """Hand the parts of a value's text to `write`: half as long as Python's encoder takes where most of a row is text."""
+    """Hand the parts of a value's text to `write`: half the time of Python's encoder where most of a row is text."""
     if type(value) is dict:
         before = b"{"
         for key, item in value.items():

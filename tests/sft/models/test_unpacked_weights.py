@@ -3,9 +3,11 @@
 import bitsandbytes
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from sft.models import unpacked_weights
+from sft.models.fused_lora import fuse_lora
 from sft.models.unpacked_weights import weights_unpacked
 
 
@@ -61,3 +63,46 @@ def test_they_are_put_away_after_an_error_too(model):
     with pytest.raises(KeyboardInterrupt), weights_unpacked(model):
         raise KeyboardInterrupt
     assert not any("unpacked" in vars(module) for module in model.modules())
+
+
+@pytest.fixture
+def adapted(model):
+    """The model with an adapter that changes what it says."""
+    keys = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"]}
+    adapted = get_peft_model(model, LoraConfig(**keys), autocast_adapter_dtype=False).eval()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    return adapted
+
+
+def test_an_adapter_is_added_in_float32_alone_and_taken_away_again(adapted, taken_out):
+    fuse_lora(adapted)
+    forwards = {name: vars(module).get("forward") for name, module in adapted.named_modules()}
+    expected = logits_of(adapted)
+    with adapted.disable_adapter():
+        of_the_base = logits_of(adapted)
+    is_float32 = adapted.dtype == torch.float32
+    products = [
+        module for name, module in adapted.named_modules() if "lora_" in name and type(module) is torch.nn.Linear
+    ]
+    calls = []
+    hooks = [module.register_forward_hook(lambda *_: calls.append(1)) for module in products]
+    with weights_unpacked(adapted, with_adapter=True):
+        with_adapter = logits_of(adapted)
+    assert len(calls) == (0 if is_float32 else len(products))
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(with_adapter, expected) != is_float32
+    torch.testing.assert_close(with_adapter, expected, rtol=1e-4, atol=1e-5)
+    assert (of_the_base - expected).abs().max() > 1e-3
+    assert {name: vars(module).get("forward") for name, module in adapted.named_modules()} == forwards
+    assert torch.equal(logits_of(adapted), expected)
+
+
+def test_without_its_adapter_the_base_is_asked(adapted):
+    with adapted.disable_adapter():
+        expected = logits_of(adapted)
+        with weights_unpacked(adapted, with_adapter=True):
+            assert torch.equal(logits_of(adapted), expected)
