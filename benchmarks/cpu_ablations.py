@@ -45,7 +45,7 @@ ABLATIONS = (
     Changed("TRL's head: all tokens scored, twice", replacing=without("use_masked_lm_head")),
     Changed(
         "every token of a pack computed",
-        replacing="sft.training.trainer.computes_needed_tokens = lambda *_, **__: False",
+        replacing="sft.training.trainer.can_leave_tokens_out = lambda *_, **__: False",
     ),
     Changed("attention over whole packs", replacing=without("use_packed_attention")),
     Changed("PEFT's own LoRA layers", replacing=without("fuse_lora")),

@@ -23,7 +23,7 @@ from sft.models.meta_model import MetaModel
 from sft.models.unpacked_weights import HELD_AT_MOST
 from sft.training import strategy
 from sft.training.cpu import HEAD_TILE, can_mask_head
-from sft.training.packed_attention import attends_by_sample, needs_no_mask
+from sft.training.packed_attention import attends_by_sample, head_size, needs_no_mask
 
 GIB = 2**30
 FLOAT32 = 4
@@ -251,12 +251,14 @@ def _scoring(recipe: Recipe, model: MetaModel, on_gpu: bool) -> int:
         return 0
     dtype = strategy.compute_dtype(recipe.training, model.dtype)
     unpacked = sum(weight.parameters for weight in model.weights if weight.is_quantised) * dtype.itemsize
-    held = 0 if on_gpu or not recipe.model.load_in_4bit or unpacked > HELD_AT_MOST else unpacked
+    zero = strategy.zero_config(recipe.training)
+    is_in_parts = recipe.training.fsdp or (zero is not None and zero.stage == 3)
+    is_held = recipe.model.load_in_4bit and not (on_gpu or is_in_parts) and unpacked <= HELD_AT_MOST
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = rows * (ASKED_TOKENS + ANSWER_TOKENS) * config.num_hidden_layers * 2 * heads * size * dtype.itemsize
+    width = heads * head_size(config)
+    cache = rows * (ASKED_TOKENS + ANSWER_TOKENS) * config.num_hidden_layers * 2 * width * dtype.itemsize
     logits = TEXT_TOKENS * config.vocab_size * FLOAT32 * TEXT_TENSORS if run.identity_name else 0
-    return held + cache + logits
+    return is_held * unpacked + cache + logits
 
 
 def batch_shape(training: SFTConfig, card: DatasetCard) -> tuple[int, int]:

@@ -90,8 +90,8 @@ def compute_needed_tokens(base: PreTrainedModel) -> None:
     layers.forward = types.MethodType(forward, layers)
 
 
-def computes_needed_tokens(training: SFTConfig, model: PreTrainedModel | PeftModel, *, on_gpu: bool) -> bool:
-    """Whether a run, whose attention goes sample by sample, computes needed tokens alone.
+def can_leave_tokens_out(training: SFTConfig, model: PreTrainedModel | PeftModel, *, on_gpu: bool) -> bool:
+    """Whether a run, whose attention goes sample by sample, may leave out tokens that its loss does not need.
 
     Dropout is to be drawn for each sample anew, and what mixtures of experts learn to balance is the load of all
     tokens. A GPU would gain by it too, but no run on one has shown it.

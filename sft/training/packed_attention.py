@@ -59,9 +59,13 @@ def needs_no_mask(config: PreTrainedConfig, dtype: torch.dtype, device: str) -> 
     """
     if device != "cuda":
         return device == "cpu"
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     has_kernel = not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY
-    return has_kernel and dtype.itemsize == 2 and head <= LARGEST_HEAD
+    return has_kernel and dtype.itemsize == 2 and head_size(config) <= LARGEST_HEAD
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Numbers in a head of a text model's attention."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def sample_mask(

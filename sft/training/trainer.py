@@ -47,7 +47,7 @@ from sft.training.cpu import leave_gradients_in_place, use_masked_lm_head
 from sft.training.gpu import CountSkippedSteps, suggest_changes, suggestion_lines, usable_bytes
 from sft.training.health import Health, peak_learning_rate
 from sft.training.memory import peak_memory
-from sft.training.needed_tokens import NeededTokens, compute_needed_tokens, computes_needed_tokens
+from sft.training.needed_tokens import NeededTokens, can_leave_tokens_out, compute_needed_tokens
 from sft.training.packed_attention import attends_by_sample, use_packed_attention
 from sft.training.strategy import fuses_lora, holds_adapter_in_float32, shares_gradients, zero_config
 
@@ -98,7 +98,7 @@ class RecipeTrainer(SFTTrainer):
         if self.args.device.type == "cpu":
             use_masked_lm_head(self.base)
         by_sample = attends_by_sample(self.args) and use_packed_attention(self.base)
-        if by_sample and computes_needed_tokens(self.args, self.model, on_gpu=self.args.device.type != "cpu"):
+        if by_sample and can_leave_tokens_out(self.args, self.model, on_gpu=self.args.device.type != "cpu"):
             compute_needed_tokens(self.base)
             self.data_collator = NeededTokens(self.data_collator)
         plugin = self.args.deepspeed_plugin
