@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -11,8 +12,11 @@ from sft.core.errors import UserError
 from sft.core.workers import ProcessKilled, in_order
 
 
-def no_process_is_left() -> bool:
-    return not psutil.wait_procs(psutil.Process().children(), timeout=10)[1]
+@pytest.fixture
+def no_process_is_left() -> Callable[[], bool]:
+    """Whether what was started since has ended; other tests may have left a server behind."""
+    before = set(psutil.Process().children())
+    return lambda: not psutil.wait_procs(set(psutil.Process().children()) - before, timeout=10)[1]
 
 
 def slow_square(number: int) -> int:
@@ -25,7 +29,7 @@ def test_results_come_in_the_order_of_the_items(processes):
     assert list(in_order(slow_square, range(20), processes)) == [number**2 for number in range(20)]
 
 
-def test_items_are_asked_for_no_further_than_two_a_process_ahead():
+def test_items_are_asked_for_no_further_than_two_a_process_ahead(no_process_is_left):
     asked = []
     results = in_order(slow_square, (asked.append(number) or number for number in range(100)), 2)
     assert [next(results) for _ in range(10)][-1] == 81
@@ -53,7 +57,7 @@ def refuse_three(number: int) -> int:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_mistake_in_an_item_comes_at_its_turn(processes):
+def test_a_mistake_in_an_item_comes_at_its_turn(processes, no_process_is_left):
     results = in_order(refuse_three, range(6), processes)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(UserError, match="three"):
@@ -67,7 +71,7 @@ def kill_itself(number: int) -> int:
     return number
 
 
-def test_a_process_that_is_killed_is_noticed():
+def test_a_process_that_is_killed_is_noticed(no_process_is_left):
     with pytest.raises(ProcessKilled):
         list(in_order(kill_itself, range(10), 2))
     assert no_process_is_left()
