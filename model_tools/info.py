@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from model_tools.checkpoints.completeness import lacking_in_adapter, lacking_in_model
 from model_tools.checkpoints.model_folder import (
     ADAPTER_FILE,
+    AGAIN,
     CONFIG_FILE,
     MERGE_RECORD,
     read_adapter_config,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 MOST = 1e9  # of a rank or alpha: what is more, or NaN, is damaged
 DATA_ENDINGS = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zst")
-DOWNLOAD = "copy or download it again"
 SIZES = ((30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "bytes"))
 # Numbers that a quantised weight is multiplied with or looked up in; the packed weight itself is counted.
 PARTS_OF_QUANTISED = (
@@ -172,14 +172,14 @@ def _adapter(path: Path) -> PathSummary:
 def _model(path: Path) -> PathSummary:
     from sft.models.weight_files import WEIGHTS
 
-    config = read_json(path / CONFIG_FILE, DOWNLOAD)
+    config = read_json(path / CONFIG_FILE, AGAIN)
     quantised = config.get("quantization_config")
     if quantised and not isinstance(quantised, dict):
-        raise UserError(f"{path / CONFIG_FILE}: quantization_config: {quantised!r} is no object: {DOWNLOAD}")
+        raise UserError(f"{path / CONFIG_FILE}: quantization_config: {quantised!r} is no object: {AGAIN}")
     summary = PathSummary("base model" if not quantised else "quantised model")
     if (path / MERGE_RECORD).is_file():
         summary.kind = "merged model"
-        record = read_json(path / MERGE_RECORD, DOWNLOAD)
+        record = read_json(path / MERGE_RECORD, AGAIN)
         try:
             summary.facts |= _made_from(record)
         except (TypeError, KeyError, ValueError):
@@ -211,7 +211,7 @@ def _add_training_state(summary: PathSummary, path: Path) -> None:
     from model_tools.checkpoints.zero_checkpoint import ZeroCheckpoint
 
     if (path / "trainer_state.json").is_file():
-        state = read_json(path / "trainer_state.json", DOWNLOAD)
+        state = read_json(path / "trainer_state.json", AGAIN)
         summary.kind = f"checkpoint of a run: {summary.kind} and training state"
         summary.facts["step"] = f"{state.get('global_step')} of {state.get('max_steps')}"
     try:

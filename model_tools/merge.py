@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 
+from model_tools.checkpoints.model_folder import AGAIN, CONFIG_FILE
 from sft.core.errors import UserError
 from sft.core.files import atomic_folder, refuse_full_disk, refuse_occupied
 from sft.core.imports import importing
@@ -17,7 +18,6 @@ from sft.core.text import one_line_message
 LOADS = "PyTorch and Transformers"
 
 DTYPES = {"auto": None, "bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-AGAIN = "copy or download it again"
 SPARE_BYTES = 64 << 20  # for tokenizer, config and what the file system needs
 
 
@@ -229,7 +229,6 @@ def _read_config(base: Path, as_type: str | None):
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    from model_tools.checkpoints.model_folder import CONFIG_FILE
     from sft.models import internlm2
 
     internlm2.register_with_transformers()

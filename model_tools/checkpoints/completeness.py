@@ -13,14 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_tools.checkpoints.model_folder import config_file
+from model_tools.checkpoints.model_folder import AGAIN, config_file
 from sft.core.json_file import read_json
 from sft.core.text import counted, one_line_message
 
 if TYPE_CHECKING:
     from sft.models.weight_files import StoredTensor
 
-AGAIN = "copy or download it again"
 LAYER = re.compile(r"^(.*?)\.(\d+)\.(.*)$")
 LORA_PAIR = ("lora_A", "lora_B")
 # What has a LoRA adapter leave out modules that its other settings name.

@@ -13,6 +13,7 @@ from sft.core.json_file import read_json
 
 ADAPTER_FILE, CONFIG_FILE = "adapter_config.json", "config.json"
 MERGE_RECORD = "merge.json"  # what `merge` leaves beside the weights
+AGAIN = "copy or download it again"  # what to do about a damaged file of a model
 
 
 @dataclass(frozen=True)

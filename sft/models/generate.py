@@ -155,20 +155,23 @@ def read_settings(folder: Path) -> GenerationConfig:
     except (OSError, ValueError, TypeError, AttributeError) as problem:
         reason = one_line_message(problem, 200)
         raise UserError(f"{path}: cannot be read ({reason}): copy or download it again") from None
-    own = settings.eos_token_id
-    ends = own if isinstance(own, list) else [own]
-    if own is not None and not all(type(end) is int and end in TOKEN_IDS for end in ends):
+    if settings.eos_token_id is not None and not all(type(end) is int and end in TOKEN_IDS for end in _ends(settings)):
         raise UserError(
-            f"{path}: eos_token_id: {own!r} is no token's id and no list of such: copy or download it again"
+            f"{path}: eos_token_id: {settings.eos_token_id!r} is no token's id and no list of such: "
+            "copy or download it again"
         )
     return settings
 
 
+def _ends(settings: GenerationConfig) -> list:
+    """What the settings themselves name as ends, one or several."""
+    return settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+
+
 def end_tokens(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: the model's own, the tokenizer's, and the one that its chat template writes."""
-    own = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
     learned = ChatTemplate(tokenizer).end_tokens if tokenizer.chat_template else []
-    return sorted({*own, tokenizer.eos_token_id, *learned} - {None})
+    return sorted({*_ends(settings), tokenizer.eos_token_id, *learned} - {None})
 
 
 def room_for(answer_tokens: int, tokenizer: PreTrainedTokenizerBase) -> int:

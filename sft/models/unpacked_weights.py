@@ -30,10 +30,10 @@ def weights_unpacked(model: nn.Module, *, with_adapter: bool = False) -> Iterato
 
     Inside another such block it does nothing, and neither where each process holds a part of every weight.
     """
-    layers = [] if is_in_parts(model) else list(_layers(model, with_adapter=with_adapter))
-    is_done = any(hasattr(module, "unpacked") for module in model.modules())
+    is_done = any("unpacked" in vars(module) for module in model.modules())
+    layers = [] if is_done or is_in_parts(model) else list(_layers(model, with_adapter=with_adapter))
     size = sum(state.shape.numel() * state.dtype.itemsize for state in map(_state, layers))
-    if is_done or not layers or _packed(layers[0]).weight.device.type != "cpu" or size > HELD_AT_MOST:
+    if not layers or _packed(layers[0]).weight.device.type != "cpu" or size > HELD_AT_MOST:
         yield
         return
     forwards = [vars(layer).get("forward") for layer in layers]

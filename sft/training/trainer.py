@@ -5,7 +5,6 @@ and which refuses packs that leak into each other. The recipe stays as it was.
 """
 
 import copy
-import json
 import math
 import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -16,7 +15,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -220,8 +219,8 @@ class RecipeTrainer(SFTTrainer):
         was_stopped_early = False
         if may_stop_early and checkpoint and control.get("should_training_stop"):
             # At its last step a run stops too; if it is given more steps now, it was not stopped early.
-            saved = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            was_stopped_early = self.state.global_step < saved["max_steps"]
+            saved = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            was_stopped_early = self.state.global_step < saved.max_steps
         is_over = checkpoint and (self.state.global_step >= max_steps or was_stopped_early)
         return (epochs, 0) if is_over else position
 

@@ -8,43 +8,23 @@ from accelerate import ParallelismConfig
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
+from benchmarks.memory import SILENT, TRAINED_ALONE, UNASKED, ZERO2
 from sft.training import memory
 from sft.training.memory import GIB, predict_memory
 from tests.support.demo_card import CARD
 from tests.support.shapes import INTERNLM2_5_7B, SMOLLM2
 
-ZERO2 = {"deepspeed": "ds_configs/zero2.json"}
-FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16", "bf16": True}
 # MiB of resident memory: of a process before its model was loaded, and at its peak (getrusage, ru_maxrss). On
 # 2026-11-25, 2 x86-64 cores with AVX512-BF16, torch 2.13: recipes/demo.yaml without identity_name, with
-# `--eval_prompts_steps 0 --max_steps 20` and the keys given here.
+# `--eval_prompts_steps 0 --max_steps 20` and the keys of each setting.
 BEFORE = 590
-SILENT = {"save_strategy": "no"}
-UNASKED = {"identity_name": "", "eval_prompts": []}
 PARTS = ("process", "weights", "training", "activations", "logits", "scoring")
-MEASURED = [
-    (FLOAT32 | ZERO2 | SILENT, 2002),
-    (FLOAT32 | SILENT, 1737),
-    (FLOAT32 | ZERO2 | SILENT | {"load_in_4bit": False, "lora_r": 4, "max_length": 512}, 2529),
-    (
-        FLOAT32
-        | ZERO2
-        | SILENT
-        | {"load_in_4bit": False, "lora_r": 16, "activation_checkpointing": True}
-        | {"max_length": 128, "per_device_train_batch_size": 2},
-        1900,
-    ),
-    (BFLOAT16 | ZERO2 | SILENT, 1851),
-    (BFLOAT16 | SILENT, 1764),
-    (BFLOAT16 | ZERO2 | SILENT | {"activation_checkpointing": True}, 1658),
-    (BFLOAT16 | SILENT | {"lora_r": 16, "max_length": 512}, 1918),
-    (BFLOAT16 | ZERO2 | SILENT | {"optim": "adamw_torch"}, 1938),
-]
+MEASURED = zip(TRAINED_ALONE, (2002, 1737, 2529, 1900, 1851, 1764, 1658, 1918, 1938), strict=True)
 
 
 @pytest.mark.parametrize(("keys", "measured"), MEASURED)
 def test_the_peak_of_a_cpu_process_is_near_what_was_measured(read, keys, measured):
-    predicted = predict_memory(read("demo", SMOLLM2, **{"identity_name": ""} | keys), CARD, on_gpu=False)
+    predicted = predict_memory(read("demo", SMOLLM2, **{"identity_name": ""} | SILENT | keys), CARD, on_gpu=False)
     mib = BEFORE + (predicted.peak - predicted.process) / 2**20
     assert mib == pytest.approx(measured, rel=0.13)
 
