@@ -7,6 +7,7 @@ nothing about training.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +21,22 @@ from sft.core.errors import UserError
 from sft.core.text import one_line_message
 from sft.models.chat_template import ChatTemplate
 from sft.models.model_state import is_in_parts, preserve_state
+from sft.models.prompt_cache import read_prompts
 from sft.models.thinking import Thinking, find_thinking
 from sft.models.unpacked_weights import weights_unpacked
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# Questions of a scoring that are answered together, on a CPU and on a GPU, which takes hardly longer for all of them
-# than for one; and tokens of an answer.
-BATCH, BATCH_ON_A_GPU, ANSWER_TOKENS = 32, 64, 48
+# Questions of a scoring that are answered together, on a CPU (the built-in ones but its first few) and on a GPU, which
+# takes hardly longer for all of them than for one; and tokens of an answer.
+BATCH, BATCH_ON_A_GPU, ANSWER_TOKENS = 48, 64, 48
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"
 # Where the `max_time` of the whole batch cut it.
 CUT_BY_TIME = "max_time"
 # After so many tokens, a batch goes on without the answers that have ended.
-PART = 16
+PART = 4
 # Settings that count from where an answer began, or look at all rows together.
 OF_THE_WHOLE = (
     "min_length",
@@ -88,7 +90,8 @@ def reply_to_all(
 def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: GenerationConfig) -> list[list[int]]:
     """The new tokens of each row of left-padded conversations `(rows, tokens)`.
 
-    Where each row's next token follows from the row alone, rows that have ended are left out every `PART` tokens.
+    Where each row's next token follows from the row alone, rows that have ended are left out every `PART` tokens, and
+    on a CPU, whose time follows the tokens it computes, prompts are read without most of their padding.
     """
     started = time.perf_counter()
     part = copy.deepcopy(settings)
@@ -103,6 +106,12 @@ def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: Ge
     rows = torch.arange(len(tokens), device=tokens.device)
     answers: list[list[int]] = [[] for _ in rows]
     cache = None
+    if tokens.device.type == "cpu" and settings.use_cache and not (is_whole or is_in_parts(model)):
+        over_at = started + (math.inf if settings.max_time is None else settings.max_time)
+        base = getattr(model, "get_base_model", lambda: model)()
+        cache = read_prompts(base, tokens, mask, lambda: time.perf_counter() >= over_at)
+        if time.perf_counter() >= over_at:
+            return answers
     while len(rows):
         left = settings.max_new_tokens and settings.max_new_tokens - len(answers[rows[0]])
         part.max_new_tokens = left if is_whole else min(left, PART)

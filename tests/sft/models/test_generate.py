@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sft.models import generate
@@ -93,7 +94,7 @@ def test_a_batch_goes_on_without_the_answers_that_have_ended_and_says_the_same(t
     model.generation_config.eos_token_id = model.generate(**prompt, max_new_tokens=6, do_sample=False)[0, -1].item()
     settings = {"max_new_tokens": 24, "do_sample": False}
     rows = []
-    model.model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
+    model.register_forward_pre_hook(lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True)
     monkeypatch.setattr(generate, "PART", 100)
     whole = reply_to_all(model, tokenizer, questions, settings)
     assert set(rows) == {8}
@@ -104,6 +105,28 @@ def test_a_batch_goes_on_without_the_answers_that_have_ended_and_says_the_same(t
     assert rows == sorted(rows, reverse=True)
     assert rows[0] == 8
     assert rows[-1] < 8
+
+
+def test_prompts_read_in_parts_are_answered_as_those_read_at_once(tiny_model, tokenizer, monkeypatch):
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(tiny_model), LoraConfig(target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    system = {"role": "system", "content": "You are a helpful assistant that answers in as few words as possible."}
+    texts = ("Who are you?", "1 2 3 4", "黄大力", "Why? " * 20, "a b", "?")
+    questions = [conversation for text in texts for conversation in (turns(text), [system, *turns(text)])]
+    passes = []
+    model.get_base_model().model.register_forward_pre_hook(
+        lambda _, __, inputs: passes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    said = reply_to_all(model, tokenizer, questions, settings)
+    assert passes[0][0] == 1  # what a family begins with
+    passes.clear()
+    monkeypatch.setattr(generate, "read_prompts", lambda *_: None)
+    assert reply_to_all(model, tokenizer, questions, settings) == said
+    assert passes[0][0] == len(questions)
+    assert len({reply.text for reply in said}) > 1
 
 
 def test_where_answers_are_drawn_or_count_from_their_beginning_none_is_left_out(speaker, monkeypatch):
