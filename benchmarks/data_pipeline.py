@@ -1,12 +1,14 @@
 """Speed and peak memory of a start up to its plan: reading, tokenising, packing and checking a training file.
 
     python -m benchmarks.data_pipeline --rows 10000 100000 1000000
+    python -m benchmarks.data_pipeline --rows 10000000 --characters 28        # of short answers
     python -m benchmarks.data_pipeline --rows 10000 100000 --against trl      # beside TRL's own preparation of it
 
 Makes files of conversations of varied length, cut out of this repository's English and Chinese prose, and prepares each
-in a fresh process with an empty cache (cold) and again with what that left there (warm). The tokenizer is the demo
-model's (`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, without imports;
-of CPU: what all processes computed in them, which does not depend on what else the machine does.
+in a fresh process with an empty cache (cold) and again with what that left there (warm); then three tenths of it with a
+file held out, from the samples that are there. The tokenizer is the demo model's
+(`make models/smollm2-135m-instruct/config.json`). Seconds are of the preparation alone, without imports; of CPU: what
+all processes computed in them, which does not depend on what else the machine does.
 
 Memory is the most that all processes together held at one moment, shared pages counted once: `own` is what they
 allocated, `mapped` what they had in view of files, which the kernel takes back when anybody needs the room.
@@ -14,6 +16,7 @@ allocated, `mapped` what they had in view of files, which the kernel takes back 
 
 import argparse
 import json
+import math
 import os
 import random
 import subprocess
@@ -82,6 +85,7 @@ def main() -> None:
     """Measure every program with every number of rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--characters", type=int, default=200, help="of an answer, in the median")
     parser.add_argument("--against", nargs="*", default=[], choices=("trl",), help="programs beside this one")
     parser.add_argument("--dataset_num_proc", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
@@ -91,29 +95,38 @@ def main() -> None:
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory() as scratch:
             file, recipe = Path(scratch) / "rows.jsonl", Path(scratch) / "recipe.yaml"
-            make(file, rows)
-            write_recipe(recipe, file, arguments.dataset_num_proc)
+            make(file, rows, arguments.characters)
+            size = f"{rows:,} | {file.stat().st_size / 1e6:,.0f}"
+            write_recipe(recipe, arguments.dataset_num_proc, train_file=str(file))
             for name, program in {"here": OURS, **dict.fromkeys(arguments.against, TRLS)}.items():
-                cache = Path(scratch) / name
-                cold, peak = run(program, recipe, cache)
-                warm, _ = run(program, recipe, cache)
-                print(
-                    f"| {name} | {rows:,} | {file.stat().st_size / 1e6:,.0f} | {cold['seconds']:.1f} | "
-                    f"{cold['cpu']:.1f} | {warm['seconds']:.1f} | {warm['cpu']:.1f} | {peak['own'] / 1024:,.0f} | "
-                    f"{peak['main'] / 1024:,.0f} | {peak['mapped'] / 1024:,.0f} | {cold['packs']:,} |",
-                    flush=True,
-                )
+                report(name, size, program, recipe, Path(scratch) / name)
+            held_out = Path(scratch) / "held_out.jsonl"
+            make(held_out, max(rows // 100, 1), arguments.characters)
+            mixed = {"train_file": [{"path": str(file), "weight": 0.3}], "eval_file": str(held_out)}
+            write_recipe(recipe, arguments.dataset_num_proc, **mixed)
+            report("here, 0.3 of it and a file held out", size, OURS, recipe, Path(scratch) / "here")
 
 
-def make(path: Path, rows: int) -> None:
-    """Write conversations of one to three turns with answers of up to half a page, all below `MAX_LENGTH`."""
+def report(name: str, size: str, program: str, recipe: Path, cache: Path) -> None:
+    """Prepare twice, and print a line of the table."""
+    cold, peak = run(program, recipe, cache)
+    warm, _ = run(program, recipe, cache)
+    print(
+        f"| {name} | {size} | {cold['seconds']:.1f} | {cold['cpu']:.1f} | {warm['seconds']:.1f} | {warm['cpu']:.1f} | "
+        f"{peak['own'] / 1024:,.0f} | {peak['main'] / 1024:,.0f} | {peak['mapped'] / 1024:,.0f} | {cold['packs']:,} |",
+        flush=True,
+    )
+
+
+def make(path: Path, rows: int, characters: int) -> None:
+    """Write conversations of one to three turns, all below `MAX_LENGTH`, with so long an answer in the median."""
     dice = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(rows):
             messages = []
             for _ in range(dice.choice((1, 1, 1, 2, 3))):
-                question = f"{number}: {_words(dice, dice.randint(10, 120))}"
-                answer = _words(dice, min(int(dice.lognormvariate(5.3, 0.9)), 700))
+                question = f"{number}: {_words(dice, dice.randint(10, max(3 * characters // 5, 10)))}"
+                answer = _words(dice, min(int(dice.lognormvariate(math.log(characters), 0.9)), 700))
                 messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
@@ -124,12 +137,12 @@ def _words(dice: random.Random, characters: int) -> str:
     return prose[start : start + characters] + "."
 
 
-def write_recipe(path: Path, train_file: Path, processes: int) -> None:
-    """The demo's recipe for this file, without the launcher that only training needs."""
+def write_recipe(path: Path, processes: int, **keys: object) -> None:
+    """The demo's recipe with these keys, without the launcher that only training needs."""
     recipe = yaml.safe_load((REPOSITORY / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
     del recipe["deepspeed"]
-    recipe |= {"train_file": str(train_file), "max_length": MAX_LENGTH, "dataset_num_proc": processes}
-    recipe |= {"output_dir": str(path.parent / "run")}
+    recipe |= {"max_length": MAX_LENGTH, "dataset_num_proc": processes}
+    recipe |= {"output_dir": str(path.parent / "run")} | keys
     path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
 
 
