@@ -339,6 +339,17 @@ class RecipeTrainer(SFTTrainer):
             if not coordinator.is_invalid_trace():
                 coordinator._invalidate_trace()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model, or the adapter, and the tokenizer.
+
+        Under DeepSpeed, accelerate copies all weights into RAM for that, and PEFT takes the adapter's out of the copy;
+        where ZeRO divides no weight, the adapter is there to be read.
+        """
+        if self.is_deepspeed_enabled and isinstance(self.model, PeftModel) and not is_deepspeed_zero3_enabled():
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         # A pickle of all arguments, tokens for hubs included; nothing here reads it.

@@ -87,13 +87,15 @@ def test_full_fine_tuning_and_8bit_lora_train_by_recipe(make_trainer):
 
 
 @pytest.mark.parametrize("engine", [{}, {"deepspeed": "ds_configs/zero2.json"}], ids=["alone", "deepspeed"])
-def test_frozen_weights_are_to_the_last_bit_what_was_loaded(runs, write_recipe, tmp_path, engine):
+def test_frozen_weights_are_what_was_loaded_and_are_not_copied_to_save_an_adapter(runs, write_recipe, tmp_path, engine):
     keys = {"load_in_4bit": True, "use_bnb_nested_quant": True, "bf16": True, "dtype": "bfloat16", "max_steps": 2}
-    recipe = write_recipe(**keys, **engine, bnb_4bit_quant_storage="bfloat16")
+    recipe = write_recipe(**keys, **engine, lora_r=2, bnb_4bit_quant_storage="bfloat16")
     # In a process of its own: what DeepSpeed opens in one stays open.
-    ended = runs.run([recipe], tmp_path / "run", main="tests.support.frozen_weights")
+    ended = runs.run([recipe], tmp_path / "run", main="tests.support.trained_and_saved")
     assert ended.codes == [0], ended.err[-3000:]
-    assert json.loads(ended.out.splitlines()[-1]) == []
+    frozen = json.loads(ended.out.splitlines()[-1])
+    assert frozen["changed"] == []
+    assert frozen["allocated"] < frozen["bytes"] / 4
 
 
 def test_training_leaves_the_recipe_as_it_was(make_trainer):

@@ -1,8 +1,12 @@
-"""Trains a recipe, and prints the names of the base model's weights that are no longer what was loaded, as JSON."""
+"""Trains a recipe and saves what it learned; prints as JSON what became of the base model's weights meanwhile:
+`changed`, the names of those that are no longer what was loaded, `bytes`, and `allocated`, bytes allocated for saving.
+"""
 
 import json
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from sft.config.settings import read_settings
 from sft.data.dataset import load_dataset
@@ -20,7 +24,12 @@ def main(arguments: list[str]) -> None:
     trainer.train()
     trained = frozen_bits(trainer.base)
     names = loaded.keys() | trained.keys()
-    print(json.dumps([name for name in names if not torch.equal(loaded[name], trained[name])]))
+    changed = [name for name in names if not torch.equal(loaded[name], trained[name])]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as saving:
+        trainer.save_model(str(Path(recipe.training.output_dir, "saved")))
+    allocated = sum(max(event.self_cpu_memory_usage, 0) for event in saving.events())
+    size = sum(weight.numel() for weight in loaded.values())
+    print(json.dumps({"changed": changed, "bytes": size, "allocated": allocated}))
 
 
 def frozen_bits(model) -> dict[str, torch.Tensor]:
