@@ -91,13 +91,13 @@ def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: Me
 
     On a GPU the peak is that of the worst moment of a step, since torch gives one moment's memory to the next. What
     torch allocated on one came to 2% to 4% less for a model of 7B in four settings; what its allocator cannot use
-    for being in pieces is `gpu.usable_bytes`'s. On a CPU the moments add up, reading the weights and
-    saving a checkpoint among them: the C library's heap gives nothing back, and what one moment left free seldom fits
-    the next. There it came within 13% of the resident memory of 20 steps of a 135M model in nine settings, in 4
-    bits or not, in float32 and bfloat16, with and without DeepSpeed and recomputation.
+    for being in pieces is `gpu.usable_bytes`'s. On a CPU the moments of a step add up: the C library's heap gives
+    nothing back, and what one moment left free seldom fits the next; what comes before the steps and after them does
+    find room there. So it came within 4% of the resident memory of 20 steps of a 135M model in six settings in float32,
+    in 4 bits or not, with and without DeepSpeed, recomputation and scores (`benchmarks.memory`).
 
-    Of evaluation prompts and scores what does not fit into what a step has freed is counted. Not counted: a custom
-    optimizer's own buffers; logits under label smoothing.
+    Of evaluation prompts, scores and saving what does not fit into what a step has freed is counted. Not counted: a
+    custom optimizer's own buffers; logits under label smoothing.
 
     Raises:
         UserError: the model's configuration cannot be read, or the adapter does not fit it.
@@ -109,17 +109,21 @@ def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: Me
     forward, backward = _logits(recipe, card, model, on_gpu)
     scoring = _scoring(recipe, model, on_gpu)
     if not on_gpu:
-        # What was read of each quantised tensor is freed among those that stay.
-        read = sum(weight.parameters for weight in model.weights) * model.stored_dtype.itemsize
         activations = kept + one_layer + (HALF_ON_CPU + kept if strategy.half_precision(recipe.training) else 0)
+        in_a_step = activations + forward + backward
+        scoring = max(scoring - in_a_step, 0)
+        saving = max(training.saving - in_a_step - scoring, 0)
+        trained = training.held + training.gradients + training.step + saving
+        # The file that weights are read from counts until they are, and all that comes later takes its place.
+        read = sum(weight.parameters for weight in model.weights) * model.stored_dtype.itemsize
         return Memory(
             on_gpu=False,
             process=psutil.Process().memory_info().rss,
-            weights=weights + read,
-            training=training.held + training.gradients + training.step + training.saving,
+            weights=weights + max(read - trained - in_a_step - scoring, 0),
+            training=trained,
             activations=activations,
             logits=forward + backward,
-            scoring=max(scoring - activations - forward - backward, 0),
+            scoring=scoring,
         )
     # One weight at a time is taken out of 4 or 8 bits for the gradient that goes through it; `MatMul4Bit.backward`.
     dequantised = max((weight.parameters for weight in model.weights if weight.is_quantised), default=0)
