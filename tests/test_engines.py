@@ -99,6 +99,8 @@ def test_fsdp_shares_4_bit_weights_and_trains_as_one_process_does(train, assert_
     held = re.findall(r"holds (\d+) of (\d+)", printed)
     assert len(held) == 2
     assert all(int(part) * 2 == int(whole) for part, whole in held)
+    adapter = sum(weight.numel() for weight in load_file(run / "final/adapter_model.safetensors").values())
+    assert int(max(re.findall(r"gathers (\d+)", printed), key=int)) == adapter
     assert "step 2: evaluation prompts" in printed
     assert (run / "checkpoint-1" / "manifest.json").is_file()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sft.core.errors import UserError
 from sft.core.files import atomic_write, bring_to_disk, file_hash
+from sft.core.text import one_line_message
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -59,6 +60,20 @@ def publish(run: Path, step: int, processes: int, inputs: dict[str, Any]) -> Pat
     written.replace(folder)
     bring_to_disk(run)
     return folder
+
+
+def abandon(run: Path, step: int, problem: Exception) -> str:
+    """Remove what is staged of a checkpoint that could not be written; returns the message."""
+    free = shutil.disk_usage(run).free
+    staged = staging_dir(run)
+    written = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
+    shutil.rmtree(staged, ignore_errors=True)
+    earlier = in_order(run)
+    advice = f"{earlier[-1]} is whole: make room and run the same command to resume from it" if earlier else "make room"
+    return (
+        f"step {step}: the checkpoint could not be written ({one_line_message(problem, 160)}): it needs more than "
+        f"{written / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB were left; {advice}"
+    )
 
 
 def verify(folder: Path) -> Checkpoint:

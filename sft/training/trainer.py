@@ -6,7 +6,6 @@ and which refuses packs that leak into each other. The recipe stays as it was.
 
 import copy
 import math
-import shutil
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.integrations import TensorBoardCallback, is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
@@ -25,7 +25,6 @@ from sft.config.recipe import Recipe, keeps_packed_samples_apart
 from sft.core.clock import clock
 from sft.core.console import waiting
 from sft.core.errors import RunFailed, UserError
-from sft.core.text import one_line_message
 from sft.data.counts import supervised_tokens
 from sft.data.dataset_card import DatasetCard
 from sft.data.labels import IGNORED
@@ -198,7 +197,7 @@ class RecipeTrainer(SFTTrainer):
         except (OSError, RuntimeError, SafetensorError, UserError) as problem:
             if isinstance(problem, RuntimeError) and "inline_container" not in str(problem):
                 raise  # not of torch.save, which has no error of its own for a full disk
-            raise RunFailed(_not_written(run, step, problem)) from problem
+            raise RunFailed(checkpoints.abandon(run, step, problem)) from problem
         finally:
             self._is_saving = False
         self.accelerator.wait_for_everyone()
@@ -342,11 +341,15 @@ class RecipeTrainer(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model, or the adapter, and the tokenizer.
 
-        Under DeepSpeed, accelerate copies all weights into RAM for that, and PEFT takes the adapter's out of the copy;
-        where ZeRO divides no weight, the adapter is there to be read.
+        To save an adapter, accelerate copies all weights into RAM under DeepSpeed, and gathers all under FSDP. Where no
+        weight is divided, the adapter is there to be read; of those that are, what is trained is enough.
         """
-        if self.is_deepspeed_enabled and isinstance(self.model, PeftModel) and not is_deepspeed_zero3_enabled():
+        is_adapter = isinstance(self.model, PeftModel)
+        if is_adapter and self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled():
             self._save(output_dir)
+        elif is_adapter and self.is_fsdp_enabled:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+            self._save(output_dir, get_model_state_dict(self.model, options=options))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -395,18 +398,3 @@ def is_out_of_memory(problem: Exception) -> bool:
 def whole_warmup_steps(ratio: float, total_steps: int) -> int:
     """int(ratio * total_steps), safe against 0.03 * 100 being a hair under 3."""
     return math.floor(ratio * total_steps + 1e-9)
-
-
-def _not_written(run: Path, step: int, problem: Exception) -> str:
-    """The message for a checkpoint that could not be written; what there is of it is removed."""
-    free = shutil.disk_usage(run).free
-    reason = one_line_message(problem, 160)
-    staged = checkpoints.staging_dir(run)
-    written = sum(file.stat().st_size for file in staged.rglob("*") if file.is_file())
-    shutil.rmtree(staged, ignore_errors=True)
-    earlier = checkpoints.in_order(run)
-    advice = f"{earlier[-1]} is whole: make room and run the same command to resume from it" if earlier else "make room"
-    return (
-        f"step {step}: the checkpoint could not be written ({reason}): it needs more than {written / 2**20:,.0f} MiB, "
-        f"{free / 2**20:,.0f} MiB were left; {advice}"
-    )

@@ -1,4 +1,5 @@
-"""Runs train_sft.py with FSDP2 between CPU processes, and says at the end what each of them holds of the model.
+"""Runs train_sft.py with FSDP2 between CPU processes, and says at the end what each of them holds of the model, and how
+much of it is gathered for saving.
 
 accelerate leaves `fsdp` aside without a word where there is no accelerator (`AcceleratorState`), so that a recipe with
 it is refused there. Only these gates are opened: sharding, gathering and saving are torch's, accelerate's and
@@ -36,6 +37,13 @@ def say_what_is_held() -> None:
         weights = list(trainer.model.parameters())
         held = sum(weight.to_local().numel() if hasattr(weight, "to_local") else weight.numel() for weight in weights)
         print(f"holds {held} of {sum(weight.numel() for weight in weights)}", flush=True)
+        save = trainer._save
+
+        def say_and_write(folder, gathered):
+            print(f"gathers {sum(weight.numel() for weight in gathered.values())}", flush=True)
+            save(folder, gathered)
+
+        trainer._save = say_and_write
         return save_final(trainer, *args)
 
     final_model.save_final = say_and_save
