@@ -33,8 +33,8 @@ from sft.core.paths import REPOSITORY
 
 PROSE = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 MAX_LENGTH = 4096
-# A look walks the page tables of every process, which takes some 25 ms.
-SECONDS_BETWEEN_LOOKS = 1.0
+# A look at their memory walks the page tables of all processes, some 25 ms: in a longer run they are rarer.
+SECONDS_BETWEEN_LOOKS, LOOKS = (0.1, 2.0), 200
 
 OURS = """
 import json, os, sys, time
@@ -102,7 +102,7 @@ def main() -> None:
             for name, program in {"here": OURS, **dict.fromkeys(arguments.against, TRLS)}.items():
                 report(name, size, program, recipe, Path(scratch) / name)
             held_out = Path(scratch) / "held_out.jsonl"
-            make(held_out, max(rows // 100, 1), arguments.characters)
+            make(held_out, max(rows // 100, 1), arguments.characters, seed=1)
             mixed = {"train_file": [{"path": str(file), "weight": 0.3}], "eval_file": str(held_out)}
             write_recipe(recipe, arguments.dataset_num_proc, **mixed)
             report("here, 0.3 of it and a file held out", size, OURS, recipe, Path(scratch) / "here")
@@ -119,9 +119,9 @@ def report(name: str, size: str, program: str, recipe: Path, cache: Path) -> Non
     )
 
 
-def make(path: Path, rows: int, characters: int) -> None:
+def make(path: Path, rows: int, characters: int, seed: int = 0) -> None:
     """Write conversations of one to three turns, all below `MAX_LENGTH`, with so long an answer in the median."""
-    dice = random.Random(0)
+    dice = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for number in range(rows):
             messages = []
@@ -155,14 +155,15 @@ def run(program: str, recipe: Path, cache: Path) -> tuple[dict, dict[str, int]]:
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(recipe)], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE
     )
-    peak = {"own": 0, "main": 0, "mapped": 0}
+    started, peak = time.perf_counter(), {"own": 0, "main": 0, "mapped": 0}
     while process.poll() is None:
         memory = list(_memory(process.pid))
         if memory:
             own, mapped = (sum(column) for column in zip(*memory, strict=True))
             now = {"own": own, "main": memory[0][0], "mapped": mapped}
             peak = {kind: max(peak[kind], now[kind]) for kind in peak}
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        least, most = SECONDS_BETWEEN_LOOKS
+        time.sleep(min(max((time.perf_counter() - started) / LOOKS, least), most))
     if process.returncode:
         raise SystemExit("failed: the lines above say why")
     return json.loads(process.stdout.read().splitlines()[-1]), peak

@@ -28,8 +28,8 @@ from sft.models.unpacked_weights import weights_unpacked
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# Questions of a scoring that are answered together, on a CPU (the built-in ones but its first few) and on a GPU, which
-# takes hardly longer for all of them than for one; and tokens of an answer.
+# Questions of a scoring that are answered together: on a CPU all of the built-in 56 but a small first batch; on
+# a GPU all, since it takes hardly longer for them than for one. And tokens of an answer.
 BATCH, BATCH_ON_A_GPU, ANSWER_TOKENS = 48, 64, 48
 # Where an answer was cut before it began.
 CUT_IN_THINKING = "max_new_tokens, while thinking"
@@ -49,6 +49,9 @@ OF_THE_WHOLE = (
     "watermarking_config",
     "cache_implementation",
     "prompt_lookup_num_tokens",
+    "guidance_scale",
+    "encoder_repetition_penalty",
+    "encoder_no_repeat_ngram_size",
 )
 # Tokens that a model that may think is given for it, on top of those for its answer.
 THINKING_ROOM = 512

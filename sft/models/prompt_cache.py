@@ -18,7 +18,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 # Prompts that begin with the same so many tokens are a family where there are so many of them: a chat template's own
 # system message is longer.
 BEGINNING, FAMILY = 16, 4
-# So many prompts are read in one pass at most, of which the longest is so many times as long as the shortest.
+# So many prompts are read in one pass at most, of which the longest is at most so many times as long as the shortest:
+# more at once are no faster a token on a CPU, and less alike they would be padding by a fifth.
 TOGETHER, UNLIKE = 16, 1.4
 
 
@@ -28,7 +29,7 @@ def read_prompts(
     """The cache of all of `tokens`, `(prompts, tokens)`, but the last; what it holds of padding is zero.
 
     None as soon as it `is_over`, which is asked before every pass, and for a model that keeps something else than keys
-    and values of every token, or takes no positions.
+    and values of every token, has its windows by place in the cache, or cannot be asked for one token's logits alone.
     """
     prompts = [row[is_own][:-1].tolist() for row, is_own in zip(tokens, mask.bool(), strict=True)]
     if not all(prompts) or not _keeps_every_token(model):
@@ -63,8 +64,10 @@ def read_prompts(
 
 def _keeps_every_token(model: PreTrainedModel) -> bool:
     layers = DynamicCache(config=model.config.get_text_config()).layers
-    takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
-    return takes_positions and {type(layer) for layer in layers} == {DynamicLayer}
+    takes = inspect.signature(model.forward).parameters.keys() >= {"position_ids", "logits_to_keep"}
+    # GPT-Neo's windows count what lies between two tokens in the cache, padding too, and are not in its cache's layers.
+    has_windows = bool(getattr(model.config.get_text_config(), "attention_types", None))
+    return takes and not has_windows and {type(layer) for layer in layers} == {DynamicLayer}
 
 
 def _families(prompts: list[list[int]]) -> Iterator[tuple[list[int], int]]:
@@ -100,12 +103,14 @@ def _read(model: PreTrainedModel, prompts: list[list[int]], cache: DynamicCache)
     known = torch.ones(len(prompts), cache.get_seq_length(), dtype=torch.long)
     own = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     mask = torch.cat([known, own], dim=1).to(model.device)
-    model.base_model(
+    # Not the layers alone: accelerate computes in half precision around the model's own forward.
+    model(
         input_ids=torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device),
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -longest:],
         past_key_values=cache,
         use_cache=True,
+        logits_to_keep=1,
     )
 
 

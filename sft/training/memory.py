@@ -93,7 +93,7 @@ def predict_memory(recipe: Recipe, card: DatasetCard, *, on_gpu: bool, model: Me
     torch allocated on one came to 2% to 4% less for a model of 7B in four settings; what its allocator cannot use
     for being in pieces is `gpu.usable_bytes`'s. On a CPU the moments of a step add up: the C library's heap gives
     nothing back, and what one moment left free seldom fits the next; what comes before the steps and after them does
-    find room there. So it came within 4% of the resident memory of 20 steps of a 135M model in six settings in float32,
+    find room there. This came within 4% of the resident memory of 20 steps of a 135M model in six settings in float32,
     in 4 bits or not, with and without DeepSpeed, recomputation and scores (`benchmarks.memory`).
 
     Of evaluation prompts, scores and saving what does not fit into what a step has freed is counted. Not counted: a

@@ -33,6 +33,7 @@ from sft.models import internlm2
 from sft.models.adapter import model_fingerprint, write_fingerprint, write_system_message
 from sft.models.fused_lora import fuse_lora
 from sft.models.model_state import preserve_state
+from sft.models.precision import hold_in_float32
 from sft.runs import checkpoints
 from sft.training.callbacks import (
     CheckPackIsolation,
@@ -341,17 +342,21 @@ class RecipeTrainer(SFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model, or the adapter, and the tokenizer.
 
-        To save an adapter, accelerate copies all weights into RAM under DeepSpeed, and gathers all under FSDP. Where no
-        weight is divided, the adapter is there to be read; of those that are, what is trained is enough.
+        To save an adapter, accelerate copies all weights into RAM under DeepSpeed, and gathers all under FSDP2. Where
+        no weight is divided, the adapter is there to be read; of those that are, what is trained is enough.
         """
         is_adapter = isinstance(self.model, PeftModel)
-        if is_adapter and self.is_deepspeed_enabled and not is_deepspeed_zero3_enabled():
+        is_divided = is_deepspeed_zero3_enabled() or (self.deepspeed and "tensor_parallel" in self.deepspeed.config)
+        if is_adapter and self.is_deepspeed_enabled and not is_divided:
             self._save(output_dir)
         elif is_adapter and self.is_fsdp_enabled:
             options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
             self._save(output_dir, get_model_state_dict(self.model, options=options))
         else:
             super().save_model(output_dir, _internal_call)
+            return
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -377,17 +382,6 @@ def own_arguments(training: SFTConfig) -> SFTConfig:
     args.dataset_kwargs, args.model_init_kwargs = {"skip_prepare_dataset": True}, None
     args.save_total_limit = None
     return args
-
-
-def hold_in_float32(model: torch.nn.Module) -> None:
-    """Hold trainable weights in float32; autocast still computes in the recipe's precision.
-
-    TRL stores the adapter of a quantised model in bfloat16, whose 8 bits lose updates of a small learning rate and
-    which the fp16 gradient scaler refuses. DeepSpeed keeps float32 masters of its own.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def is_out_of_memory(problem: Exception) -> bool:

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sft.models import generate
 from sft.models.chat_template import ChatTemplate
 from sft.models.generate import CUT_IN_THINKING, THINKING_ROOM, Reply, reply_to_all, room_for
+from sft.models.prompt_cache import read_prompts
 from tests.support.chat_templates import CLOSED_BY_NAME, THINKING, with_controls
 from tests.support.encoding import CHATML, turns
 
@@ -153,3 +154,17 @@ def test_beams_no_cache_and_a_length_in_all_give_what_one_call_gives(tiny_model,
         said.append(reply_to_all(model, tokenizer, [QUESTION, turns("1 2 3 4")], settings))
     assert said[0] == said[1]
     assert all(reply.tokens for reply in said[0])
+
+
+def test_where_the_time_is_over_while_prompts_are_read_no_answer_is_given(tiny_model, tokenizer):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    questions = [turns(text) for text in ("Who are you?", "1 2 3 4", "黄大力")]
+    replies = reply_to_all(model, tokenizer, questions, {"max_new_tokens": 12, "do_sample": False, "max_time": 0.0})
+    assert [(reply.text, reply.stop_reason) for reply in replies] == [("", generate.CUT_BY_TIME)] * 3
+
+
+def test_the_prompts_of_a_model_in_training_are_read_in_parts(make_trainer):
+    trainer, _ = make_trainer()
+    tokens = torch.randint(50, (6, 40))
+    with torch.no_grad():
+        assert read_prompts(trainer.base.eval(), tokens, torch.ones_like(tokens), lambda: False) is not None

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    DynamicCache,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from sft.models.prompt_cache import FAMILY, read_prompts
 
@@ -94,8 +102,14 @@ def test_it_stops_before_the_pass_for_which_there_is_no_time(model, passes, afte
 
 
 def test_a_model_that_forgets_tokens_is_left_to_its_own_cache():
-    model = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)).eval()
-    assert read_prompts(model, *padded(prompts((20, [3, 9, 30, 4]))), never) is None
+    windows_in_its_mask = GPTNeoConfig(
+        vocab_size=97, hidden_size=48, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+    )
+    for model in (
+        MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)),
+        GPTNeoForCausalLM(windows_in_its_mask),
+    ):
+        assert read_prompts(model.eval(), *padded(prompts((20, [3, 9, 30, 4]))), never) is None
 
 
 def test_prompts_of_one_token_need_no_cache(model):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from sft.training.trainer import whole_warmup_steps
@@ -94,8 +95,17 @@ def test_frozen_weights_are_what_was_loaded_and_are_not_copied_to_save_an_adapte
     ended = runs.run([recipe], tmp_path / "run", main="tests.support.trained_and_saved")
     assert ended.codes == [0], ended.err[-3000:]
     frozen = json.loads(ended.out.splitlines()[-1])
-    assert frozen["changed"] == []
+    assert frozen["changed"] == frozen["not_saved"] == []
     assert frozen["allocated"] < frozen["bytes"] / 4
+
+
+def test_under_deepspeed_all_that_was_trained_beside_lora_is_saved(runs, write_recipe, tmp_path):
+    keys = {"deepspeed": "ds_configs/zero2.json", "lora_modules_to_save": ["lm_head"], "use_dora": True, "max_steps": 2}
+    ended = runs.run([write_recipe(**keys)], tmp_path / "run", main="tests.support.trained_and_saved")
+    assert ended.codes == [0], ended.err[-3000:]
+    assert json.loads(ended.out.splitlines()[-1])["not_saved"] == []
+    names = load_file(tmp_path / "run/saved/adapter_model.safetensors").keys()
+    assert all(any(part in name for name in names) for part in ("lora_magnitude_vector", "lm_head", "lora_B"))
 
 
 def test_training_leaves_the_recipe_as_it_was(make_trainer):
