@@ -157,17 +157,21 @@ class ShardWriter:
         return name
 
     def _write_samples(self, path: Path, rows: Iterable[tuple[int, dict]]) -> None:
+        # One batch a shard: each is looked for at every start, and each of its columns is a piece of the whole table's.
+        table = pyarrow.Table.from_batches(map(self._encoded, _batches(rows)), SCHEMA).combine_chunks()
         with atomic_write(path) as file, pyarrow.ipc.new_stream(file, SCHEMA) as stream:
-            for batch in _batches(rows):
-                controls = [encoding.control_token(self.template, row["messages"]) for _, row in batch]
-                records = [
-                    vars(sample) | {"line": line, "control": control, "unused": named(row.get("unused", ()))}
-                    for (line, row), control, samples in zip(batch, controls, self._samples(batch), strict=True)
-                    for sample in samples
-                ]
-                columns: dict[str, Any] = {name: [record[name] for record in records] for name in SCHEMA.names}
-                columns |= {name: _lists(columns[name]) for name in ("input_ids", "labels")}
-                stream.write_batch(pyarrow.record_batch(columns, schema=SCHEMA))
+            stream.write_table(table)
+
+    def _encoded(self, rows: list[tuple[int, dict]]) -> pyarrow.RecordBatch:
+        controls = [encoding.control_token(self.template, row["messages"]) for _, row in rows]
+        records = [
+            vars(sample) | {"line": line, "control": control, "unused": named(row.get("unused", ()))}
+            for (line, row), control, samples in zip(rows, controls, self._samples(rows), strict=True)
+            for sample in samples
+        ]
+        columns: dict[str, Any] = {name: [record[name] for record in records] for name in SCHEMA.names}
+        columns |= {name: _lists(columns[name]) for name in ("input_ids", "labels")}
+        return pyarrow.record_batch(columns, schema=SCHEMA)
 
     def _samples(self, rows: list[tuple[int, dict]]) -> list[list[Sample]]:
         try:
