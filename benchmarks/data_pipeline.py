@@ -34,7 +34,7 @@ from sft.core.paths import REPOSITORY
 PROSE = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "docs").glob("*.md"))]
 MAX_LENGTH = 4096
 # A look at their memory walks the page tables of all processes, some 25 ms: in a longer run they are rarer.
-SECONDS_BETWEEN_LOOKS, LOOKS = (0.1, 2.0), 200
+LOOKS, SHORTEST_PAUSE, LONGEST_PAUSE = 200, 0.1, 2.0
 
 OURS = """
 import json, os, sys, time
@@ -162,8 +162,7 @@ def run(program: str, recipe: Path, cache: Path) -> tuple[dict, dict[str, int]]:
             own, mapped = (sum(column) for column in zip(*memory, strict=True))
             now = {"own": own, "main": memory[0][0], "mapped": mapped}
             peak = {kind: max(peak[kind], now[kind]) for kind in peak}
-        least, most = SECONDS_BETWEEN_LOOKS
-        time.sleep(min(max((time.perf_counter() - started) / LOOKS, least), most))
+        time.sleep(min(max((time.perf_counter() - started) / LOOKS, SHORTEST_PAUSE), LONGEST_PAUSE))
     if process.returncode:
         raise SystemExit("failed: the lines above say why")
     return json.loads(process.stdout.read().splitlines()[-1]), peak

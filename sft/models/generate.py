@@ -97,6 +97,10 @@ def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: Ge
     on a CPU, whose time follows the tokens it computes, prompts are read without most of their padding.
     """
     started = time.perf_counter()
+
+    def seconds_left() -> float:
+        return math.inf if settings.max_time is None else settings.max_time - (time.perf_counter() - started)
+
     part = copy.deepcopy(settings)
     part.return_dict_in_generate = True
     is_whole = (
@@ -110,16 +114,15 @@ def _generate(model: Any, tokens: torch.Tensor, mask: torch.Tensor, settings: Ge
     answers: list[list[int]] = [[] for _ in rows]
     cache = None
     if tokens.device.type == "cpu" and settings.use_cache and not (is_whole or is_in_parts(model)):
-        over_at = started + (math.inf if settings.max_time is None else settings.max_time)
         base = getattr(model, "get_base_model", lambda: model)()
-        cache = read_prompts(base, tokens, mask, lambda: time.perf_counter() >= over_at)
-        if time.perf_counter() >= over_at:
+        cache = read_prompts(base, tokens, mask, lambda: seconds_left() <= 0)
+        if seconds_left() <= 0:
             return answers
     while len(rows):
         left = settings.max_new_tokens and settings.max_new_tokens - len(answers[rows[0]])
         part.max_new_tokens = left if is_whole else min(left, PART)
         if settings.max_time is not None:
-            part.max_time = settings.max_time - (time.perf_counter() - started)
+            part.max_time = seconds_left()
         output = model.generate(
             input_ids=tokens,
             attention_mask=mask,

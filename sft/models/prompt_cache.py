@@ -63,10 +63,11 @@ def read_prompts(
 
 
 def _keeps_every_token(model: PreTrainedModel) -> bool:
-    layers = DynamicCache(config=model.config.get_text_config()).layers
+    config = model.config.get_text_config()
+    layers = DynamicCache(config=config).layers
     takes = inspect.signature(model.forward).parameters.keys() >= {"position_ids", "logits_to_keep"}
     # GPT-Neo's windows count what lies between two tokens in the cache, padding too, and are not in its cache's layers.
-    has_windows = bool(getattr(model.config.get_text_config(), "attention_types", None))
+    has_windows = bool(getattr(config, "attention_types", None))
     return takes and not has_windows and {type(layer) for layer in layers} == {DynamicLayer}
 
 

@@ -95,9 +95,13 @@ def test_a_batch_goes_on_without_the_answers_that_have_ended_and_says_the_same(t
     model.generation_config.eos_token_id = model.generate(**prompt, max_new_tokens=6, do_sample=False)[0, -1].item()
     settings = {"max_new_tokens": 24, "do_sample": False}
     rows = []
-    # Of passes that write: those that read prompts have other batches.
-    seen = lambda _, __, inputs: rows.extend([len(inputs["input_ids"])] * (inputs["input_ids"].shape[1] == 1))  # noqa: E731
-    model.register_forward_pre_hook(seen, with_kwargs=True)
+
+    def see(_, __, inputs):
+        batch, tokens = inputs["input_ids"].shape
+        if tokens == 1:  # a pass that writes: those that read prompts have other batches
+            rows.append(batch)
+
+    model.register_forward_pre_hook(see, with_kwargs=True)
     monkeypatch.setattr(generate, "PART", 100)
     whole = reply_to_all(model, tokenizer, questions, settings)
     assert set(rows) == {8}
